@@ -1,0 +1,23 @@
+//! What every part of Cellbus shares: ids, jobs, [`Env`], and the contract of the message bus.
+//!
+//! Cellbus keeps nothing in its cells that cannot be rebuilt from a bus. This crate says what a
+//! bus is ([`Bus`]), proves it of each transport with one `conformance` suite, and holds the
+//! transports: `embedded` for one machine, NATS JetStream and Kafka for clusters.
+//!
+//! ```text
+//!  producers ──jobs──▶ ingress ──▶ any cell ──▶ queue of shard(job id) ──▶ owner ──▶ log of the shard
+//!                                                                                    │
+//!                                            directory, job lists, audit: folds over the logs
+//! ```
+//!
+//! Start with [`ids`] (who is who), [`job`] (what can be asked for), [`contract`] (what a bus
+//! promises) and [`env`](mod@env) (the only door to time, randomness, tasks and files).
+
+pub mod codec;
+pub mod contract;
+pub mod env;
+pub mod ids;
+pub mod job;
+
+pub use contract::{Bus, Error, Result};
+pub use env::{Env, Mono, Task, WallMs};
