@@ -17,6 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+mod real;
+
+pub use real::{disk, real};
+
 /// A future that owns what it needs, on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
