@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Where every VM is: the records of the shard logs, and the directory that is folded from them.
+//!
+//! ```text
+//!  log of shard 0 ──┐
+//!  log of shard 1 ──┼─▶ fold ─▶ VM -> manager, host, state        ─▶ look-ups and lists
+//!  log of shard … ──┘          job -> state, outcome              ─▶ audit against managers
+//! ```
+//!
+//! The log is the truth; a directory is a projection that any number of replicas can make. The
+//! types that the log is written in live here ([`record`], [`vm`], [`job`]), because both the
+//! shard's owner and every replica fold them, with the same code.
+
+pub mod failure;
+pub mod job;
+pub mod record;
+pub mod snapshot;
+pub mod vm;
+
+pub use failure::{Failure, FailureCode, Refusal, RefusalReason};
+pub use job::{JobRow, JobState};
+pub use record::{Entry, IntentKey, Outcome, Record, Step, StepResult, VmSummary, Work};
+pub use snapshot::ShardSnapshot;
+pub use vm::{Place, PowerState, Template, Vm, VmFacts, VmState};

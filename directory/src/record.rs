@@ -1,0 +1,469 @@
+//! The records of a shard's log: the only truth there is. All else is a fold over them.
+//!
+//! One [`Entry`] is one append: what was decided since the last, and how far the shard's queues
+//! have been read for it. The format is versioned by [`cellbus_bus::codec`]; variants are only
+//! ever added at the end, and `record/golden` pins the bytes of each.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cellbus_bus::codec;
+use cellbus_bus::contract::{Position, SnapshotId};
+use cellbus_bus::env::WallMs;
+use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, TenantId, VmId, VmName};
+use cellbus_bus::job::{Job, Operation, Power, Size};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Refusal};
+use crate::vm::{Place, Template, VmFacts, VmState};
+
+/// One append to a shard's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Under which opening it was written. A reader voids entries older than the last `Opened`.
+    pub epoch: Epoch,
+    /// The sequence of the entry before it: a reader that sees a hole reloads the snapshot.
+    pub prev: Seq,
+    /// When it was decided.
+    pub at: WallMs,
+    /// How far the jobs queue has been read, where that has changed.
+    pub jobs: Option<Position>,
+    /// How far the control queue has been read, where that has changed.
+    pub control: Option<Position>,
+    /// What was decided, in order.
+    pub records: Vec<Record>,
+}
+
+impl Entry {
+    /// As it is stored.
+    #[must_use]
+    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// When it is damaged or written by a newer build.
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+}
+
+/// A call of a workflow on a VM's manager. Named for what is asked, not for who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Provision: make the VM, and power it on if asked.
+    Create,
+    /// Compensation of `Create`: remove what it may have left.
+    UndoCreate,
+    /// Power on.
+    Start,
+    /// Power off.
+    Stop,
+    /// Reboot.
+    Restart,
+    /// Suspend.
+    Suspend,
+    /// Resume.
+    Resume,
+    /// Change the shape.
+    Resize,
+    /// Take a snapshot.
+    Snapshot,
+    /// Go back to a snapshot.
+    Revert,
+    /// Drop a snapshot.
+    SnapshotDelete,
+    /// Move to another host of the same manager.
+    Relocate,
+    /// Migrate between managers, 1: stop the source.
+    Quiesce,
+    /// Migrate between managers, 2: make the copy on the target, powered off.
+    Copy,
+    /// Migrate between managers, 3 (after `Moved`): start the copy.
+    StartCopy,
+    /// Migrate between managers, 4: remove the source.
+    DropSource,
+    /// Compensation of `Copy`.
+    UndoCopy,
+    /// Compensation of `Quiesce`: start the source again.
+    UndoQuiesce,
+    /// Remove the VM.
+    Delete,
+    /// Read the VM again after an observation.
+    Inspect,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepResult {
+    /// Done; the VM is there and is so.
+    Present(VmFacts),
+    /// Done; the VM is not there.
+    Absent,
+    /// It definitely never began. Placement may try elsewhere.
+    Refused(Refusal),
+    /// It will not succeed by trying again. Something may have been done.
+    Failed(Failure),
+}
+
+/// Work for one VM, as it travels to the VM's home shard and waits there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// On which VM.
+    pub vm: VmId,
+    /// For which job.
+    pub job: JobId,
+    /// Which child of it; zero where it has one VM.
+    pub index: u32,
+    /// Whose.
+    pub tenant: TenantId,
+    /// When the job was accepted.
+    pub accepted_at: WallMs,
+    /// When it fails unless a call was made before.
+    pub deadline_at: Option<WallMs>,
+    /// What is to be done.
+    pub task: Task,
+}
+
+/// What is to be done to one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Make it.
+    Create {
+        /// Its name.
+        name: VmName,
+        /// Its shape.
+        size: Size,
+        /// What it shares with its siblings.
+        template: Arc<Template>,
+        /// Whether it is left running.
+        power: Power,
+        /// The only manager that may be chosen (affinity within one job).
+        only: Option<ManagerId>,
+    },
+    /// Do this to it.
+    Operate(Operation),
+    /// Read it again, because something was observed.
+    Inspect,
+}
+
+/// How a job, or the work on one VM of it, ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// As asked.
+    Succeeded,
+    /// Not, and why.
+    Failed(Failure),
+    /// Called off before it took effect.
+    Cancelled,
+}
+
+impl Outcome {
+    /// Whether it went as asked.
+    #[must_use]
+    pub fn succeeded(&self) -> bool { matches!(self, Self::Succeeded) }
+}
+
+/// What an outcome says of one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSummary {
+    /// Which.
+    pub id: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// Where it is.
+    pub home: Option<Place>,
+    /// What it is.
+    pub state: VmState,
+    /// The entry of its home shard's log from which that follows: a directory that has read so far shows it.
+    pub seq: Seq,
+}
+
+/// Who changed something by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operator {
+    /// As authenticated; `anonymous` while authentication is off.
+    pub who: String,
+    /// The address that the call came from.
+    pub from: String,
+}
+
+/// Something that could not be taken, kept for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Of its content, so that the same message is kept once.
+    pub id: uuid::Uuid,
+    /// When it was put aside.
+    pub at: WallMs,
+    /// Whose, if that could be told.
+    pub tenant: Option<TenantId>,
+    /// Stable code.
+    pub code: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Where it came from: `ingress`, `jobs` or `control`.
+    pub from: String,
+    /// As it came (cut at 256 KiB).
+    pub original: Bytes,
+}
+
+/// One thing that was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The shard was opened by this cell, under the entry's epoch.
+    Opened {
+        /// Which cell.
+        cell: CellId,
+        /// Where it is reached.
+        address: String,
+    },
+
+    // ── jobs, on shard(job id) ──
+    /// The key is remembered and the job will reach one outcome. A provision of one VM is
+    /// admitted with it.
+    JobAccepted {
+        /// The job.
+        job: Arc<Job>,
+    },
+    /// The predecessor has succeeded, or there was none to wait for: the job goes on.
+    JobReady {
+        /// Which.
+        job: JobId,
+    },
+    /// The name in its subject stands for this VM.
+    JobResolved {
+        /// Which job.
+        job: JobId,
+        /// Which VM.
+        vm: VmId,
+    },
+    /// Its work is durable in the queues of the shards of its VMs: it is accepted in order.
+    JobForwarded {
+        /// Which.
+        job: JobId,
+    },
+    /// One child has ended.
+    ChildEnded {
+        /// The parent.
+        job: JobId,
+        /// Which child.
+        index: u32,
+        /// How.
+        outcome: Outcome,
+        /// What became of its VM.
+        vm: Option<VmSummary>,
+    },
+    /// Somebody wants it called off.
+    JobCancelAsked {
+        /// Which.
+        job: JobId,
+        /// The cancel job that asks, to be told how it went; or an operator.
+        by: CancelledBy,
+    },
+    /// It has reached its one outcome. The outcome event goes out from here.
+    JobEnded {
+        /// Which.
+        job: JobId,
+        /// How.
+        outcome: Outcome,
+        /// Its VMs, the first 100.
+        vms: Vec<VmSummary>,
+    },
+    /// Ended jobs that are old enough are dropped from lists; their keys stay remembered.
+    JobsRetired {
+        /// Which.
+        jobs: Vec<JobId>,
+    },
+    /// Their keys are forgotten too.
+    JobsForgotten {
+        /// Which.
+        jobs: Vec<JobId>,
+    },
+
+    // ── VMs, on shard(vm id) ──
+    /// Work waits for its turn on its VM.
+    WorkAdmitted {
+        /// The work.
+        work: Arc<Work>,
+    },
+    /// A call is about to be made.
+    StepBegun {
+        /// On which VM.
+        vm: VmId,
+        /// With which number.
+        op: OpNumber,
+        /// What.
+        step: Step,
+        /// Of which manager.
+        manager: ManagerId,
+        /// Of which host, where the job names one.
+        host: Option<HostId>,
+    },
+    /// A call has ended.
+    StepEnded {
+        /// On which VM.
+        vm: VmId,
+        /// Its number.
+        op: OpNumber,
+        /// How.
+        result: StepResult,
+    },
+    /// The commit point of a migrate between managers.
+    Moved {
+        /// Which VM.
+        vm: VmId,
+    },
+    /// From here on what was done is undone, newest first.
+    Undoing {
+        /// On which VM.
+        vm: VmId,
+        /// Why.
+        cause: Outcome,
+    },
+    /// Its step fails for a lasting reason and cannot be undone either: an operator must decide.
+    Parked {
+        /// Which VM.
+        vm: VmId,
+        /// Why.
+        failure: Failure,
+    },
+    /// An operator has decided.
+    Unparked {
+        /// Which VM.
+        vm: VmId,
+        /// Try again, or give up.
+        decision: ParkedDecision,
+        /// Who.
+        by: Operator,
+    },
+    /// The work at the head of the VM's line has ended.
+    WorkEnded {
+        /// Which VM.
+        vm: VmId,
+        /// For which job.
+        job: JobId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// Work that waits on this VM was called off before it began.
+    WorkDropped {
+        /// Which VM.
+        vm: VmId,
+        /// For which job.
+        job: JobId,
+        /// Why.
+        outcome: Outcome,
+    },
+    /// The job's home has been told.
+    WorkReported {
+        /// Which VM.
+        vm: VmId,
+        /// For which job.
+        job: JobId,
+    },
+    /// Tombstones that are old enough are dropped.
+    VmsForgotten {
+        /// Which.
+        vms: Vec<VmId>,
+    },
+
+    // ── managers, on shard(manager id) ──
+    /// New VMs are kept off a manager, or let on again.
+    ManagerCordoned {
+        /// Which.
+        manager: ManagerId,
+        /// On or off.
+        cordoned: bool,
+        /// Who.
+        by: Operator,
+    },
+    /// New VMs are kept off a host, or let on again.
+    HostCordoned {
+        /// Of which manager.
+        manager: ManagerId,
+        /// Which.
+        host: HostId,
+        /// On or off.
+        cordoned: bool,
+        /// Who.
+        by: Operator,
+    },
+
+    // ── any shard ──
+    /// An intent that opens nothing else was carried out.
+    IntentClosed {
+        /// Which.
+        intent: IntentKey,
+    },
+    /// Put aside.
+    DeadLettered {
+        /// What.
+        letter: Arc<DeadLetter>,
+    },
+    /// Taken out again, by hand.
+    DeadLetterDropped {
+        /// Which.
+        id: uuid::Uuid,
+        /// Whether it was sent round again.
+        retried: bool,
+        /// Who.
+        by: Operator,
+    },
+    /// Somebody changed something by hand.
+    Changed {
+        /// Who.
+        by: Operator,
+        /// What, as a sentence.
+        what: String,
+    },
+    /// A snapshot of the state before this record is valid from here on.
+    Snapshot {
+        /// Which.
+        id: SnapshotId,
+    },
+}
+
+/// Who calls a job off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CancelledBy {
+    /// A cancel job, whose home waits for the answer.
+    Job(JobId),
+    /// A person.
+    Operator(Operator),
+    /// The parent job.
+    Parent(JobId),
+}
+
+/// What an operator does with parked work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParkedDecision {
+    /// Try the same step again.
+    Retry,
+    /// End the job as failed and leave things as they are.
+    Abandon,
+}
+
+/// Names an open effect. Ordered, so that they are reissued in one order everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IntentKey {
+    /// Ask the predecessor's home to tell when it has ended.
+    Watch(JobId),
+    /// Find the VM that a name stands for.
+    Resolve(JobId),
+    /// Put the job's work on the queues of its VMs' shards.
+    Forward(JobId),
+    /// Pass a cancel on to the homes of the VMs (or to the target job's home).
+    PassCancel(JobId),
+    /// Tell the cancel job's home how the cancel of this job went.
+    AnswerCancel(JobId, JobId),
+    /// Tell a waiting job's home that this one has ended: (this, the waiting one).
+    TellWaiting(JobId, JobId),
+    /// Publish an event: the job's outcome.
+    OutcomeEvent(JobId),
+    /// Publish an event: the job was accepted.
+    AcceptedEvent(JobId),
+    /// Ask the manager's owner: the op on the VM.
+    Call(VmId, OpNumber),
+    /// Tell the job's home how its work on the VM ended.
+    Report(VmId, JobId),
+    /// Publish an event: the VM's state changed without a job; the number is the op that saw it.
+    VmEvent(VmId, OpNumber),
+}

@@ -1,0 +1,40 @@
+//! The snapshot of a shard: what a new owner and a new directory replica start from.
+
+use bytes::Bytes;
+use cellbus_bus::codec;
+use cellbus_bus::contract::Position;
+use cellbus_bus::ids::{Epoch, Seq};
+use serde::{Deserialize, Serialize};
+
+use crate::job::JobRow;
+use crate::vm::Vm;
+
+/// A shard's state after the log entry `seq`. Rows are in the order of their ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardSnapshot {
+    /// State up to and with this entry.
+    pub seq: Seq,
+    /// The epoch of the last `Opened` in it.
+    pub epoch: Epoch,
+    /// How far the jobs queue had been read.
+    pub jobs_read: Position,
+    /// How far the control queue had been read.
+    pub control_read: Position,
+    /// VMs, tombstones included. All that a directory needs of them.
+    pub vms: Vec<Vm>,
+    /// Jobs. All that a directory needs of them.
+    pub jobs: Vec<JobRow>,
+    /// The rest of the owner's state (work under way, intents, keys), for the state machine only.
+    pub machine: Bytes,
+}
+
+impl ShardSnapshot {
+    /// As it is stored.
+    #[must_use]
+    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    /// From what is stored.
+    ///
+    /// # Errors
+    /// When it is damaged or written by a newer build.
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+}
