@@ -1,1 +1,2 @@
-//! Placeholder.
+//! The runtime of a cell: ownership, shard runners, manager fronts, HTTP.
+pub mod driver;

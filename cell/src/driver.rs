@@ -1,0 +1,238 @@
+//! The driver of a manager: what Cellbus needs of a hypervisor manager, and what a driver promises.
+//!
+//! A cell that fronts a manager holds one driver for it and is the only one that uses it. Real
+//! drivers (vSphere, libvirt) and the simulated one implement the same trait and pass the same
+//! conformance suite.
+
+use async_trait::async_trait;
+use cellbus_bus::ids::{Epoch, HostId, OpNumber, ShortName, TenantId, VmId, VmName};
+use cellbus_bus::job::Labels;
+use cellbus_directory::VmFacts;
+use cellbus_workflows::Action;
+use serde::{Deserialize, Serialize};
+
+/// One operation, with the host chosen by the manager's owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Op {
+    /// On which VM.
+    pub vm: VmId,
+    /// Its number. Recorded by the manager with the VM (an annotation), so that it is done once.
+    pub number: OpNumber,
+    /// What.
+    pub action: Action,
+    /// For [`Action::Create`] and [`Action::Relocate`]: the host.
+    pub host: Option<HostId>,
+}
+
+/// Why an operation did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Error {
+    /// A newer session has been opened: this driver may change nothing any more.
+    #[error("a newer owner has opened this manager")]
+    Revoked,
+    /// The manager could not be reached, or did not answer: what was asked may have been done.
+    #[error("no answer from the manager: {detail}")]
+    Unreachable {
+        /// In words.
+        detail: String,
+    },
+    /// It answered that it failed, in a way that may pass. What was asked was not done.
+    #[error("the manager failed: {detail}")]
+    Transient {
+        /// In words.
+        detail: String,
+    },
+    /// It has as many operations of this kind under way as it takes. Nothing was done.
+    #[error("the manager is busy: {detail}")]
+    Busy {
+        /// In words.
+        detail: String,
+    },
+    /// The host has no room, is gone or in maintenance. Nothing was done.
+    #[error("the host cannot take it: {detail}")]
+    NoRoom {
+        /// In words.
+        detail: String,
+    },
+    /// The manager does not have the VM.
+    #[error("the manager has no such VM")]
+    NotFound,
+    /// What was asked makes no sense for the VM as it is (a snapshot that is not there).
+    #[error("the manager refuses: {detail}")]
+    Invalid {
+        /// In words.
+        detail: String,
+    },
+    /// It tried, failed, and trying again is of no use. Something may have been done.
+    #[error("the manager failed for good: {detail}")]
+    Permanent {
+        /// In words.
+        detail: String,
+    },
+    /// A lower op number than the last one that the VM carries.
+    #[error("operation {asked} is older than {last}, the last one on this VM")]
+    Superseded {
+        /// The number asked for.
+        asked: OpNumber,
+        /// The last one.
+        last: OpNumber,
+    },
+}
+
+impl Error {
+    /// Whether the same operation may succeed later with nothing mended by hand.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Transient { .. } | Self::Busy { .. } => true,
+            Self::Revoked | Self::NoRoom { .. } | Self::NotFound | Self::Invalid { .. }
+            | Self::Permanent { .. } | Self::Superseded { .. } => false,
+        }
+    }
+    /// Whether it says that the manager itself is ill, which opens its circuit in the end.
+    #[must_use]
+    pub fn ill(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Transient { .. } => true,
+            Self::Revoked | Self::Busy { .. } | Self::NoRoom { .. } | Self::NotFound | Self::Invalid { .. }
+            | Self::Permanent { .. } | Self::Superseded { .. } => false,
+        }
+    }
+}
+
+/// A host, as its manager describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub id: HostId,
+    /// Physical CPUs (threads), before over-commit.
+    pub vcpus: u32,
+    /// MiB, before over-commit.
+    pub memory_mib: u64,
+    /// GiB.
+    pub disk_gib: u64,
+    /// Its labels, `gear` among them.
+    pub labels: Labels,
+    /// Whether it takes VMs (connected, not in maintenance).
+    pub usable: bool,
+}
+
+/// A VM of ours, as its manager holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldVm {
+    /// Its id, from the annotation (or name) that Cellbus gave it.
+    pub id: VmId,
+    /// Host, power, shape, snapshots.
+    pub facts: VmFacts,
+    /// Whose, from the annotation.
+    pub tenant: TenantId,
+    /// Its name.
+    pub name: VmName,
+    /// The last operation that changed it.
+    pub op: OpNumber,
+    /// Its affinity group, from the annotation.
+    pub affinity: Option<ShortName>,
+    /// Its anti-affinity group, from the annotation.
+    pub anti_affinity: Option<ShortName>,
+}
+
+/// All that a manager holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Its hosts.
+    pub hosts: Vec<Host>,
+    /// The VMs that carry one of our ids.
+    pub vms: Vec<HeldVm>,
+    /// How many VMs it has beside those.
+    pub foreign_vms: u64,
+}
+
+/// An operation that the manager has under way: started by this session or an older one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// On which VM.
+    pub vm: VmId,
+    /// Its number.
+    pub number: OpNumber,
+    /// For a create or a relocate: the host that it goes on.
+    pub host: Option<HostId>,
+}
+
+/// Something that happened at the manager, which may have been our own doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The VM was made, changed or moved, or is gone.
+    Vm(VmId),
+    /// Hosts came, went or changed: read the inventory again.
+    Hosts,
+    /// Changes were missed: read the inventory again.
+    Missed,
+}
+
+/// A manager.
+///
+/// An implementer MUST:
+/// - do nothing that changes the manager before [`Driver::open`] has succeeded, and nothing after a
+///   newer `open` elsewhere ([`Error::Revoked`]), where the manager can tell;
+/// - make every operation idempotent by (VM, op number): the number is stored with the VM as part of
+///   the change itself; the same number again joins a task that still runs, or gives what the first
+///   gave; a lower number is refused as [`Error::Superseded`]. Where that cannot be had, say so in
+///   [`Driver::limits`];
+/// - answer [`Error::Unreachable`] whenever it does not know whether the operation was done, and never
+///   any other error in that case.
+///
+/// All methods are cancel safe in this sense: a dropped call may still take effect, as after
+/// [`Error::Unreachable`].
+#[async_trait]
+pub trait Driver: Send + Sync {
+    /// Takes the manager over under this slice epoch: revokes older sessions and gives the tasks
+    /// that still run. Opening again under the same epoch is fine; under an older one it is refused.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error>;
+    /// Everything that the manager holds now.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn inventory(&self) -> Result<Inventory, Error>;
+    /// Tasks under way now.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn tasks(&self) -> Result<Vec<RunningTask>, Error>;
+    /// Carries the operation out, to its end. `None`: the VM is not there (after a delete).
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error>;
+    /// What the manager holds of one VM now; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error>;
+    /// Waits for changes, then gives them, oldest first. At most one caller. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`]; changes may then have been missed.
+    async fn changes(&self) -> Result<Vec<Change>, Error>;
+    /// What it can do at once, and what it cannot promise.
+    fn limits(&self) -> Limits;
+}
+
+/// What a manager can do at once, and what it cannot promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Operations under way at once, all kinds together.
+    pub operations_max: u32,
+    /// Of these, creates and copies.
+    pub creates_max: u32,
+    /// Relocations.
+    pub relocations_max: u32,
+    /// Power operations (start, stop, restart, suspend, resume).
+    pub power_max: u32,
+    /// Snapshot operations.
+    pub snapshots_max: u32,
+    /// Whether a second session is revoked by the manager itself.
+    pub revokes: bool,
+}

@@ -1,0 +1,106 @@
+//! What goes into the state machine and what comes out.
+
+use bytes::Bytes;
+use cellbus_bus::contract::{Event, Position, Queue};
+use cellbus_bus::env::WallMs;
+use cellbus_bus::ids::{JobId, TenantId, VmId, VmName};
+use cellbus_directory::record::{Entry, IntentKey};
+
+use crate::action::{Answer, Call};
+use crate::view::{CapacityView, ManagerNames};
+
+/// What a decision may depend on beside the state: read once by the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The wall clock.
+    pub now: WallMs,
+    /// 64 random bits, fresh for this input.
+    pub random: u64,
+    /// What is known of the managers.
+    pub view: &'a CapacityView,
+    /// Which manager has which name.
+    pub names: &'a ManagerNames,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The next message of the `jobs` queue.
+    Jobs {
+        /// Where it lies.
+        at: Position,
+        /// Its body.
+        body: Bytes,
+    },
+    /// The next message of the `control` queue.
+    Control {
+        /// Where it lies.
+        at: Position,
+        /// Its body.
+        body: Bytes,
+    },
+    /// An effect was carried out, or could not be.
+    Answered {
+        /// Which.
+        intent: IntentKey,
+        /// How.
+        answer: EffectAnswer,
+    },
+    /// Time has passed: [`crate::Shard::next_wake`] is due.
+    Tick,
+}
+
+/// How an effect went.
+#[derive(Clone, Debug)]
+pub enum EffectAnswer {
+    /// [`Effect::Call`]: what the manager's owner said.
+    Call(Answer),
+    /// [`Effect::Publish`], [`Effect::Event`]: durable.
+    Published,
+    /// [`Effect::Resolve`]: the ids of the tenant's VMs with that name, two at the most.
+    Resolved(Vec<VmId>),
+    /// It could not be carried out now; try again after a while.
+    Failed {
+        /// Why, for `explain`.
+        detail: String,
+    },
+}
+
+/// Something to be done, once the records before it are durable.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    /// The intent that it carries out; answers name it.
+    pub intent: IntentKey,
+    /// What is to be done.
+    pub what: EffectKind,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum EffectKind {
+    /// Ask the cell that fronts the manager.
+    Call(Call),
+    /// Put items on queues.
+    Publish(Vec<(Queue, Vec<Bytes>)>),
+    /// Find a VM by name, from a directory that has caught up with the present.
+    Resolve {
+        /// In this tenant.
+        tenant: TenantId,
+        /// The name.
+        name: VmName,
+    },
+    /// Publish an event.
+    Event(Event),
+}
+
+/// What one append carries, and what follows when it is durable.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The entry; the runner fills in `prev`. `None` if there is nothing to record: the effects
+    /// may then be carried out at once.
+    pub entry: Option<Entry>,
+    /// To be carried out when the entry is durable.
+    pub effects: Vec<Effect>,
+    /// Jobs that this entry decides on or moves on: those who wait for them are told then.
+    pub touched: Vec<JobId>,
+}

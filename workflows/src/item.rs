@@ -1,0 +1,164 @@
+//! What travels on the queues of a shard.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cellbus_bus::codec;
+use cellbus_bus::ids::{HostId, JobId, ManagerId, Seq, VmId};
+use cellbus_bus::job::Job;
+use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
+use cellbus_directory::{Outcome, VmSummary, Work};
+use serde::{Deserialize, Serialize};
+
+/// A message on a shard's `jobs` queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobItem {
+    /// A job for `shard(job id)`, from ingress or HTTP.
+    Job(Arc<Job>),
+    /// Work for `shard(vm id)`, from the job's home. Sent again, it is admitted once.
+    Work(Arc<Work>),
+}
+
+/// A message on a shard's `control` queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlItem {
+    /// To the job's home: its work on a VM has ended.
+    Report {
+        /// The job.
+        job: JobId,
+        /// Which child.
+        index: u32,
+        /// How.
+        outcome: Outcome,
+        /// What became of the VM; `None` if there never was one.
+        vm: Option<VmSummary>,
+    },
+    /// To the predecessor's home: tell `waiting` when `job` has ended.
+    Watch {
+        /// The predecessor.
+        job: JobId,
+        /// The job that waits.
+        waiting: JobId,
+    },
+    /// To the waiting job's home: its predecessor has ended.
+    PredecessorEnded {
+        /// The job that waits.
+        job: JobId,
+        /// The predecessor.
+        predecessor: JobId,
+        /// Whether it went as asked; `None` if no such job is known.
+        succeeded: Option<bool>,
+    },
+    /// To a job's home: call it off.
+    Cancel {
+        /// Which.
+        job: JobId,
+        /// Whose it must be; `None` for an operator.
+        tenant: Option<cellbus_bus::ids::TenantId>,
+        /// Who asks.
+        by: CancelledBy,
+    },
+    /// To a VM's home: call its work for this job off.
+    CancelWork {
+        /// Which VM.
+        vm: VmId,
+        /// For which job.
+        job: JobId,
+    },
+    /// To a cancel job's home: how the cancel went.
+    CancelAnswer {
+        /// The cancel job.
+        job: JobId,
+        /// The job that was to be called off.
+        target: JobId,
+        /// `Succeeded` if it was; else why not.
+        outcome: Outcome,
+    },
+    /// To a VM's home: something about it was observed at this manager; read it again.
+    Observed {
+        /// Which VM.
+        vm: VmId,
+        /// Where.
+        manager: ManagerId,
+    },
+    /// To the home of a VM with parked work.
+    Unpark {
+        /// Which VM.
+        vm: VmId,
+        /// For which job.
+        job: JobId,
+        /// Try again, or give up.
+        decision: ParkedDecision,
+        /// Who.
+        by: Operator,
+    },
+    /// To a manager's shard.
+    CordonManager {
+        /// Which.
+        manager: ManagerId,
+        /// On or off.
+        cordoned: bool,
+        /// Who.
+        by: Operator,
+    },
+    /// To a manager's shard.
+    CordonHost {
+        /// Of which manager.
+        manager: ManagerId,
+        /// Which.
+        host: HostId,
+        /// On or off.
+        cordoned: bool,
+        /// Who.
+        by: Operator,
+    },
+    /// To any shard: keep this for a person.
+    DeadLetter(Arc<DeadLetter>),
+    /// To the shard that keeps it.
+    DropDeadLetter {
+        /// Which.
+        id: uuid::Uuid,
+        /// Whether it was sent round again.
+        retried: bool,
+        /// Who.
+        by: Operator,
+    },
+    /// To the cluster's shard: somebody changed something by hand.
+    Changed {
+        /// Who.
+        by: Operator,
+        /// What.
+        what: String,
+    },
+}
+
+impl JobItem {
+    /// As it is sent.
+    #[must_use]
+    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    /// From what was sent.
+    ///
+    /// # Errors
+    /// When it is damaged or written by a newer build.
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+}
+
+impl ControlItem {
+    /// As it is sent.
+    #[must_use]
+    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    /// From what was sent.
+    ///
+    /// # Errors
+    /// When it is damaged or written by a newer build.
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+}
+
+/// Where an item lies in its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its sequence.
+    pub seq: Seq,
+    /// [`cellbus_bus::job::Digest::of`] its body.
+    pub digest: cellbus_bus::job::Digest,
+}
