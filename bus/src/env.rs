@@ -38,7 +38,9 @@ impl WallMs {
     }
     /// How long ago `earlier` was; zero if it is in the future.
     #[must_use]
-    pub fn since(self, earlier: Self) -> Duration { Duration::from_millis(self.0.saturating_sub(earlier.0)) }
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
     /// RFC 3339 in UTC with milliseconds, as the API shows times.
     #[must_use]
     pub fn rfc3339(self) -> String {
@@ -50,7 +52,9 @@ impl WallMs {
     }
 }
 impl fmt::Debug for WallMs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.rfc3339()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rfc3339())
+    }
 }
 
 /// A reading of a monotonic clock: time since that clock began. Only differences mean anything.
@@ -60,10 +64,14 @@ pub struct Mono(pub Duration);
 impl Mono {
     /// How long ago `earlier` was; zero if it is later than this.
     #[must_use]
-    pub fn since(self, earlier: Self) -> Duration { self.0.saturating_sub(earlier.0) }
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
     /// This much later.
     #[must_use]
-    pub fn after(self, by: Duration) -> Self { Self(self.0.saturating_add(by)) }
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
 }
 
 /// Time. An implementer MUST keep `mono` from ever going back; `wall` may jump.
@@ -91,12 +99,18 @@ pub struct Task {
 }
 impl Task {
     /// From whatever stops the task.
-    pub fn new(abort: impl Fn() + Send + Sync + 'static) -> Self { Self { abort: Box::new(abort) } }
+    pub fn new(abort: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { abort: Box::new(abort) }
+    }
     /// Stops the task at its next await. Idempotent.
-    pub fn abort(&self) { (self.abort)() }
+    pub fn abort(&self) {
+        (self.abort)()
+    }
 }
 impl fmt::Debug for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("Task") }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Task")
+    }
 }
 
 /// Randomness. In the simulator, a stream of the run's seed.
@@ -146,34 +160,51 @@ impl Env {
     }
     /// The wall clock.
     #[must_use]
-    pub fn wall(&self) -> WallMs { self.clock.wall() }
+    pub fn wall(&self) -> WallMs {
+        self.clock.wall()
+    }
     /// The monotonic clock.
     #[must_use]
-    pub fn mono(&self) -> Mono { self.clock.mono() }
+    pub fn mono(&self) -> Mono {
+        self.clock.mono()
+    }
     /// Waits. Cancel safe.
-    pub fn sleep(&self, duration: Duration) -> BoxFuture<()> { self.clock.sleep(duration) }
+    pub fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        self.clock.sleep(duration)
+    }
     /// Starts a task.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
         self.spawner.spawn(name, Box::pin(future))
     }
     /// Runs blocking work off the async threads and gives its result; `None` if it panicked or
     /// the runtime is shutting down.
-    pub async fn blocking<T: Send + 'static>(&self, name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let (send, receive) = tokio::sync::oneshot::channel();
         self.spawner
-            .blocking(name, Box::new(move || {
-                // The receiver is gone only when the caller was cancelled; nobody wants the result then.
-                let _ = send.send(work());
-            }))
+            .blocking(
+                name,
+                Box::new(move || {
+                    // The receiver is gone only when the caller was cancelled; nobody wants the result then.
+                    let _ = send.send(work());
+                }),
+            )
             .await;
         receive.await.ok()
     }
     /// The next 64 random bits.
     #[must_use]
-    pub fn random_u64(&self) -> u64 { self.random.next_u64() }
+    pub fn random_u64(&self) -> u64 {
+        self.random.next_u64()
+    }
     /// Files.
     #[must_use]
-    pub fn disk(&self) -> Arc<dyn Disk> { Arc::clone(&self.disk) }
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
     /// `future`, or `None` once `limit` has passed. Cancel safe if `future` is.
     pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         let sleep = self.sleep(limit);
@@ -185,5 +216,7 @@ impl Env {
     }
 }
 impl fmt::Debug for Env {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("Env") }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Env")
+    }
 }

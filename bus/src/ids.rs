@@ -215,9 +215,13 @@ impl ShardCount {
     }
     /// The number itself.
     #[must_use]
-    pub const fn get(self) -> u16 { self.0 }
+    pub const fn get(self) -> u16 {
+        self.0
+    }
     /// Every shard, in order.
-    pub fn shards(self) -> impl ExactSizeIterator<Item = ShardId> + Clone { (0..self.0).map(ShardId) }
+    pub fn shards(self) -> impl ExactSizeIterator<Item = ShardId> + Clone {
+        (0..self.0).map(ShardId)
+    }
 }
 impl TryFrom<u16> for ShardCount {
     type Error = InvalidId;
@@ -226,7 +230,9 @@ impl TryFrom<u16> for ShardCount {
     }
 }
 impl From<ShardCount> for u16 {
-    fn from(count: ShardCount) -> Self { count.0 }
+    fn from(count: ShardCount) -> Self {
+        count.0
+    }
 }
 
 /// One of the N fixed parts of the key space.
@@ -249,19 +255,29 @@ impl ShardId {
     }
     /// The shard that holds what concerns the whole cluster.
     #[must_use]
-    pub fn of_cluster(count: ShardCount) -> Self { Self::of_key("cluster", count) }
+    pub fn of_cluster(count: ShardCount) -> Self {
+        Self::of_key("cluster", count)
+    }
     /// `None` unless `index` is below `count`.
     #[must_use]
-    pub fn new(index: u16, count: ShardCount) -> Option<Self> { (index < count.0).then_some(Self(index)) }
+    pub fn new(index: u16, count: ShardCount) -> Option<Self> {
+        (index < count.0).then_some(Self(index))
+    }
     /// From 0 to N-1.
     #[must_use]
-    pub const fn index(self) -> u16 { self.0 }
+    pub const fn index(self) -> u16 {
+        self.0
+    }
 }
 impl fmt::Display for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 impl fmt::Debug for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "ShardId({})", self.0) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ShardId({})", self.0)
+    }
 }
 
 macro_rules! counter {
@@ -311,7 +327,14 @@ mod tests {
     #[test]
     fn ids_follow_the_published_table() {
         let rows = [
-            ("acme", "/portal/eu", "order-4711", "f44dec3f-0dad-599c-bfc4-bbe000698666", "adc63b71-dc4c-5693-9c97-b634b79e1950", 156),
+            (
+                "acme",
+                "/portal/eu",
+                "order-4711",
+                "f44dec3f-0dad-599c-bfc4-bbe000698666",
+                "adc63b71-dc4c-5693-9c97-b634b79e1950",
+                156,
+            ),
             ("a", "b", "c", "fc74a611-85e8-57b7-bef5-fddbc02c6525", "75a7a55f-75b9-5cb5-8765-0d0bd6dbc25c", 183),
             ("ab", "c", "c", "0e2021e4-d250-57fb-bb29-dd0381850912", "e02180f7-dacc-581f-9383-5793c4d4b2fb", 251),
             ("grün", "/ü", "№1", "6fb92976-bcae-5c4b-a2f2-5f25cc0ae39a", "6f17f04b-df9e-5825-a21a-8b91b96e9074", 75),

@@ -115,7 +115,9 @@ kinds! {
     SnapshotDelete => "snapshot-delete", Migrate => "migrate", Delete => "delete", Cancel => "cancel",
 }
 impl fmt::Display for JobKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// The VM that a job names.

@@ -85,8 +85,12 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Transient { .. } | Self::Busy { .. } => true,
-            Self::Revoked | Self::NoRoom { .. } | Self::NotFound | Self::Invalid { .. }
-            | Self::Permanent { .. } | Self::Superseded { .. } => false,
+            Self::Revoked
+            | Self::NoRoom { .. }
+            | Self::NotFound
+            | Self::Invalid { .. }
+            | Self::Permanent { .. }
+            | Self::Superseded { .. } => false,
         }
     }
     /// Whether it says that the manager itself is ill, which opens its circuit in the end.
@@ -94,8 +98,13 @@ impl Error {
     pub fn ill(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Transient { .. } => true,
-            Self::Revoked | Self::Busy { .. } | Self::NoRoom { .. } | Self::NotFound | Self::Invalid { .. }
-            | Self::Permanent { .. } | Self::Superseded { .. } => false,
+            Self::Revoked
+            | Self::Busy { .. }
+            | Self::NoRoom { .. }
+            | Self::NotFound
+            | Self::Invalid { .. }
+            | Self::Permanent { .. }
+            | Self::Superseded { .. } => false,
         }
     }
 }

@@ -61,7 +61,9 @@ codes! {
     Abandoned => "abandoned",
 }
 impl fmt::Display for FailureCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Why a job, or a step of it, failed.
@@ -90,10 +92,15 @@ impl Failure {
     }
     /// In this step.
     #[must_use]
-    pub fn at(mut self, step: Step) -> Self { self.step = Some(step); self }
+    pub fn at(mut self, step: Step) -> Self {
+        self.step = Some(step);
+        self
+    }
 }
 impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "{}: {}", self.code, self.message) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
 }
 
 /// A definite refusal by a manager's owner: the call never began, and nothing of it is left.

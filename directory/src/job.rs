@@ -34,8 +34,14 @@ pub enum JobState {
 impl JobState {
     /// Every state.
     pub const ALL: &[Self] = &[
-        Self::Queued, Self::Accepted, Self::Waiting, Self::Running, Self::Parked,
-        Self::Succeeded, Self::Failed, Self::Cancelled,
+        Self::Queued,
+        Self::Accepted,
+        Self::Waiting,
+        Self::Running,
+        Self::Parked,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
     ];
     /// As in JSON.
     #[must_use]
@@ -70,7 +76,9 @@ impl JobState {
     }
 }
 impl fmt::Display for JobState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A job's row in lists.
@@ -113,9 +121,17 @@ impl JobRow {
         };
         let state = if job.after.is_some() { JobState::Waiting } else { state };
         Self {
-            id: job.id, tenant: job.tenant.clone(), kind: job.request.kind(), state,
-            source: job.source.clone(), event_id: job.event_id.clone(),
-            vm, vms_total, accepted_at: at, ended_at: None, outcome: None,
+            id: job.id,
+            tenant: job.tenant.clone(),
+            kind: job.request.kind(),
+            state,
+            source: job.source.clone(),
+            event_id: job.event_id.clone(),
+            vm,
+            vms_total,
+            accepted_at: at,
+            ended_at: None,
+            outcome: None,
         }
     }
     /// It has ended.

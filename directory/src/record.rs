@@ -37,12 +37,16 @@ pub struct Entry {
 impl Entry {
     /// As it is stored.
     #[must_use]
-    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    pub fn encode(&self) -> Bytes {
+        Bytes::from(codec::encode(self))
+    }
     /// From what is stored.
     ///
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
+        codec::decode(bytes)
+    }
 }
 
 /// A call of a workflow on a VM's manager. Named for what is asked, not for who asks.
@@ -159,7 +163,9 @@ pub enum Outcome {
 impl Outcome {
     /// Whether it went as asked.
     #[must_use]
-    pub fn succeeded(&self) -> bool { matches!(self, Self::Succeeded) }
+    pub fn succeeded(&self) -> bool {
+        matches!(self, Self::Succeeded)
+    }
 }
 
 /// What an outcome says of one VM.

@@ -31,10 +31,14 @@ pub struct ShardSnapshot {
 impl ShardSnapshot {
     /// As it is stored.
     #[must_use]
-    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    pub fn encode(&self) -> Bytes {
+        Bytes::from(codec::encode(self))
+    }
     /// From what is stored.
     ///
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
+        codec::decode(bytes)
+    }
 }

@@ -40,8 +40,15 @@ pub enum VmState {
 impl VmState {
     /// Every state.
     pub const ALL: &[Self] = &[
-        Self::Creating, Self::Running, Self::Stopped, Self::Suspended, Self::Migrating,
-        Self::Deleting, Self::Deleted, Self::Lost, Self::Unknown,
+        Self::Creating,
+        Self::Running,
+        Self::Stopped,
+        Self::Suspended,
+        Self::Migrating,
+        Self::Deleting,
+        Self::Deleted,
+        Self::Lost,
+        Self::Unknown,
     ];
     /// As in JSON.
     #[must_use]
@@ -60,7 +67,9 @@ impl VmState {
     }
 }
 impl fmt::Display for VmState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Power, as a manager reports it.
@@ -170,9 +179,22 @@ pub struct Vm {
 impl Vm {
     /// The VM that a provision job (or its child for `index`) is about to make.
     #[must_use]
-    pub fn planned(id: VmId, job: JobId, tenant: TenantId, name: VmName, size: Size, template: Arc<Template>, at: WallMs) -> Self {
+    pub fn planned(
+        id: VmId,
+        job: JobId,
+        tenant: TenantId,
+        name: VmName,
+        size: Size,
+        template: Arc<Template>,
+        at: WallMs,
+    ) -> Self {
         Self {
-            id, tenant, name, size, template, job,
+            id,
+            tenant,
+            name,
+            size,
+            template,
+            job,
             settled: VmState::Creating,
             doing: None,
             home: None,
@@ -189,7 +211,13 @@ impl Vm {
     pub fn of_single(job: &Job, at: WallMs) -> Option<Self> {
         match &job.request {
             cellbus_bus::job::Request::Provision(p) if p.count == 1 => Some(Self::planned(
-                job.id.vm(0), job.id, job.tenant.clone(), p.name.clone(), p.size, Arc::new(Template::of(p)), at,
+                job.id.vm(0),
+                job.id,
+                job.tenant.clone(),
+                p.name.clone(),
+                p.size,
+                Arc::new(Template::of(p)),
+                at,
             )),
             cellbus_bus::job::Request::Provision(_)
             | cellbus_bus::job::Request::Operate(..)
@@ -203,10 +231,26 @@ impl Vm {
         match self.doing.as_ref().map(|d| d.step) {
             Some(Step::Create | Step::UndoCreate) => VmState::Creating,
             Some(Step::Delete) => VmState::Deleting,
-            Some(Step::Relocate | Step::Quiesce | Step::Copy | Step::StartCopy | Step::DropSource | Step::UndoCopy | Step::UndoQuiesce) => VmState::Migrating,
             Some(
-                Step::Start | Step::Stop | Step::Restart | Step::Suspend | Step::Resume | Step::Resize
-                | Step::Snapshot | Step::Revert | Step::SnapshotDelete | Step::Inspect,
+                Step::Relocate
+                | Step::Quiesce
+                | Step::Copy
+                | Step::StartCopy
+                | Step::DropSource
+                | Step::UndoCopy
+                | Step::UndoQuiesce,
+            ) => VmState::Migrating,
+            Some(
+                Step::Start
+                | Step::Stop
+                | Step::Restart
+                | Step::Suspend
+                | Step::Resume
+                | Step::Resize
+                | Step::Snapshot
+                | Step::Revert
+                | Step::SnapshotDelete
+                | Step::Inspect,
             )
             | None => self.settled,
         }
@@ -214,7 +258,9 @@ impl Vm {
 
     /// Whether it is a tombstone.
     #[must_use]
-    pub fn is_deleted(&self) -> bool { self.settled == VmState::Deleted }
+    pub fn is_deleted(&self) -> bool {
+        self.settled == VmState::Deleted
+    }
 
     /// A step begins: its call is about to be made.
     pub fn step_begun(&mut self, doing: Doing, at: WallMs) {
@@ -222,9 +268,24 @@ impl Vm {
         match doing.step {
             Step::Create => self.home = Some(Place { manager: doing.manager, host: None }),
             Step::Copy => self.other = Some(Place { manager: doing.manager, host: None }),
-            Step::UndoCreate | Step::Delete | Step::Relocate | Step::Quiesce | Step::StartCopy | Step::DropSource
-            | Step::UndoCopy | Step::UndoQuiesce | Step::Start | Step::Stop | Step::Restart | Step::Suspend
-            | Step::Resume | Step::Resize | Step::Snapshot | Step::Revert | Step::SnapshotDelete | Step::Inspect => {}
+            Step::UndoCreate
+            | Step::Delete
+            | Step::Relocate
+            | Step::Quiesce
+            | Step::StartCopy
+            | Step::DropSource
+            | Step::UndoCopy
+            | Step::UndoQuiesce
+            | Step::Start
+            | Step::Stop
+            | Step::Restart
+            | Step::Suspend
+            | Step::Resume
+            | Step::Resize
+            | Step::Snapshot
+            | Step::Revert
+            | Step::SnapshotDelete
+            | Step::Inspect => {}
         }
         self.doing = Some(doing);
         self.as_of = at;
@@ -240,9 +301,24 @@ impl Vm {
             StepResult::Refused(_) => match doing.step {
                 Step::Create => self.home = None,
                 Step::Copy => self.other = None,
-                Step::UndoCreate | Step::Delete | Step::Relocate | Step::Quiesce | Step::StartCopy | Step::DropSource
-                | Step::UndoCopy | Step::UndoQuiesce | Step::Start | Step::Stop | Step::Restart | Step::Suspend
-                | Step::Resume | Step::Resize | Step::Snapshot | Step::Revert | Step::SnapshotDelete | Step::Inspect => {}
+                Step::UndoCreate
+                | Step::Delete
+                | Step::Relocate
+                | Step::Quiesce
+                | Step::StartCopy
+                | Step::DropSource
+                | Step::UndoCopy
+                | Step::UndoQuiesce
+                | Step::Start
+                | Step::Stop
+                | Step::Restart
+                | Step::Suspend
+                | Step::Resume
+                | Step::Resize
+                | Step::Snapshot
+                | Step::Revert
+                | Step::SnapshotDelete
+                | Step::Inspect => {}
             },
             StepResult::Failed(_) => {}
         }
@@ -279,9 +355,24 @@ impl Vm {
                 self.home = None;
                 self.snapshots.clear();
             }
-            Step::Create | Step::Start | Step::Stop | Step::Restart | Step::Suspend | Step::Resume | Step::Resize
-            | Step::Snapshot | Step::Revert | Step::SnapshotDelete | Step::Relocate | Step::Quiesce | Step::Copy
-            | Step::StartCopy | Step::DropSource | Step::UndoCopy | Step::UndoQuiesce | Step::Inspect => {
+            Step::Create
+            | Step::Start
+            | Step::Stop
+            | Step::Restart
+            | Step::Suspend
+            | Step::Resume
+            | Step::Resize
+            | Step::Snapshot
+            | Step::Revert
+            | Step::SnapshotDelete
+            | Step::Relocate
+            | Step::Quiesce
+            | Step::Copy
+            | Step::StartCopy
+            | Step::DropSource
+            | Step::UndoCopy
+            | Step::UndoQuiesce
+            | Step::Inspect => {
                 self.settled = VmState::Lost;
             }
         }

@@ -135,23 +135,31 @@ pub enum ControlItem {
 impl JobItem {
     /// As it is sent.
     #[must_use]
-    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    pub fn encode(&self) -> Bytes {
+        Bytes::from(codec::encode(self))
+    }
     /// From what was sent.
     ///
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
+        codec::decode(bytes)
+    }
 }
 
 impl ControlItem {
     /// As it is sent.
     #[must_use]
-    pub fn encode(&self) -> Bytes { Bytes::from(codec::encode(self)) }
+    pub fn encode(&self) -> Bytes {
+        Bytes::from(codec::encode(self))
+    }
     /// From what was sent.
     ///
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> { codec::decode(bytes) }
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
+        codec::decode(bytes)
+    }
 }
 
 /// Where an item lies in its queue.

@@ -47,95 +47,155 @@ pub struct Shard {
 impl Shard {
     /// An empty shard, to which a snapshot and a log are then applied.
     #[must_use]
-    pub fn new(id: ShardId, count: ShardCount, limits: Limits) -> Self { let _ = (count, limits); Self { id } }
+    pub fn new(id: ShardId, count: ShardCount, limits: Limits) -> Self {
+        let _ = (count, limits);
+        Self { id }
+    }
 
     /// From a snapshot.
     ///
     /// # Errors
     /// When its machine part is damaged or written by a newer build.
-    pub fn restore(id: ShardId, count: ShardCount, limits: Limits, snapshot: ShardSnapshot) -> Result<Self, cellbus_bus::codec::Error> {
-        let _ = snapshot; Ok(Self::new(id, count, limits))
+    pub fn restore(
+        id: ShardId,
+        count: ShardCount,
+        limits: Limits,
+        snapshot: ShardSnapshot,
+    ) -> Result<Self, cellbus_bus::codec::Error> {
+        let _ = snapshot;
+        Ok(Self::new(id, count, limits))
     }
 
     /// The state now, to be stored as a snapshot for the log entry `seq`. Only while nothing is
     /// pending or in flight.
     #[must_use]
-    pub fn snapshot(&self, seq: Seq) -> ShardSnapshot { let _ = seq; unimplemented!() }
+    pub fn snapshot(&self, seq: Seq) -> ShardSnapshot {
+        let _ = seq;
+        unimplemented!()
+    }
 
     /// Replays one log entry. Entries older in epoch than the last `Opened` are void and skipped.
-    pub fn apply(&mut self, seq: Seq, entry: &Entry) { let _ = (seq, entry); unimplemented!() }
+    pub fn apply(&mut self, seq: Seq, entry: &Entry) {
+        let _ = (seq, entry);
+        unimplemented!()
+    }
 
     /// Which shard.
     #[must_use]
-    pub fn id(&self) -> ShardId { self.id }
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
     /// The epoch of the last `Opened` record; the next owner claims the one after it.
     #[must_use]
-    pub fn epoch(&self) -> Epoch { unimplemented!() }
+    pub fn epoch(&self) -> Epoch {
+        unimplemented!()
+    }
     /// How far the queues have been read, by what has been handed to [`Shard::handle`] or replayed.
     #[must_use]
-    pub fn positions(&self) -> (Position, Position) { unimplemented!() }
+    pub fn positions(&self) -> (Position, Position) {
+        unimplemented!()
+    }
 
     /// Begins to act as the owner under `epoch`, after its `Opened` is durable: every open intent
     /// will be handed out again by the next [`Shard::take_batch`], and acting on behalf of older
     /// epochs ends.
-    pub fn opened(&mut self, epoch: Epoch, ctx: &Context<'_>) { let _ = (epoch, ctx); unimplemented!() }
+    pub fn opened(&mut self, epoch: Epoch, ctx: &Context<'_>) {
+        let _ = (epoch, ctx);
+        unimplemented!()
+    }
 
     /// Decides on one input. Records are applied to the state at once and wait, with their
     /// effects, for [`Shard::take_batch`].
     ///
     /// Whatever the input, it never panics on purpose; a message that cannot be read becomes a
     /// dead letter.
-    pub fn handle(&mut self, ctx: &Context<'_>, input: Input) { let _ = (ctx, input); unimplemented!() }
+    pub fn handle(&mut self, ctx: &Context<'_>, input: Input) {
+        let _ = (ctx, input);
+        unimplemented!()
+    }
 
     /// Puts a message aside that made `handle` panic: the caller reopens the shard by replay and
     /// hands the message in here instead.
     pub fn dead_letter(&mut self, ctx: &Context<'_>, at: Position, from_control: bool, body: Bytes, reason: &str) {
-        let _ = (ctx, at, from_control, body, reason); unimplemented!()
+        let _ = (ctx, at, from_control, body, reason);
+        unimplemented!()
     }
 
     /// Whether the `jobs` queue may be read on: fewer jobs are accepted and not started than the bound.
     #[must_use]
-    pub fn wants_jobs(&self) -> bool { unimplemented!() }
+    pub fn wants_jobs(&self) -> bool {
+        unimplemented!()
+    }
 
     /// What has been decided since the last call: at most `records_max` records' worth. `None` if
     /// there is nothing to append and nothing to carry out.
-    pub fn take_batch(&mut self, now: WallMs, records_max: usize) -> Option<Batch> { let _ = (now, records_max); unimplemented!() }
+    pub fn take_batch(&mut self, now: WallMs, records_max: usize) -> Option<Batch> {
+        let _ = (now, records_max);
+        unimplemented!()
+    }
 
     /// Adds a record of the runner's own (`Opened`, `Snapshot`) to what is pending.
-    pub fn note(&mut self, ctx: &Context<'_>, record: cellbus_directory::Record) { let _ = (ctx, record); unimplemented!() }
+    pub fn note(&mut self, ctx: &Context<'_>, record: cellbus_directory::Record) {
+        let _ = (ctx, record);
+        unimplemented!()
+    }
 
     /// When [`Input::Tick`] is wanted next.
     #[must_use]
-    pub fn next_wake(&self) -> Option<WallMs> { unimplemented!() }
+    pub fn next_wake(&self) -> Option<WallMs> {
+        unimplemented!()
+    }
 
     /// All open intents, in order.
     #[must_use]
-    pub fn open_intents(&self) -> Vec<IntentKey> { unimplemented!() }
+    pub fn open_intents(&self) -> Vec<IntentKey> {
+        unimplemented!()
+    }
     /// The effect of an open intent.
     #[must_use]
-    pub fn effect(&self, intent: &IntentKey) -> Option<Effect> { let _ = intent; unimplemented!() }
+    pub fn effect(&self, intent: &IntentKey) -> Option<Effect> {
+        let _ = intent;
+        unimplemented!()
+    }
 
     /// A VM whose home this is.
     #[must_use]
-    pub fn vm(&self, id: &VmId) -> Option<&Vm> { let _ = id; unimplemented!() }
+    pub fn vm(&self, id: &VmId) -> Option<&Vm> {
+        let _ = id;
+        unimplemented!()
+    }
     /// A job whose home this is.
     #[must_use]
-    pub fn job(&self, id: &JobId) -> Option<JobStatus> { let _ = id; unimplemented!() }
+    pub fn job(&self, id: &JobId) -> Option<JobStatus> {
+        let _ = id;
+        unimplemented!()
+    }
     /// What `GET /v1/explain` says of a VM: its workflow, what it waits for, its next retry, its history.
     #[must_use]
-    pub fn explain_vm(&self, id: &VmId) -> Option<VmExplanation> { let _ = id; unimplemented!() }
+    pub fn explain_vm(&self, id: &VmId) -> Option<VmExplanation> {
+        let _ = id;
+        unimplemented!()
+    }
     /// Counts for metrics, `queue` and autoscaling.
     #[must_use]
-    pub fn stats(&self) -> Stats { unimplemented!() }
+    pub fn stats(&self) -> Stats {
+        unimplemented!()
+    }
     /// Dead letters that are kept here, oldest first.
     #[must_use]
-    pub fn dead_letters(&self) -> Vec<std::sync::Arc<cellbus_directory::record::DeadLetter>> { unimplemented!() }
+    pub fn dead_letters(&self) -> Vec<std::sync::Arc<cellbus_directory::record::DeadLetter>> {
+        unimplemented!()
+    }
     /// Changes made by operators and kept here, oldest first.
     #[must_use]
-    pub fn changes(&self) -> Vec<Change> { unimplemented!() }
+    pub fn changes(&self) -> Vec<Change> {
+        unimplemented!()
+    }
     /// Cordons that are kept here: (manager, host or the whole manager).
     #[must_use]
-    pub fn cordons(&self) -> Vec<(cellbus_bus::ids::ManagerId, Option<cellbus_bus::ids::HostId>)> { unimplemented!() }
+    pub fn cordons(&self) -> Vec<(cellbus_bus::ids::ManagerId, Option<cellbus_bus::ids::HostId>)> {
+        unimplemented!()
+    }
 }
 
 /// What is known of a job at its home.

@@ -31,14 +31,18 @@ pub fn real(handle: Handle) -> Env {
 
 /// The real file system, for putting an [`Env`] together by hand.
 #[must_use]
-pub fn disk() -> Arc<dyn Disk> { Arc::new(FileSystem::default()) }
+pub fn disk() -> Arc<dyn Disk> {
+    Arc::new(FileSystem::default())
+}
 
 struct RealClock {
     began: Instant,
 }
 impl RealClock {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::mono")]
-    fn new() -> Self { Self { began: Instant::now() } }
+    fn new() -> Self {
+        Self { began: Instant::now() }
+    }
 }
 impl Clock for RealClock {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::wall")]
@@ -47,9 +51,13 @@ impl Clock for RealClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         WallMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
-    fn mono(&self) -> Mono { Mono(self.began.elapsed()) }
+    fn mono(&self) -> Mono {
+        Mono(self.began.elapsed())
+    }
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::sleep")]
-    fn sleep(&self, duration: Duration) -> BoxFuture<()> { Box::pin(tokio::time::sleep(duration)) }
+    fn sleep(&self, duration: Duration) -> BoxFuture<()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
 }
 
 struct TokioSpawner {
@@ -59,11 +67,8 @@ impl Spawner for TokioSpawner {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::spawn")]
     fn spawn(&self, name: &'static str, future: BoxFuture<()>) -> Task {
         let span = tracing::debug_span!(parent: None, "task", task = name);
-        let task = if span.is_disabled() {
-            self.handle.spawn(future)
-        } else {
-            self.handle.spawn(future.instrument(span))
-        };
+        let task =
+            if span.is_disabled() { self.handle.spawn(future) } else { self.handle.spawn(future.instrument(span)) };
         let abort = task.abort_handle();
         Task::new(move || abort.abort())
     }
@@ -85,10 +90,14 @@ struct OsSeeded {
 }
 impl OsSeeded {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::random_u64")]
-    fn new() -> Self { Self { rng: Mutex::new(SmallRng::from_os_rng()) } }
+    fn new() -> Self {
+        Self { rng: Mutex::new(SmallRng::from_os_rng()) }
+    }
 }
 impl Random for OsSeeded {
-    fn next_u64(&self) -> u64 { self.rng.lock().unwrap_or_else(PoisonError::into_inner).next_u64() }
+    fn next_u64(&self) -> u64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
 }
 
 #[derive(Default)]
