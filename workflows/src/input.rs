@@ -93,14 +93,21 @@ pub enum EffectKind {
     Event(Event),
 }
 
-/// What one append carries, and what follows when it is durable.
+/// What has been decided and waits for its append.
+///
+/// The runner appends `entry` (it fills in `prev`); when that is durable it calls
+/// [`crate::Shard::appended`] and carries out what that gives.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The entry; the runner fills in `prev`. `None` if there is nothing to record: the effects
-    /// may then be carried out at once.
-    pub entry: Option<Entry>,
-    /// To be carried out when the entry is durable.
+    /// The entry.
+    pub entry: Entry,
+}
+
+/// What follows when a batch is durable, or at once where nothing had to be recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Released {
+    /// To be carried out now.
     pub effects: Vec<Effect>,
-    /// Jobs that this entry decides on or moves on: those who wait for them are told then.
+    /// Jobs that were decided on, moved on or ended: those who wait for them look again.
     pub touched: Vec<JobId>,
 }

@@ -8,7 +8,7 @@
 //!            Input ──▶ Shard::handle ──▶ records (applied at once, in memory)
 //!                                          │ take_batch
 //!                                          ▼
-//!                         one fenced append to the shard's log ──▶ durable ──▶ Effects carried out
+//!                         one fenced append to the shard's log ──▶ appended ──▶ Effects carried out
 //!                                                                                │
 //!            Input::Answered ◀───────────────────────────────────────────────────┘
 //! ```
@@ -16,8 +16,8 @@
 //! Promises, each with a test:
 //! - Records are decided from state and input alone; replaying them gives the same state.
 //! - No effect is handed out before the records it follows from; every effect is an *intent* in
-//!   the state until a later record closes it, and [`Shard::open_intents`] gives all of them again
-//!   after a replay. Whoever carries them out is idempotent.
+//!   the state until a later record closes it, and [`Shard::opened`] gives all of them again after
+//!   a replay. Whoever carries them out is idempotent.
 //! - One workflow a VM at a time, in the order accepted.
 
 pub mod action;
@@ -27,7 +27,7 @@ pub mod shard;
 pub mod view;
 
 pub use action::{Action, Answer, Call, CreateSpec, Later, LaterReason};
-pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input};
+pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Released};
 pub use item::{ControlItem, JobItem};
 pub use shard::{Change, JobStatus, Limits, Shard, Stats, VmExplanation};
-pub use view::{CapacityView, ClassSummary, Health, ManagerSummary};
+pub use view::{CapacityView, ClassSummary, Health, ManagerNames, ManagerSummary};

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, JobId, Seq, ShardCount, ShardId, TenantId, VmId};
-use cellbus_directory::record::{Entry, IntentKey};
+use cellbus_directory::record::Entry;
 use cellbus_directory::{JobRow, ShardSnapshot, Vm};
 
-use crate::input::{Batch, Context, Effect, Input};
+use crate::input::{Batch, Context, Effect, Input, Released};
+use crate::view::ManagerNames;
 
 /// What bounds a shard.
 #[derive(Clone, Debug)]
@@ -127,12 +128,21 @@ impl Shard {
         unimplemented!()
     }
 
-    /// What has been decided since the last call: at most `records_max` records' worth. `None` if
-    /// there is nothing to append and nothing to carry out.
-    pub fn take_batch(&mut self, now: WallMs, records_max: usize) -> Option<Batch> {
-        let _ = (now, records_max);
-        unimplemented!()
-    }
+    /// Whether enough is decided for one append: hand in no more before [`Shard::take_batch`].
+    #[must_use]
+    pub fn batch_full(&self) -> bool { unimplemented!() }
+
+    /// All that has been decided since the last call and must be appended; `None` if nothing must.
+    /// One batch may be in flight at a time.
+    #[must_use]
+    pub fn take_batch(&mut self, now: WallMs) -> Option<Batch> { let _ = now; unimplemented!() }
+
+    /// The batch taken last is durable, as the log entry `seq`: gives what follows from it.
+    pub fn appended(&mut self, seq: Seq, names: &ManagerNames) -> Released { let _ = (seq, names); unimplemented!() }
+
+    /// Effects that wait for no append: calls and publications that are tried again. Ask after
+    /// every [`Shard::handle`].
+    pub fn take_retries(&mut self, names: &ManagerNames) -> Vec<Effect> { let _ = names; unimplemented!() }
 
     /// Adds a record of the runner's own (`Opened`, `Snapshot`) to what is pending.
     pub fn note(&mut self, ctx: &Context<'_>, record: cellbus_directory::Record) {
@@ -146,17 +156,9 @@ impl Shard {
         unimplemented!()
     }
 
-    /// All open intents, in order.
+    /// How many intents are open.
     #[must_use]
-    pub fn open_intents(&self) -> Vec<IntentKey> {
-        unimplemented!()
-    }
-    /// The effect of an open intent.
-    #[must_use]
-    pub fn effect(&self, intent: &IntentKey) -> Option<Effect> {
-        let _ = intent;
-        unimplemented!()
-    }
+    pub fn open_intents(&self) -> usize { unimplemented!() }
 
     /// A VM whose home this is.
     #[must_use]
@@ -211,6 +213,9 @@ pub struct JobStatus {
     pub vms_ended: u32,
     /// What it waits for, in words; empty if for nothing.
     pub waits_for: String,
+    /// The entry of this shard's log with which it ended. A job is shown as ended only once a
+    /// directory has read so far; until the entry is durable the row says `running`.
+    pub ended_seq: Option<Seq>,
     /// CloudEvents extensions of the job.
     pub extensions: std::collections::BTreeMap<String, String>,
 }

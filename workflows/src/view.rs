@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cellbus_bus::ids::ManagerId;
+use cellbus_bus::ids::{ManagerId, ManagerName};
 use cellbus_bus::job::Labels;
 use serde::{Deserialize, Serialize};
 
@@ -79,4 +79,24 @@ pub enum Health {
 
 /// Which manager has which name: configuration, the same in every cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ManagerNames(pub BTreeMap<String, ManagerId>);
+pub struct ManagerNames {
+    by_name: BTreeMap<ManagerName, ManagerId>,
+    by_id: BTreeMap<ManagerId, ManagerName>,
+}
+
+impl ManagerNames {
+    /// Of these managers.
+    pub fn new(names: impl IntoIterator<Item = ManagerName>) -> Self {
+        let by_name: BTreeMap<_, _> = names.into_iter().map(|n| (n.clone(), ManagerId::derive(n.as_str()))).collect();
+        let by_id = by_name.iter().map(|(name, id)| (*id, name.clone())).collect();
+        Self { by_name, by_id }
+    }
+    /// The manager of this name.
+    #[must_use]
+    pub fn id(&self, name: &ManagerName) -> Option<ManagerId> { self.by_name.get(name).copied() }
+    /// The name of this manager.
+    #[must_use]
+    pub fn name(&self, id: &ManagerId) -> Option<&ManagerName> { self.by_id.get(id) }
+    /// All, in the order of their names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&ManagerName, &ManagerId)> { self.by_name.iter() }
+}
