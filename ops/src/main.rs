@@ -1,1 +1,3 @@
+//! The `cellbus` command.
+
 fn main() {}
