@@ -1,2 +1,5 @@
 //! The runtime of a cell: ownership, shard runners, manager fronts, HTTP.
 pub mod driver;
+pub mod gateway;
+
+pub use gateway::Gateway;

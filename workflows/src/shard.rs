@@ -8,6 +8,7 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, JobId, Seq, ShardCount, ShardId, TenantId, VmId};
 use cellbus_directory::record::Entry;
 use cellbus_directory::{JobRow, ShardSnapshot, Vm};
+use serde::{Deserialize, Serialize};
 
 use crate::input::{Batch, Context, Effect, Input, Released};
 use crate::view::ManagerNames;
@@ -201,7 +202,7 @@ impl Shard {
 }
 
 /// What is known of a job at its home.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobStatus {
     /// Its row.
     pub row: JobRow,
@@ -221,7 +222,7 @@ pub struct JobStatus {
 }
 
 /// What a shard knows of why a VM is as it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VmExplanation {
     /// Its record.
     pub vm: Vm,
@@ -244,7 +245,7 @@ pub struct VmExplanation {
 }
 
 /// Counts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// VMs that are not tombstones.
     pub vms: usize,
@@ -271,7 +272,7 @@ pub struct Stats {
 }
 
 /// Something that an operator changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// When.
     pub at: WallMs,
