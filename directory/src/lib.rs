@@ -11,12 +11,16 @@
 //! shard's owner and every replica fold them, with the same code.
 
 pub mod failure;
+pub mod fold;
 pub mod job;
 pub mod record;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod vm;
 
 pub use failure::{Failure, FailureCode, Refusal, RefusalReason};
+pub use fold::{Fence, Tables};
 pub use job::{JobRow, JobState};
 pub use record::{Entry, IntentKey, Outcome, Record, Step, StepResult, VmSummary, Work};
 pub use snapshot::ShardSnapshot;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cellbus_bus::codec;
 use cellbus_bus::contract::Position;
-use cellbus_bus::ids::{Epoch, Seq};
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, Seq};
 use serde::{Deserialize, Serialize};
 
 use crate::job::JobRow;
@@ -24,6 +24,8 @@ pub struct ShardSnapshot {
     pub vms: Vec<Vm>,
     /// Jobs. All that a directory needs of them.
     pub jobs: Vec<JobRow>,
+    /// Managers (`None`) and hosts that are cordoned here, in order.
+    pub cordons: Vec<(ManagerId, Option<HostId>)>,
     /// The rest of the owner's state (work under way, intents, keys), for the state machine only.
     pub machine: Bytes,
 }

@@ -11,7 +11,7 @@ use cellbus_bus::ids::{HostId, JobId, ManagerId, OpNumber, ShortName, TenantId, 
 use cellbus_bus::job::{Job, Labels, Policy, Provision, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Step, StepResult};
+use crate::record::{Outcome, Step, StepResult};
 
 /// What a VM is doing, as the API shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -382,6 +382,20 @@ impl Vm {
     pub fn moved(&mut self, at: WallMs) {
         std::mem::swap(&mut self.home, &mut self.other);
         self.as_of = at;
+    }
+
+    /// An operator has given up the work on it: what was done so far is left as it is, and nobody
+    /// knows what that is until it is read again.
+    pub fn given_up(&mut self) {
+        self.settled = VmState::Unknown;
+    }
+
+    /// Work of `job` on it has ended, or was dropped before it began. A VM whose own provision did
+    /// not succeed, and that never settled, was never made: whoever ended the work has undone all.
+    pub fn work_ended(&mut self, job: JobId, outcome: &Outcome, at: WallMs) {
+        if self.job == job && self.settled == VmState::Creating && !outcome.succeeded() {
+            self.never_made(at);
+        }
     }
 
     /// Its provision failed before anything was made, or after all was undone.
