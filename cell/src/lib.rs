@@ -1,5 +1,6 @@
 //! The runtime of a cell: ownership, shard runners, manager fronts, HTTP.
 pub mod driver;
+pub mod front;
 pub mod gateway;
 pub mod ownership;
 
