@@ -263,6 +263,10 @@ impl ShardId {
     pub fn new(index: u16, count: ShardCount) -> Option<Self> {
         (index < count.0).then_some(Self(index))
     }
+    /// As a transport has stored it; N was checked when it was written.
+    pub(crate) const fn stored(index: u16) -> Self {
+        Self(index)
+    }
     /// From 0 to N-1.
     #[must_use]
     pub const fn index(self) -> u16 {

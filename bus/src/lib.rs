@@ -14,10 +14,14 @@
 //! promises) and [`env`](mod@env) (the only door to time, randomness, tasks and files).
 
 pub mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod contract;
+pub mod embedded;
 pub mod env;
 pub mod ids;
 pub mod job;
 
 pub use contract::{Bus, Error, Result};
+pub use embedded::Embedded;
 pub use env::{Env, Mono, Task, WallMs};

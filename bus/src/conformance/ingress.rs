@@ -1,0 +1,102 @@
+//! Ingress: competing consumers, acks, redelivery.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contract::{Bus, Delivery};
+use crate::env::{BoxFuture, Env};
+
+use super::{Subject, at_first_await, at_once, body, not_yet, soon};
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn next(bus: &Arc<dyn Bus>, env: &Env, redeliver_after: Duration) -> Box<dyn Delivery> {
+    soon(env, "a delivery", bus.ingress_next(redeliver_after)).await.expect("a delivery")
+}
+fn text(delivery: &dyn Delivery) -> String {
+    String::from_utf8_lossy(delivery.body()).into_owned()
+}
+
+pub(super) async fn each_message_goes_to_one_consumer(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    let headers = vec![("ce-id".to_owned(), "order-4711".to_owned())];
+    for number in 0..100 {
+        bus.ingress_publish(&format!("tenant-{}", number % 3), headers.clone(), body(number)).await.expect("a publish");
+    }
+    let consumers = (0..10)
+        .map(|_| -> BoxFuture<Vec<(String, String)>> {
+            let (bus, env) = (Arc::clone(&bus), env.clone());
+            Box::pin(async move {
+                let mut taken = Vec::new();
+                for _ in 0..10 {
+                    let delivery = next(&bus, &env, LONG).await;
+                    assert_eq!(delivery.headers(), [("ce-id".to_owned(), "order-4711".to_owned())]);
+                    taken.push((text(&*delivery), delivery.tenant().to_owned()));
+                    delivery.ack().await.expect("an ack");
+                }
+                taken
+            })
+        })
+        .collect();
+    let taken: BTreeMap<String, String> = at_once(&env, consumers).await.into_iter().flatten().collect();
+    assert_eq!(taken.len(), 100, "each message once");
+    for (number, tenant) in taken {
+        let number: u64 = number.parse().expect("a number");
+        assert_eq!(tenant, format!("tenant-{}", number % 3));
+    }
+    not_yet(&env, "a message that was taken", bus.ingress_next(LONG)).await;
+}
+
+pub(super) async fn what_is_not_acked_comes_again(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    bus.ingress_publish("acme", Vec::new(), body("again")).await.expect("a publish");
+    let short = Duration::from_millis(200);
+    let before = env.mono();
+    let first = next(&bus, &env, short).await;
+    let second = next(&bus, &env, LONG).await;
+    assert!(env.mono().since(before) >= short, "not before its time");
+    assert_eq!((text(&*first), text(&*second)), ("again".to_owned(), "again".to_owned()));
+    second.ack().await.expect("an ack");
+    // The first consumer was only slow: its ack is late and does no harm.
+    drop(first.ack().await);
+    not_yet(&env, "an acked message", bus.ingress_next(short)).await;
+}
+
+pub(super) async fn what_is_acked_never_comes_again(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    for number in 0..20 {
+        bus.ingress_publish("acme", Vec::new(), body(number)).await.expect("a publish");
+    }
+    let short = Duration::from_millis(100);
+    let mut open = Vec::new();
+    for number in 0..20 {
+        let delivery = next(&bus, &env, LONG).await;
+        // Acked out of order, and not all.
+        if number % 2 == 1 { delivery.ack().await.expect("an ack") } else { open.push(delivery) }
+    }
+    env.sleep(short * 2).await;
+    not_yet(&env, "a message that others hold or have acked", bus.ingress_next(short)).await;
+    for delivery in open {
+        delivery.ack().await.expect("an ack");
+    }
+    not_yet(&env, "an acked message", bus.ingress_next(short)).await;
+}
+
+pub(super) async fn a_dropped_wait_takes_nothing(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    for _ in 0..5 {
+        not_yet(&env, "a message", bus.ingress_next(LONG)).await;
+    }
+    bus.ingress_publish("acme", Vec::new(), body("one")).await.expect("a publish");
+    for _ in 0..5 {
+        // Dropped at its first await; if it was ready before that, it is the message.
+        if let Some(delivery) = at_first_await(bus.ingress_next(LONG)).await {
+            let delivery = delivery.expect("a delivery");
+            assert_eq!(text(&*delivery), "one");
+            return;
+        }
+    }
+    assert_eq!(text(&*next(&bus, &env, LONG).await), "one");
+}

@@ -1,0 +1,69 @@
+//! Members, and the cluster record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contract::{ClusterRecord, Member, MemberState};
+use crate::env::{BoxFuture, WallMs};
+use crate::ids::ShardCount;
+
+use super::{PATIENCE, Subject, at_once};
+
+fn member(cell: &str, beat: u64) -> Member {
+    Member {
+        cell: cell.parse().expect("a cell id"),
+        address: format!("local:{cell}"),
+        state: MemberState::Active,
+        joined_at: WallMs(1),
+        beat,
+    }
+}
+
+pub(super) async fn a_member_lives_as_long_as_it_beats(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    let (ttl, long) = (Duration::from_millis(400), Duration::from_secs(3600));
+    bus.beat(member("cell-b", 1), long).await.expect("a beat");
+    bus.beat(member("cell-a", 1), ttl).await.expect("a beat");
+    bus.beat(member("cell-c", 1), long).await.expect("a beat");
+    let draining = Member { state: MemberState::Draining, ..member("cell-b", 2) };
+    bus.beat(draining.clone(), long).await.expect("a beat");
+    assert_eq!(bus.members().await.expect("members"), [member("cell-a", 1), draining.clone(), member("cell-c", 1)]);
+    bus.leave(&member("cell-c", 1).cell).await.expect("a leave");
+    bus.leave(&member("cell-x", 1).cell).await.expect("a leave of nobody");
+
+    // Kept up by its beats, well past its ttl...
+    for beat in 2..8 {
+        env.sleep(ttl / 4).await;
+        bus.beat(member("cell-a", beat), ttl).await.expect("a beat");
+        assert_eq!(bus.members().await.expect("members"), [member("cell-a", beat), draining.clone()]);
+    }
+    // ... and gone without them.
+    let silent_since = env.mono();
+    while bus.members().await.expect("members").len() > 1 {
+        assert!(env.mono().since(silent_since) < PATIENCE, "a silent member is forgotten");
+        env.sleep(ttl / 8).await;
+    }
+    assert_eq!(bus.members().await.expect("members"), [draining]);
+}
+
+pub(super) async fn of_many_cluster_records_one_is_kept(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    let record = |number: u128| ClusterRecord {
+        cluster_id: uuid::Uuid::from_u128(number),
+        shards: ShardCount::DEFAULT,
+        hash_scheme: 1,
+        format: 1,
+        created_at: WallMs(7),
+    };
+    let calls = (1..=16)
+        .map(|number| -> BoxFuture<ClusterRecord> {
+            let bus = Arc::clone(&bus);
+            Box::pin(async move { bus.cluster(record(number)).await.expect("a record") })
+        })
+        .collect();
+    let got = at_once(&env, calls).await;
+    assert!((1..=16).any(|number| got[0] == record(number)), "one of those that were offered");
+    assert!(got.iter().all(|other| *other == got[0]), "everybody gets the same: {got:?}");
+    subject.reopen().await;
+    assert_eq!(subject.bus().cluster(record(99)).await.expect("a record"), got[0]);
+}
