@@ -161,6 +161,24 @@ pub struct Provision {
     pub power: Power,
 }
 
+impl Provision {
+    /// The longest name that leaves room for the number of the last of `count` VMs.
+    #[must_use]
+    pub fn name_bytes_max(count: u32) -> usize {
+        if count <= 1 { 63 } else { 63 - 1 - (count - 1).to_string().len() }
+    }
+
+    /// The name of the VM with this index: `name`, or `name-0`, `name-1`, ... where there are several.
+    #[must_use]
+    pub fn vm_name(&self, index: u32) -> VmName {
+        if self.count <= 1 {
+            return self.name.clone();
+        }
+        // Intake refuses names that are too long for their number, see `name_bytes_max`.
+        format!("{}-{index}", self.name).parse().unwrap_or_else(|_| self.name.clone())
+    }
+}
+
 /// Tags: at most 64, keys 1 to 63 of `[A-Za-z0-9._/-]`, values up to 255 characters without controls.
 pub type Labels = BTreeMap<String, String>;
 

@@ -126,6 +126,8 @@ pub enum RefusalReason {
     Affinity,
     /// The manager, or every host that would do, is cordoned.
     Cordoned,
+    /// The call was never made: the manager did not take calls.
+    NotBegun,
 }
 impl RefusalReason {
     /// As in metrics and messages.
@@ -136,6 +138,7 @@ impl RefusalReason {
             Self::NoMatch => "no_match",
             Self::Affinity => "affinity",
             Self::Cordoned => "cordoned",
+            Self::NotBegun => "not_begun",
         }
     }
 }

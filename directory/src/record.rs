@@ -229,10 +229,26 @@ pub enum Record {
         /// The job.
         job: Arc<Job>,
     },
-    /// The predecessor has succeeded, or there was none to wait for: the job goes on.
+    /// What it had to wait for is there (its predecessor has succeeded): the job goes on.
     JobReady {
         /// Which.
         job: JobId,
+        /// The one manager for all its VMs, where affinity within the job asks for one.
+        only: Option<ManagerId>,
+    },
+    /// Another job waits for the end of this one.
+    Watched {
+        /// This one; it may not be known yet.
+        job: JobId,
+        /// The one that waits.
+        waiting: JobId,
+    },
+    /// The job that another waits for has not turned up: the other is told so.
+    WatchGivenUp {
+        /// The one that did not turn up.
+        job: JobId,
+        /// The one that waits.
+        waiting: JobId,
     },
     /// The name in its subject stands for this VM.
     JobResolved {
@@ -263,6 +279,15 @@ pub enum Record {
         job: JobId,
         /// The cancel job that asks, to be told how it went; or an operator.
         by: CancelledBy,
+    },
+    /// A cancel job is told at once: there is nothing to call off.
+    CancelAnswered {
+        /// The job that was to be called off.
+        job: JobId,
+        /// The cancel job.
+        cancel: JobId,
+        /// What it is told.
+        outcome: Outcome,
     },
     /// It has reached its one outcome. The outcome event goes out from here.
     JobEnded {
@@ -349,12 +374,21 @@ pub enum Record {
         /// How.
         outcome: Outcome,
     },
-    /// Work that waits on this VM was called off before it began.
+    /// The work under way is to be called off as soon as that can be told.
+    WorkCancelAsked {
+        /// On which VM.
+        vm: VmId,
+        /// For which job.
+        job: JobId,
+    },
+    /// Work that waits on this VM (or has not come yet) was called off before it began.
     WorkDropped {
         /// Which VM.
         vm: VmId,
         /// For which job.
         job: JobId,
+        /// Which child of it.
+        index: u32,
         /// Why.
         outcome: Outcome,
     },
@@ -364,6 +398,11 @@ pub enum Record {
         vm: VmId,
         /// For which job.
         job: JobId,
+    },
+    /// Ended work that is old enough is forgotten.
+    WorksForgotten {
+        /// Which: the VM, and the job.
+        works: Vec<(VmId, JobId)>,
     },
     /// Tombstones that are old enough are dropped.
     VmsForgotten {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cellbus_bus::codec;
-use cellbus_bus::ids::{HostId, JobId, ManagerId, Seq, VmId};
+use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::{Outcome, VmSummary, Work};
@@ -64,6 +64,8 @@ pub enum ControlItem {
         vm: VmId,
         /// For which job.
         job: JobId,
+        /// Which child of it.
+        index: u32,
     },
     /// To a cancel job's home: how the cancel went.
     CancelAnswer {
@@ -160,13 +162,4 @@ impl ControlItem {
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
         codec::decode(bytes)
     }
-}
-
-/// Where an item lies in its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Its sequence.
-    pub seq: Seq,
-    /// [`cellbus_bus::job::Digest::of`] its body.
-    pub digest: cellbus_bus::job::Digest,
 }

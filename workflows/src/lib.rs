@@ -21,9 +21,13 @@
 //! - One workflow a VM at a time, in the order accepted.
 
 pub mod action;
+mod event;
 pub mod input;
 pub mod item;
+pub mod placement;
+mod sagas;
 pub mod shard;
+pub mod transition;
 pub mod view;
 
 pub use action::{Action, Answer, Call, CreateSpec, Later, LaterReason};

@@ -93,10 +93,16 @@ impl ManagerNames {
     }
     /// The manager of this name.
     #[must_use]
-    pub fn id(&self, name: &ManagerName) -> Option<ManagerId> { self.by_name.get(name).copied() }
+    pub fn id(&self, name: &ManagerName) -> Option<ManagerId> {
+        self.by_name.get(name).copied()
+    }
     /// The name of this manager.
     #[must_use]
-    pub fn name(&self, id: &ManagerId) -> Option<&ManagerName> { self.by_id.get(id) }
+    pub fn name(&self, id: &ManagerId) -> Option<&ManagerName> {
+        self.by_id.get(id)
+    }
     /// All, in the order of their names.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&ManagerName, &ManagerId)> { self.by_name.iter() }
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&ManagerName, &ManagerId)> {
+        self.by_name.iter()
+    }
 }

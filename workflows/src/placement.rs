@@ -1,0 +1,286 @@
+//! Which manager a new VM is asked of. Which host takes it is that manager's owner's choice alone.
+//!
+//! Power of k choices over summaries that are about a second old (Mitzenmacher, "The Power of Two
+//! Choices in Randomized Load Balancing", 2001): a few managers drawn at random, the best of them
+//! taken, so that many cells that decide at once do not all pick the same one, and a decision costs
+//! the same at 1 and at 1,000 managers. Only when the draw finds nothing are all looked at.
+
+use std::collections::BTreeMap;
+
+use cellbus_bus::ids::{ManagerId, ManagerName, TenantId};
+use cellbus_bus::job::{Layout, Provision, Size};
+use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Template};
+use serde::Serialize;
+
+use crate::input::Context;
+use crate::view::{ClassSummary, Health, ManagerSummary};
+
+/// Managers drawn at random.
+const DRAWN: u64 = 4;
+/// Refusing managers that a failure names one by one.
+const NAMED_MAX: usize = 3;
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// For whom.
+    pub tenant: &'a TenantId,
+    /// How large.
+    pub size: Size,
+    /// Labels, requirements, policy.
+    pub template: &'a Template,
+    /// The only manager that may be chosen.
+    pub only: Option<ManagerId>,
+    /// Managers that have refused it already.
+    pub refusals: &'a [&'a Refusal],
+    /// Whether to wait for managers that are not known yet.
+    pub patient: bool,
+}
+
+/// Where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// There.
+    Manager(ManagerId),
+    /// Managers have room, and all of them as many calls under way as they may.
+    Crowded,
+    /// Not known yet: look again after a while. Why, in words.
+    Later(String),
+    /// Nowhere, and why.
+    Nowhere(Failure),
+}
+
+/// Why one manager is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuledOut {
+    /// An operator keeps new VMs off it.
+    Cordoned,
+    /// It fails: the circuit to it is open.
+    CircuitOpen,
+    /// Nothing is known of it yet.
+    Unknown,
+    /// No host with the labels that are required.
+    NoMatch,
+    /// No host with as much free.
+    NoRoom,
+    /// Its owner has refused this VM.
+    Refused,
+    /// Another manager was asked for.
+    NotAsked,
+}
+
+impl RuledOut {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Cordoned => "are cordoned",
+            Self::CircuitOpen => "are failing",
+            Self::Unknown => "are not known yet",
+            Self::NoMatch => "have no host with the required labels",
+            Self::NoRoom => "have no host with as much free",
+            Self::Refused => "have refused it",
+            Self::NotAsked => "are not the one asked for",
+        }
+    }
+}
+
+/// Chooses. `has_slot` says whether another call may be made to a manager now.
+pub fn choose(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> bool) -> Choice {
+    let managers = &ctx.view.managers;
+    if let Some(only) = asked.only {
+        return match managers.iter().find(|m| m.id == only) {
+            Some(manager) => match ruled_out(manager, asked) {
+                None if has_slot(only) => Choice::Manager(only),
+                None => Choice::Crowded,
+                Some(RuledOut::Unknown | RuledOut::CircuitOpen) => {
+                    Choice::Later(format!("manager {} takes no calls now", manager.name))
+                }
+                Some(_) => nowhere(ctx, asked),
+            },
+            None => Choice::Later(format!("manager {only} is not known yet")),
+        };
+    }
+    if let Some(group) = &asked.template.policy.affinity {
+        // The same group begins its search at the same manager, in every cell: best effort between jobs.
+        let start = cellbus_bus::job::Digest::of(format!("{}/{group}", asked.tenant).as_bytes()).0;
+        let start =
+            u64::from_be_bytes([start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]);
+        return in_order(ctx, asked, has_slot, start);
+    }
+    match asked.template.policy.managers {
+        Layout::Pack => in_order(ctx, asked, has_slot, 0),
+        Layout::Spread => drawn(ctx, asked, has_slot),
+    }
+}
+
+/// The manager for all VMs of a job that must share a host.
+pub(crate) fn for_group(ctx: &Context<'_>, tenant: &TenantId, p: &Provision) -> Option<ManagerId> {
+    let template = Template::of(p);
+    // All of them on one host: it must have room for the sum.
+    let times = |each: u64| each.saturating_mul(u64::from(p.count));
+    let sum = Size {
+        vcpus: p.size.vcpus.saturating_mul(p.count),
+        memory_mib: times(p.size.memory_mib),
+        disk_gib: times(p.size.disk_gib),
+    };
+    let asked = |size| Asked { tenant, size, template: &template, only: None, refusals: &[], patient: false };
+    let pick = |size| match choose(ctx, &asked(size), |_| true) {
+        Choice::Manager(manager) => Some(manager),
+        Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,
+    };
+    // If the sum fits nowhere, any manager that takes one will say so, VM by VM.
+    pick(sum).or_else(|| pick(p.size)).or_else(|| ctx.view.managers.first().map(|m| m.id))
+}
+
+fn drawn(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> bool) -> Choice {
+    let managers = &ctx.view.managers;
+    let mut random = ctx.random;
+    let mut best: Option<(&ManagerSummary, u64)> = None;
+    if !managers.is_empty() {
+        for _ in 0..DRAWN {
+            random = splitmix(random);
+            // The remainder is below the length, which is a usize.
+            let manager = &managers[(random % managers.len() as u64) as usize];
+            if ruled_out(manager, asked).is_none() && has_slot(manager.id) {
+                let free = emptiness(manager);
+                if best.is_none_or(|(_, most)| free > most) {
+                    best = Some((manager, free));
+                }
+            }
+        }
+    }
+    match best {
+        Some((manager, _)) => Choice::Manager(manager.id),
+        None => in_order(ctx, asked, has_slot, splitmix(random)),
+    }
+}
+
+/// The first that will do, beginning somewhere.
+fn in_order(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> bool, start: u64) -> Choice {
+    let managers = &ctx.view.managers;
+    let (mut crowded, mut unknown) = (false, 0_usize);
+    let start = if managers.is_empty() { 0 } else { (start % managers.len() as u64) as usize };
+    for manager in managers[start..].iter().chain(&managers[..start]) {
+        match ruled_out(manager, asked) {
+            None if has_slot(manager.id) => return Choice::Manager(manager.id),
+            None => crowded = true,
+            Some(RuledOut::Unknown) => unknown += 1,
+            Some(
+                RuledOut::Cordoned
+                | RuledOut::CircuitOpen
+                | RuledOut::NoMatch
+                | RuledOut::NoRoom
+                | RuledOut::Refused
+                | RuledOut::NotAsked,
+            ) => {}
+        }
+    }
+    if crowded {
+        Choice::Crowded
+    } else if asked.patient && (unknown > 0 || managers.is_empty()) {
+        Choice::Later(format!("{unknown} of {} managers are not known yet", managers.len()))
+    } else {
+        nowhere(ctx, asked)
+    }
+}
+
+fn ruled_out(manager: &ManagerSummary, asked: &Asked<'_>) -> Option<RuledOut> {
+    if asked.only.is_some_and(|only| only != manager.id) {
+        return Some(RuledOut::NotAsked);
+    }
+    // A refusal because no calls were taken says nothing about room.
+    let refused = |r: &&Refusal| r.manager == manager.id && r.reason != RefusalReason::NotBegun;
+    if asked.refusals.iter().any(|r| refused(r)) {
+        return Some(RuledOut::Refused);
+    }
+    match manager.health {
+        Health::Unknown => return Some(RuledOut::Unknown),
+        Health::CircuitOpen => return Some(RuledOut::CircuitOpen),
+        Health::Healthy => {}
+    }
+    if manager.cordoned {
+        return Some(RuledOut::Cordoned);
+    }
+    let mut matching = manager.classes.iter().filter(|class| matches(manager, class, asked.template)).peekable();
+    if matching.peek().is_none() {
+        return Some(RuledOut::NoMatch);
+    }
+    if matching.any(|class| has_room(class, &asked.size)) { None } else { Some(RuledOut::NoRoom) }
+}
+
+fn matches(manager: &ManagerSummary, class: &ClassSummary, template: &Template) -> bool {
+    template.require.iter().all(|(key, value)| match key.as_str() {
+        "manager" => manager.name == *value,
+        // Only the manager's owner knows its hosts by name.
+        "host" => true,
+        key => class.labels.get(key) == Some(value),
+    })
+}
+
+fn has_room(class: &ClassSummary, size: &Size) -> bool {
+    class.hosts_open > 0
+        && class.vcpus_free_max >= u64::from(size.vcpus)
+        && class.memory_mib_free_max >= size.memory_mib
+        && class.disk_gib_free_max >= size.disk_gib
+}
+
+/// How empty a manager is, in 1/65536 of its scarcest resource.
+fn emptiness(manager: &ManagerSummary) -> u64 {
+    let sum = |of: fn(&ClassSummary) -> u64| manager.classes.iter().map(of).fold(0, u64::saturating_add);
+    let share =
+        |free: u64, total: u64| if total == 0 { 0 } else { ((u128::from(free) << 16) / u128::from(total)) as u64 };
+    share(sum(|c| c.vcpus_free), sum(|c| c.vcpus_total))
+        .min(share(sum(|c| c.memory_mib_free), sum(|c| c.memory_mib_total)))
+        .min(share(sum(|c| c.disk_gib_free), sum(|c| c.disk_gib_total)))
+}
+
+/// The next number of a splitmix64 sequence (Steele, Lea and Flood, 2014).
+fn splitmix(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// What was looked at, and what ruled each manager out.
+#[must_use]
+pub fn survey(ctx: &Context<'_>, asked: &Asked<'_>) -> Survey {
+    let mut counts: BTreeMap<RuledOut, usize> = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for manager in &ctx.view.managers {
+        match ruled_out(manager, asked) {
+            None => candidates.push(manager.name.clone()),
+            Some(why) => *counts.entry(why).or_default() += 1,
+        }
+    }
+    Survey { managers: ctx.view.managers.len(), candidates, ruled_out: counts }
+}
+
+/// What a dry run of a placement gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Survey {
+    /// How many managers there are.
+    pub managers: usize,
+    /// Those that would be asked.
+    pub candidates: Vec<String>,
+    /// How many others each reason rules out.
+    pub ruled_out: BTreeMap<RuledOut, usize>,
+}
+
+fn nowhere(ctx: &Context<'_>, asked: &Asked<'_>) -> Choice {
+    let survey = survey(ctx, asked);
+    let mut message = format!(
+        "no host for {} vCPUs, {} MiB, {} GiB: of {} managers",
+        asked.size.vcpus, asked.size.memory_mib, asked.size.disk_gib, survey.managers,
+    );
+    let parts: Vec<String> = survey.ruled_out.iter().map(|(why, n)| format!("{n} {}", why.words())).collect();
+    message.push(' ');
+    message.push_str(&if parts.is_empty() { "none is configured".to_owned() } else { parts.join(", ") });
+    for refusal in asked.refusals.iter().rev().take(NAMED_MAX) {
+        let name = ctx.names.name(&refusal.manager).map_or_else(|| refusal.manager.to_string(), ManagerName::to_string);
+        message.push_str(&format!("; {name}: {}", refusal.detail));
+    }
+    let passing = [RuledOut::CircuitOpen, RuledOut::Unknown].iter().any(|why| survey.ruled_out.contains_key(why));
+    let code = FailureCode::NoRoom;
+    Choice::Nowhere(if passing { Failure::passing(code, message) } else { Failure::lasting(code, message) })
+}

@@ -1,0 +1,623 @@
+//! The one function that changes the durable state: what each record means.
+//!
+//! It runs the same on a live owner and in a replay. It may open intents; it decides nothing.
+
+use std::sync::Arc;
+
+use cellbus_bus::env::WallMs;
+use cellbus_bus::ids::{JobId, OpNumber, VmId};
+use cellbus_bus::job::{Job, Notify, Operation, Request, Target};
+use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey, ParkedDecision, Task};
+use cellbus_directory::vm::Doing;
+use cellbus_directory::{
+    Failure, FailureCode, JobRow, JobState, Outcome, Record, Step, StepResult, Template, Vm, VmState, VmSummary, Work,
+};
+
+use super::run::Run;
+use super::state::{Durable, Happened, JobEntry, Report, VmEntry};
+use super::{CHANGES_MAX, Change, DEAD_LETTERS_MAX, Shard};
+
+/// An outcome lists this many VMs; the rest is paged through.
+pub(crate) const VMS_LISTED_MAX: usize = 100;
+
+impl Shard {
+    pub(super) fn apply_record(&mut self, at: WallMs, record: &Record) {
+        match record {
+            Record::Opened { .. } | Record::Snapshot { .. } => {}
+            Record::JobAccepted { job } => self.job_accepted(at, job),
+            Record::JobReady { job, only } => self.job_ready(at, *job, *only),
+            Record::JobResolved { job, vm } => self.job_resolved(*job, *vm),
+            Record::JobForwarded { job } => self.job_forwarded(*job),
+            Record::Watched { job, waiting } => self.watched(*job, *waiting),
+            Record::WatchGivenUp { job, waiting } => {
+                if let Some(waiters) = self.state.awaited.get_mut(job) {
+                    waiters.retain(|w| w != waiting);
+                    if waiters.is_empty() {
+                        self.state.awaited.remove(job);
+                    }
+                    self.open(IntentKey::TellWaiting(*job, *waiting));
+                }
+            }
+            Record::ChildEnded { job, index, outcome, vm } => self.child_ended(*job, *index, outcome, vm.as_ref()),
+            Record::JobCancelAsked { job, by } => self.job_cancel_asked(*job, by),
+            Record::CancelAnswered { job, cancel, outcome } => {
+                self.state.cancel_answers.insert((*job, *cancel), outcome.clone());
+                self.open(IntentKey::AnswerCancel(*job, *cancel));
+            }
+            Record::JobEnded { job, outcome, vms } => self.job_ended(at, *job, outcome, vms),
+            Record::JobsRetired { jobs } => jobs.iter().for_each(|job| self.job_retired(*job)),
+            Record::JobsForgotten { jobs } => jobs.iter().for_each(|job| {
+                self.state.keys.remove(job);
+                if self.state.keys_order.front().is_some_and(|(_, front)| front == job) {
+                    self.state.keys_order.pop_front();
+                }
+            }),
+            Record::WorkAdmitted { work } => self.work_admitted(at, work),
+            Record::StepBegun { vm, op, step, manager, host: _ } => {
+                if let Some(entry) = self.state.vms.get_mut(vm) {
+                    entry.vm.step_begun(Doing { op: *op, step: *step, manager: *manager }, at);
+                    entry.happened(at, Happened::Called(*step));
+                    if let Some(run) = run_mut(entry) {
+                        run.step_begun(*step, *manager);
+                    }
+                    self.open(IntentKey::Call(*vm, *op));
+                }
+            }
+            Record::StepEnded { vm, op, result } => self.step_ended(at, *vm, *op, result),
+            Record::Moved { vm } => {
+                if let Some(entry) = self.state.vms.get_mut(vm) {
+                    entry.vm.moved(at);
+                    entry.happened(at, Happened::Moved);
+                    if let Some(run) = run_mut(entry) {
+                        run.moved = true;
+                    }
+                }
+            }
+            Record::Undoing { vm, cause } => {
+                if let Some(entry) = self.state.vms.get_mut(vm) {
+                    entry.happened(at, Happened::Undoing);
+                    if let Some(run) = run_mut(entry) {
+                        run.undoing = Some(cause.clone());
+                        run.failure = None;
+                    }
+                }
+            }
+            Record::Parked { vm, failure } => {
+                if let Some(entry) = self.state.vms.get_mut(vm) {
+                    entry.happened(at, Happened::Parked);
+                    if let Some(run) = run_mut(entry) {
+                        run.parked = Some(failure.clone());
+                    }
+                    self.state.parked.insert(*vm);
+                }
+            }
+            Record::Unparked { vm, decision, by } => {
+                self.unparked(at, *vm, *decision);
+                self.changed(
+                    at,
+                    by,
+                    format!(
+                        "{} parked work of VM {vm}",
+                        match decision {
+                            ParkedDecision::Retry => "retried",
+                            ParkedDecision::Abandon => "abandoned",
+                        }
+                    ),
+                );
+            }
+            Record::WorkEnded { vm, job, outcome } => self.work_ended(at, *vm, *job, outcome),
+            Record::WorkCancelAsked { vm, job } => {
+                if let Some(run) = self.state.vms.get_mut(vm).and_then(run_mut).filter(|run| run.work.job == *job) {
+                    run.cancel = true;
+                }
+            }
+            Record::WorkDropped { vm, job, index, outcome } => self.work_dropped(at, *vm, *job, *index, outcome),
+            Record::WorkReported { vm, job } => {
+                self.close(&IntentKey::Report(*vm, *job));
+                self.state.reports.remove(&(*vm, *job));
+            }
+            Record::WorksForgotten { works } => works.iter().for_each(|work| {
+                self.state.done.remove(work);
+                if self.state.done_order.front().is_some_and(|(_, vm, job)| (*vm, *job) == *work) {
+                    self.state.done_order.pop_front();
+                }
+            }),
+            Record::VmsForgotten { vms } => vms.iter().for_each(|vm| {
+                if let Some(entry) = self.state.vms.remove(vm)
+                    && !entry.vm.is_deleted()
+                {
+                    self.soft.vms_live -= 1;
+                }
+                if self.state.tombstones.front().is_some_and(|(_, front)| front == vm) {
+                    self.state.tombstones.pop_front();
+                }
+            }),
+            Record::ManagerCordoned { manager, cordoned, by } => {
+                self.cordon((*manager, None), *cordoned);
+                self.changed(
+                    at,
+                    by,
+                    format!("{} manager {manager}", if *cordoned { "cordoned" } else { "uncordoned" }),
+                );
+            }
+            Record::HostCordoned { manager, host, cordoned, by } => {
+                self.cordon((*manager, Some(host.clone())), *cordoned);
+                self.changed(at, by, format!("{} host {host}", if *cordoned { "cordoned" } else { "uncordoned" }));
+            }
+            Record::IntentClosed { intent } => {
+                self.close(intent);
+                match intent {
+                    IntentKey::OutcomeEvent(job) => {
+                        if let Some(entry) = self.state.jobs.get_mut(job) {
+                            entry.body = None;
+                        }
+                    }
+                    IntentKey::AnswerCancel(job, cancel) => {
+                        self.state.cancel_answers.remove(&(*job, *cancel));
+                    }
+                    IntentKey::Watch(_)
+                    | IntentKey::Resolve(_)
+                    | IntentKey::Forward(_)
+                    | IntentKey::PassCancel(_)
+                    | IntentKey::TellWaiting(..)
+                    | IntentKey::AcceptedEvent(_)
+                    | IntentKey::Call(..)
+                    | IntentKey::Report(..)
+                    | IntentKey::VmEvent(..) => {}
+                }
+            }
+            Record::DeadLettered { letter } => self.dead_lettered(letter),
+            Record::DeadLetterDropped { id, retried, by } => {
+                self.state.dead_letters.remove(id);
+                self.changed(at, by, format!("{} dead letter {id}", if *retried { "retried" } else { "dropped" }));
+            }
+            Record::Changed { by, what } => self.changed(at, by, what.clone()),
+        }
+    }
+
+    fn open(&mut self, intent: IntentKey) {
+        if self.state.intents.insert(intent.clone()) && self.soft.owner {
+            self.soft.opened.push(intent);
+        }
+    }
+
+    fn close(&mut self, intent: &IntentKey) {
+        self.state.intents.remove(intent);
+        if self.soft.owner {
+            self.soft.attempts.remove(intent);
+        }
+    }
+
+    fn cordon(&mut self, what: (cellbus_bus::ids::ManagerId, Option<cellbus_bus::ids::HostId>), on: bool) {
+        if on {
+            self.state.cordons.insert(what);
+        } else {
+            self.state.cordons.remove(&what);
+        }
+    }
+
+    fn changed(&mut self, at: WallMs, by: &cellbus_directory::record::Operator, what: String) {
+        if self.state.changes.len() == CHANGES_MAX {
+            self.state.changes.pop_front();
+        }
+        self.state.changes.push_back(Change { at, by: by.clone(), what });
+    }
+
+    fn dead_lettered(&mut self, letter: &Arc<DeadLetter>) {
+        // The oldest makes room: the bound is stated, and the alert comes long before it.
+        if self.state.dead_letters.len() >= DEAD_LETTERS_MAX
+            && let Some(oldest) = self.state.dead_letters.values().min_by_key(|l| (l.at, l.id)).map(|l| l.id)
+        {
+            self.state.dead_letters.remove(&oldest);
+        }
+        self.state.dead_letters.insert(letter.id, Arc::clone(letter));
+    }
+
+    // ── jobs ──
+
+    fn job_accepted(&mut self, at: WallMs, job: &Arc<Job>) {
+        let mut row = JobRow::accepted(job, at);
+        let children = match &job.request {
+            Request::Provision(p) if p.count > 1 => vec![0; (p.count as usize).div_ceil(64)],
+            Request::Provision(_) | Request::Operate(..) | Request::Cancel(_) => Vec::new(),
+        };
+        let waiting = job.after.is_some();
+        let choosing = children_share_a_manager(job);
+        if choosing && !waiting {
+            row.state = JobState::Queued;
+        }
+        self.soft.jobs_open += 1;
+        let mut entry = JobEntry {
+            row,
+            digest: job.digest,
+            body: Some(Arc::clone(job)),
+            vms: Vec::new(),
+            children,
+            children_ended: 0,
+            children_failed: 0,
+            children_cancelled: 0,
+            first_failure: None,
+            only: None,
+            forwarded: false,
+            waiting,
+            cancel: Vec::new(),
+            watchers: Vec::new(),
+            ended_seq: None,
+        };
+        if let Some(waiters) = self.state.awaited.remove(&job.id) {
+            entry.watchers = waiters;
+        }
+        self.state.jobs.insert(job.id, entry);
+        if job.notify == Notify::Accepted {
+            self.open(IntentKey::AcceptedEvent(job.id));
+        }
+        if waiting {
+            self.open(IntentKey::Watch(job.id));
+        } else if !choosing {
+            self.job_goes_on(at, job, None);
+        }
+    }
+
+    fn job_ready(&mut self, at: WallMs, id: JobId, only: Option<cellbus_bus::ids::ManagerId>) {
+        let Some(entry) = self.state.jobs.get_mut(&id) else { return };
+        let Some(job) = entry.body.clone() else { return };
+        entry.waiting = false;
+        entry.only = only;
+        entry.row.state = JobState::Queued;
+        self.close(&IntentKey::Watch(id));
+        self.job_goes_on(at, &job, only);
+    }
+
+    /// Nothing holds the job back any more: its work goes to its VMs.
+    fn job_goes_on(&mut self, at: WallMs, job: &Arc<Job>, only: Option<cellbus_bus::ids::ManagerId>) {
+        match &job.request {
+            Request::Provision(p) if p.count == 1 => {
+                let work = Work {
+                    vm: job.id.vm(0),
+                    job: job.id,
+                    index: 0,
+                    tenant: job.tenant.clone(),
+                    accepted_at: at,
+                    deadline_at: self.deadline_of(job),
+                    task: Task::Create {
+                        name: p.name.clone(),
+                        size: p.size,
+                        template: Arc::new(Template::of(p)),
+                        power: p.power,
+                        only,
+                    },
+                };
+                if let Some(entry) = self.state.jobs.get_mut(&job.id) {
+                    entry.forwarded = true;
+                    entry.row.state = JobState::Accepted;
+                }
+                self.work_admitted(at, &Arc::new(work));
+            }
+            Request::Provision(_) | Request::Operate(Target::Id(_), _) => self.open(IntentKey::Forward(job.id)),
+            Request::Operate(Target::Name(_), _) => self.open(IntentKey::Resolve(job.id)),
+            Request::Cancel(_) => self.open(IntentKey::PassCancel(job.id)),
+        }
+    }
+
+    /// Deadlines count from acceptance of the job, also for one that waited for another.
+    pub(super) fn deadline_of(&self, job: &Job) -> Option<WallMs> {
+        let accepted = self.state.jobs.get(&job.id)?.row.accepted_at;
+        job.deadline.map(|d| accepted.after(d))
+    }
+
+    fn job_resolved(&mut self, id: JobId, vm: VmId) {
+        self.close(&IntentKey::Resolve(id));
+        if let Some(entry) = self.state.jobs.get_mut(&id) {
+            entry.row.vm = Some(vm);
+            self.open(IntentKey::Forward(id));
+        }
+    }
+
+    fn job_forwarded(&mut self, id: JobId) {
+        self.close(&IntentKey::Forward(id));
+        if let Some(entry) = self.state.jobs.get_mut(&id) {
+            entry.forwarded = true;
+            if entry.row.state == JobState::Queued {
+                entry.row.state = JobState::Accepted;
+            }
+        }
+    }
+
+    fn watched(&mut self, job: JobId, waiting: JobId) {
+        match self.state.jobs.get_mut(&job) {
+            Some(entry) if entry.row.state.ended() => self.open(IntentKey::TellWaiting(job, waiting)),
+            Some(entry) => {
+                if !entry.watchers.contains(&waiting) {
+                    entry.watchers.push(waiting);
+                }
+            }
+            None if self.state.keys.contains_key(&job) => self.open(IntentKey::TellWaiting(job, waiting)),
+            None => {
+                let waiters = self.state.awaited.entry(job).or_default();
+                if !waiters.contains(&waiting) {
+                    waiters.push(waiting);
+                }
+            }
+        }
+    }
+
+    fn child_ended(&mut self, job: JobId, index: u32, outcome: &Outcome, vm: Option<&VmSummary>) {
+        let Some(entry) = self.state.jobs.get_mut(&job) else { return };
+        let (word, bit) = (index as usize / 64, index % 64);
+        let Some(word) = entry.children.get_mut(word) else { return };
+        if *word & (1 << bit) != 0 {
+            return;
+        }
+        *word |= 1 << bit;
+        entry.children_ended += 1;
+        match outcome {
+            Outcome::Succeeded => {}
+            Outcome::Failed(failure) => {
+                entry.children_failed += 1;
+                entry.first_failure.get_or_insert_with(|| failure.clone());
+            }
+            Outcome::Cancelled => entry.children_cancelled += 1,
+        }
+        if let Some(vm) = vm
+            && (index as usize) < VMS_LISTED_MAX
+        {
+            let at = entry.vms.partition_point(|(other, _)| *other < index);
+            entry.vms.insert(at, (index, vm.clone()));
+        }
+        if entry.row.state == JobState::Accepted {
+            entry.row.state = JobState::Running;
+        }
+    }
+
+    fn job_cancel_asked(&mut self, job: JobId, by: &CancelledBy) {
+        let Some(entry) = self.state.jobs.get_mut(&job) else { return };
+        entry.cancel.push(by.clone());
+        let local = matches!(entry.body.as_deref().map(|j| &j.request), Some(Request::Provision(p)) if p.count == 1);
+        let on_its_way = !entry.waiting && (entry.forwarded || self.state.intents.contains(&IntentKey::Forward(job)));
+        if on_its_way && !local {
+            self.open(IntentKey::PassCancel(job));
+        }
+    }
+
+    fn job_ended(&mut self, at: WallMs, id: JobId, outcome: &Outcome, vms: &[VmSummary]) {
+        let Some(entry) = self.state.jobs.get_mut(&id) else { return };
+        if entry.row.state.ended() {
+            return;
+        }
+        entry.row.ended(outcome, at);
+        if !vms.is_empty() {
+            entry.vms = (0..).zip(vms.iter().cloned()).collect();
+        }
+        let count = (entry.row.kind, entry.row.state);
+        let (cancels, watchers) = (std::mem::take(&mut entry.cancel), std::mem::take(&mut entry.watchers));
+        entry.children = Vec::new();
+        entry.waiting = false;
+        self.soft.jobs_open -= 1;
+        *self.soft.ended_counts.entry(count).or_default() += 1;
+        self.state.ended.push_back((at, id));
+        for intent in [IntentKey::Watch(id), IntentKey::Resolve(id), IntentKey::Forward(id), IntentKey::PassCancel(id)]
+        {
+            self.close(&intent);
+        }
+        for by in cancels {
+            match by {
+                CancelledBy::Job(cancel) => self.open(IntentKey::AnswerCancel(id, cancel)),
+                CancelledBy::Operator(_) | CancelledBy::Parent(_) => {}
+            }
+        }
+        for waiting in watchers {
+            self.open(IntentKey::TellWaiting(id, waiting));
+        }
+        self.open(IntentKey::OutcomeEvent(id));
+        if self.soft.owner {
+            self.soft.touched.push(id);
+        }
+    }
+
+    fn job_retired(&mut self, id: JobId) {
+        if self.state.ended.front().is_some_and(|(_, front)| *front == id)
+            && let Some((at, _)) = self.state.ended.pop_front()
+            && let Some(entry) = self.state.jobs.remove(&id)
+        {
+            self.state.keys.insert(id, (entry.digest, entry.row.state));
+            self.state.keys_order.push_back((at, id));
+        }
+    }
+
+    // ── VMs ──
+
+    fn work_admitted(&mut self, at: WallMs, work: &Arc<Work>) {
+        if let Task::Create { name, size, template, .. } = &work.task
+            && !self.state.vms.contains_key(&work.vm)
+        {
+            let vm = Vm::planned(work.vm, work.job, work.tenant.clone(), name.clone(), *size, Arc::clone(template), at);
+            self.state.vms.insert(work.vm, VmEntry::new(vm));
+            self.soft.vms_live += 1;
+        }
+        let Some(entry) = self.state.vms.get_mut(&work.vm) else { return };
+        match &work.task {
+            Task::Create { .. } => entry.happened(at, Happened::Accepted(cellbus_bus::job::JobKind::Provision)),
+            Task::Operate(operation) => entry.happened(at, Happened::Accepted(operation.kind())),
+            Task::Inspect => {}
+        }
+        entry.line.push_back(Arc::clone(work));
+        self.soft.open_work += 1;
+    }
+
+    fn step_ended(&mut self, at: WallMs, vm: VmId, op: OpNumber, result: &StepResult) {
+        self.close(&IntentKey::Call(vm, op));
+        let Some(entry) = self.state.vms.get_mut(&vm) else { return };
+        let Some(doing) = entry.vm.doing.clone().filter(|d| d.op == op) else { return };
+        let before = (entry.vm.settled, entry.vm.home.clone(), entry.vm.size);
+        entry.vm.step_ended(op, result, at);
+        entry.happened(
+            at,
+            match result {
+                StepResult::Present(_) | StepResult::Absent => Happened::Done(doing.step),
+                StepResult::Refused(_) => Happened::Refused(doing.step),
+                StepResult::Failed(_) => Happened::Failed(doing.step),
+            },
+        );
+        if let Some(run) = run_mut(entry) {
+            run.step_ended(doing.step, result);
+        }
+        let differs = before != (entry.vm.settled, entry.vm.home.clone(), entry.vm.size);
+        let buried = !matches!(before.0, VmState::Deleted) && entry.vm.is_deleted();
+        if doing.step == Step::Inspect && differs {
+            self.open(IntentKey::VmEvent(vm, op));
+        }
+        if buried {
+            self.buried(at, vm);
+        }
+    }
+
+    fn buried(&mut self, at: WallMs, vm: VmId) {
+        self.soft.vms_live -= 1;
+        self.state.tombstones.push_back((at, vm));
+    }
+
+    fn unparked(&mut self, at: WallMs, vm: VmId, decision: ParkedDecision) {
+        self.state.parked.remove(&vm);
+        let Some(entry) = self.state.vms.get_mut(&vm) else { return };
+        entry.happened(at, Happened::Unparked);
+        let Some(run) = run_mut(entry) else { return };
+        run.parked = None;
+        run.failure = None;
+        if decision == ParkedDecision::Abandon {
+            run.abandoned = Some(Outcome::Failed(Failure::lasting(
+                FailureCode::Abandoned,
+                "an operator gave it up; what was done so far was left as it is, an audit shows it",
+            )));
+            entry.vm.settled = VmState::Unknown;
+        }
+    }
+
+    fn work_ended(&mut self, at: WallMs, vm: VmId, job: JobId, outcome: &Outcome) {
+        let Some(entry) = self.state.vms.get_mut(&vm) else { return };
+        let work = match entry.run.take() {
+            Some(run) if run.work.job == job => {
+                let made_nothing =
+                    matches!(run.work.task, Task::Create { .. }) && !outcome.succeeded() && run.abandoned.is_none();
+                if made_nothing && !entry.vm.is_deleted() {
+                    entry.vm.never_made(at);
+                    self.soft.vms_live -= 1;
+                    self.state.tombstones.push_back((at, vm));
+                }
+                run.work
+            }
+            Some(other) => {
+                entry.run = Some(other);
+                return;
+            }
+            None => match entry.line.front() {
+                Some(front) if front.job == job => {
+                    let Some(work) = entry.line.pop_front() else { return };
+                    if matches!(work.task, Task::Create { .. }) && !outcome.succeeded() && !entry.vm.is_deleted() {
+                        entry.vm.never_made(at);
+                        self.soft.vms_live -= 1;
+                        self.state.tombstones.push_back((at, vm));
+                    }
+                    work
+                }
+                Some(_) | None => return,
+            },
+        };
+        if !matches!(work.task, Task::Inspect) {
+            entry.happened(at, Happened::Ended(JobState::of(outcome)));
+        }
+        self.soft.open_work -= 1;
+        self.finished(at, &work, outcome);
+    }
+
+    fn work_dropped(&mut self, at: WallMs, vm: VmId, job: JobId, index: u32, outcome: &Outcome) {
+        let waiting = self.state.vms.get_mut(&vm).and_then(|entry| {
+            let place = entry.line.iter().position(|w| w.job == job)?;
+            entry.line.remove(place)
+        });
+        match waiting {
+            Some(work) => {
+                self.soft.open_work -= 1;
+                if matches!(work.task, Task::Create { .. })
+                    && let Some(entry) = self.state.vms.get_mut(&vm)
+                    && !entry.vm.is_deleted()
+                {
+                    entry.vm.never_made(at);
+                    self.buried(at, vm);
+                }
+                self.finished(at, &work, outcome);
+            }
+            // It has not come yet: when it does, it is known to be over.
+            None => {
+                if self.state.done.insert((vm, job)) {
+                    self.state.done_order.push_back((at, vm, job));
+                    self.report(vm, job, index, outcome);
+                }
+            }
+        }
+    }
+
+    /// Remembers that the work is over, and opens the report to the job's home.
+    fn finished(&mut self, at: WallMs, work: &Work, outcome: &Outcome) {
+        match work.task {
+            Task::Inspect => return,
+            Task::Create { .. } | Task::Operate(_) => {}
+        }
+        if self.state.done.insert((work.vm, work.job)) {
+            self.state.done_order.push_back((at, work.vm, work.job));
+        }
+        self.report(work.vm, work.job, work.index, outcome);
+    }
+
+    fn report(&mut self, vm: VmId, job: JobId, index: u32, outcome: &Outcome) {
+        // A job whose home is here hears of it in the same entry: see `jobs::work_over`.
+        if job.shard(self.count) == self.id {
+            return;
+        }
+        let summary = self.summary(vm);
+        self.state.reports.insert((vm, job), Report { index, outcome: outcome.clone(), vm: summary });
+        self.open(IntentKey::Report(vm, job));
+    }
+
+    pub(super) fn summary(&self, vm: VmId) -> Option<VmSummary> {
+        let vm = &self.state.vms.get(&vm)?.vm;
+        Some(VmSummary {
+            id: vm.id,
+            name: vm.name.clone(),
+            home: vm.home.clone(),
+            state: vm.state(),
+            // Filled in when the report goes out: the entry that holds this has no number yet.
+            seq: cellbus_bus::ids::Seq::ZERO,
+        })
+    }
+}
+
+/// The workflow at the head of the line, begun if it was not.
+fn run_mut(entry: &mut VmEntry) -> Option<&mut Run> {
+    if entry.run.is_none() {
+        let work = entry.line.pop_front()?;
+        entry.run = Some(Box::new(Run::new(work)));
+    }
+    entry.run.as_deref_mut()
+}
+
+/// Whether all VMs of the job must go on one manager, which then is chosen once.
+pub(super) fn children_share_a_manager(job: &Job) -> bool {
+    match &job.request {
+        Request::Provision(p) => p.count > 1 && p.policy.affinity.is_some(),
+        Request::Operate(..) | Request::Cancel(_) => false,
+    }
+}
+
+/// Lines of a VM's work that wait, for a fresh owner.
+pub(super) fn count_open_work(state: &Durable) -> usize {
+    // Order does not matter for a sum.
+    #[expect(clippy::iter_over_hash_type, reason = "a sum is the same in any order")]
+    let total = {
+        let mut total = 0;
+        for entry in state.vms.values() {
+            total += entry.line.len() + usize::from(entry.run.is_some());
+        }
+        total
+    };
+    total
+}

@@ -1,0 +1,390 @@
+//! Decisions about the work on VMs: admission, which goes next, and what follows from an answer.
+
+use std::sync::Arc;
+
+use cellbus_bus::ids::{JobId, ManagerId, TenantId, VmId};
+use cellbus_bus::job::{MigrateTo, Operation};
+use cellbus_directory::record::{IntentKey, Task};
+use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, RefusalReason, Step, StepResult, Work};
+
+use super::Shard;
+use super::run::Run;
+use super::state::{Attempt, Timer};
+use crate::action::{Answer, Later, LaterReason};
+use crate::input::Context;
+use crate::placement::{self, Choice};
+use crate::sagas::{self, Next};
+
+/// Calls that a shard has under way at once, whatever their managers: bounds its memory, not its speed.
+const SLOTS_MAX: usize = 8_192;
+
+impl Shard {
+    /// Work has come for a VM whose home is here. Sent again, it is admitted once.
+    pub(super) fn work(&mut self, ctx: &Context<'_>, work: Arc<Work>) {
+        let (vm, job) = (work.vm, work.job);
+        if self.state.done.contains(&(vm, job)) {
+            return;
+        }
+        let known = self.state.vms.get(&vm).filter(|entry| entry.vm.tenant == work.tenant);
+        match (&work.task, known) {
+            (Task::Create { .. }, Some(_)) => return,
+            (Task::Create { .. }, None) => {}
+            (Task::Operate(_) | Task::Inspect, Some(entry)) => {
+                let in_line = entry.run.iter().map(|r| &r.work).chain(&entry.line).any(|w| w.job == job);
+                if in_line {
+                    return;
+                }
+            }
+            (Task::Operate(_), None) => {
+                let failure =
+                    Failure::lasting(FailureCode::VmNotFound, format!("tenant {} has no VM {vm}", work.tenant));
+                let outcome = Outcome::Failed(failure);
+                self.record(ctx, Record::WorkDropped { vm, job, index: work.index, outcome: outcome.clone() });
+                self.work_over(ctx, &work, &outcome);
+                return;
+            }
+            (Task::Inspect, None) => return,
+        }
+        if let Some(deadline) = work.deadline_at {
+            self.soft.timers.insert((deadline, Timer::WorkDeadline(vm, job)));
+        }
+        self.record(ctx, Record::WorkAdmitted { work });
+        self.enqueue(vm);
+    }
+
+    /// Something about a VM was observed: read it again, when nothing else is under way on it.
+    pub(super) fn observed(&mut self, ctx: &Context<'_>, vm: VmId, manager: ManagerId) {
+        let Some(entry) = self.state.vms.get(&vm) else { return };
+        let ours = entry.vm.home.as_ref().is_some_and(|home| home.manager == manager);
+        // Work under way reads the VM itself; an inspection that waits already is enough.
+        if !ours || entry.head().is_some() || entry.vm.is_deleted() {
+            return;
+        }
+        let work = Work {
+            vm,
+            job: JobId::from_uuid(uuid::Uuid::nil()),
+            index: 0,
+            tenant: entry.vm.tenant.clone(),
+            accepted_at: ctx.now,
+            deadline_at: None,
+            task: Task::Inspect,
+        };
+        self.record(ctx, Record::WorkAdmitted { work: Arc::new(work) });
+        self.enqueue(vm);
+    }
+
+    /// The VM's head of line may start, if it is not under way.
+    pub(super) fn enqueue(&mut self, vm: VmId) {
+        if let Some(entry) = self.state.vms.get(&vm)
+            && entry.run.is_none()
+            && entry.line.len() == 1
+            && let Some(head) = entry.head()
+        {
+            let tenant = head.tenant.clone();
+            self.soft.ready.push(&tenant, vm);
+        }
+    }
+
+    /// Starts what may start, fairly between tenants.
+    pub(super) fn pump(&mut self, ctx: &Context<'_>) {
+        if !self.soft.owner {
+            return;
+        }
+        while self.soft.slots_total < SLOTS_MAX
+            && !self.batch_full()
+            && let Some(vm) = self.soft.ready.pop()
+        {
+            self.advance(ctx, vm);
+        }
+        // What a full batch leaves is looked at again when it has been taken.
+        if !self.soft.ready.is_empty() && self.soft.slots_total < SLOTS_MAX {
+            self.soft.timers.insert((ctx.now, Timer::Pump));
+        }
+    }
+
+    /// Takes the VM's workflow as far as it goes without an answer.
+    pub(super) fn advance(&mut self, ctx: &Context<'_>, vm: VmId) {
+        loop {
+            let Some(entry) = self.state.vms.get(&vm) else { return };
+            let Some(head) = entry.head().cloned() else { return };
+            if entry.vm.doing.is_some() || entry.run.as_ref().is_some_and(|run| run.parked.is_some()) {
+                return;
+            }
+            let fresh = Run::new(Arc::clone(&head));
+            let run = entry.run.as_deref().unwrap_or(&fresh);
+            if run.nothing_made() && head.deadline_at.is_some_and(|at| at <= ctx.now) {
+                self.end(ctx, &head, deadline_exceeded());
+                continue;
+            }
+            match sagas::next(&entry.vm, run, ctx.names) {
+                Next::Call(step, manager) => {
+                    if self.begin(ctx, vm, &head, step, manager) {
+                        return;
+                    }
+                    self.soft.behind.entry(manager).or_default().push(&head.tenant, vm);
+                    return;
+                }
+                Next::Place(step, only) => match self.place(ctx, vm, &head, step, only) {
+                    Placed::Done => return,
+                    Placed::Ended(outcome) if step == Step::Create => self.end(ctx, &head, outcome),
+                    Placed::Ended(outcome) => self.record(ctx, Record::Undoing { vm, cause: outcome }),
+                },
+                Next::Commit => self.record(ctx, Record::Moved { vm }),
+                Next::Undo(cause) => self.record(ctx, Record::Undoing { vm, cause }),
+                Next::Park(failure) => {
+                    self.record(ctx, Record::Parked { vm, failure });
+                    self.soft.touched.push(head.job);
+                    return;
+                }
+                Next::End(outcome) => self.end(ctx, &head, outcome),
+            }
+        }
+    }
+
+    /// The head's work is over; what waits behind it may start.
+    fn end(&mut self, ctx: &Context<'_>, work: &Arc<Work>, outcome: Outcome) {
+        self.soft.places.remove(&work.vm);
+        self.record(ctx, Record::WorkEnded { vm: work.vm, job: work.job, outcome: outcome.clone() });
+        self.work_over(ctx, work, &outcome);
+    }
+
+    /// Begins a call, unless its manager has as many from this shard as it may.
+    fn begin(&mut self, ctx: &Context<'_>, vm: VmId, work: &Arc<Work>, step: Step, manager: ManagerId) -> bool {
+        if self.slots_of(manager) >= self.limits.in_flight_per_manager_max {
+            return false;
+        }
+        let Some(entry) = self.state.vms.get(&vm) else { return true };
+        let op = entry.vm.op.next();
+        let host = match &work.task {
+            Task::Operate(Operation::Migrate(MigrateTo::Host(host))) => Some(host.clone()),
+            Task::Operate(_) | Task::Create { .. } | Task::Inspect => None,
+        };
+        self.record(ctx, Record::StepBegun { vm, op, step, manager, host });
+        self.take_slot(&IntentKey::Call(vm, op), manager);
+        true
+    }
+
+    fn place(&mut self, ctx: &Context<'_>, vm: VmId, work: &Arc<Work>, step: Step, only: Option<ManagerId>) -> Placed {
+        let Some(entry) = self.state.vms.get(&vm) else { return Placed::Done };
+        let fresh = Run::new(Arc::clone(work));
+        let run = entry.run.as_deref().unwrap_or(&fresh);
+        let excluded: Vec<&Refusal> = run.refusals.iter().collect();
+        let asked = placement::Asked {
+            tenant: &entry.vm.tenant,
+            size: entry.vm.size,
+            template: &entry.vm.template,
+            only,
+            refusals: &excluded,
+            patient: ctx.now.since(work.accepted_at) < self.limits.placement_patience,
+        };
+        let choice =
+            placement::choose(ctx, &asked, |manager| self.slots_of(manager) < self.limits.in_flight_per_manager_max);
+        match choice {
+            Choice::Manager(manager) => {
+                self.soft.places.remove(&vm);
+                if !self.begin(ctx, vm, work, step, manager) {
+                    self.soft.crowded.push(&work.tenant, vm);
+                }
+                Placed::Done
+            }
+            Choice::Crowded => {
+                self.soft.crowded.push(&work.tenant, vm);
+                Placed::Done
+            }
+            Choice::Later(why) => {
+                let place = self.soft.places.entry(vm).or_default();
+                place.0 += 1;
+                place.1 = why;
+                let pause = super::timers::backoff(&self.limits, place.0, ctx.random);
+                self.soft.timers.insert((ctx.now.after(pause), Timer::Place(vm)));
+                Placed::Done
+            }
+            Choice::Nowhere(failure) => Placed::Ended(Outcome::Failed(failure.at(step))),
+        }
+    }
+
+    // ── slots: calls under way at a manager ──
+
+    fn slots_of(&self, manager: ManagerId) -> usize {
+        self.soft.slots.get(&manager).copied().unwrap_or(0)
+    }
+
+    pub(super) fn take_slot(&mut self, intent: &IntentKey, manager: ManagerId) {
+        let attempt = self.soft.attempts.entry(intent.clone()).or_default();
+        attempt.count += 1;
+        attempt.next_at = None;
+        if !std::mem::replace(&mut attempt.holds_slot, true) {
+            *self.soft.slots.entry(manager).or_default() += 1;
+            self.soft.slots_total += 1;
+        }
+    }
+
+    /// Gives the call's slot back, and lets in who waits for it.
+    fn free_slot(&mut self, intent: &IntentKey, manager: ManagerId) {
+        let held = self.soft.attempts.get_mut(intent).is_some_and(|a| std::mem::take(&mut a.holds_slot));
+        if !held {
+            return;
+        }
+        if let Some(slots) = self.soft.slots.get_mut(&manager) {
+            *slots -= 1;
+        }
+        self.soft.slots_total -= 1;
+        let waiting = self.soft.behind.get_mut(&manager).and_then(super::fair::FairQueue::pop);
+        if self.soft.behind.get(&manager).is_some_and(super::fair::FairQueue::is_empty) {
+            self.soft.behind.remove(&manager);
+        }
+        if let Some(vm) = waiting.or_else(|| self.soft.crowded.pop())
+            && let Some(tenant) = self.tenant_of(vm)
+        {
+            self.soft.ready.push_front(&tenant, vm);
+        }
+    }
+
+    fn tenant_of(&self, vm: VmId) -> Option<TenantId> {
+        self.state.vms.get(&vm).and_then(|entry| entry.head()).map(|work| work.tenant.clone())
+    }
+
+    // ── answers ──
+
+    pub(super) fn call_answered(&mut self, ctx: &Context<'_>, intent: &IntentKey, answer: Answer) {
+        let IntentKey::Call(vm, op) = *intent else { return };
+        let Some(doing) = self.state.vms.get(&vm).and_then(|e| e.vm.doing.clone()).filter(|d| d.op == op) else {
+            return;
+        };
+        self.free_slot(intent, doing.manager);
+        let result = match answer {
+            Answer::Present(facts) => StepResult::Present(facts),
+            Answer::Absent => StepResult::Absent,
+            Answer::Refused(refusal) => StepResult::Refused(refusal),
+            Answer::Failed(failure) => StepResult::Failed(failure.at(doing.step)),
+            Answer::Later(later) => {
+                self.later(ctx, intent, doing.step, doing.manager, later);
+                return;
+            }
+        };
+        self.step_over(ctx, vm, op, doing.step, result);
+    }
+
+    fn step_over(
+        &mut self,
+        ctx: &Context<'_>,
+        vm: VmId,
+        op: cellbus_bus::ids::OpNumber,
+        step: Step,
+        result: StepResult,
+    ) {
+        self.record(ctx, Record::StepEnded { vm, op, result });
+        let differs = step == Step::Inspect && self.state.intents.contains(&IntentKey::VmEvent(vm, op));
+        if differs && let Some(entry) = self.state.vms.get(&vm) {
+            self.soft.touched.push(entry.vm.job);
+        }
+        self.advance(ctx, vm);
+    }
+
+    /// No answer that says anything: the same call again, to the same manager, after a pause; or,
+    /// where it certainly was not made, back to placement.
+    fn later(&mut self, ctx: &Context<'_>, intent: &IntentKey, step: Step, manager: ManagerId, later: Later) {
+        let IntentKey::Call(vm, op) = *intent else { return };
+        let attempt = self.soft.attempts.entry(intent.clone()).or_default();
+        attempt.maybe_made |= match later.reason {
+            LaterReason::CellUnreachable
+            | LaterReason::ManagerFailing
+            | LaterReason::VmBusy
+            | LaterReason::StaleOwner => true,
+            LaterReason::NoOwner | LaterReason::Opening | LaterReason::CircuitOpen | LaterReason::Busy => false,
+        };
+        attempt.detail = format!("{}: {}", later.reason.as_str(), later.detail);
+        let (maybe_made, count) = (attempt.maybe_made, attempt.count);
+        let elsewhere = step == Step::Create && later.reason == LaterReason::CircuitOpen && !maybe_made;
+        if elsewhere || (!maybe_made && self.head_is_over(ctx, vm)) {
+            let refusal = Refusal { manager, reason: RefusalReason::NotBegun, detail: later.detail };
+            self.step_over(ctx, vm, op, step, StepResult::Refused(refusal));
+            return;
+        }
+        let pause = later.after.unwrap_or_else(|| super::timers::backoff(&self.limits, count, ctx.random));
+        let at = ctx.now.after(pause);
+        if let Some(attempt) = self.soft.attempts.get_mut(intent) {
+            attempt.next_at = Some(at);
+        }
+        self.soft.timers.insert((at, Timer::Retry(intent.clone())));
+    }
+
+    /// The head's work need not go on, if it has done nothing: its deadline is past, or it is cancelled.
+    fn head_is_over(&self, ctx: &Context<'_>, vm: VmId) -> bool {
+        self.state.vms.get(&vm).is_some_and(|entry| {
+            let late = entry.head().and_then(|w| w.deadline_at).is_some_and(|at| at <= ctx.now);
+            late || entry.run.as_ref().is_some_and(|run| run.cancel)
+        })
+    }
+
+    /// A call that is waiting for its next try, and certainly was not made, is taken back.
+    pub(super) fn take_back(&mut self, ctx: &Context<'_>, vm: VmId) {
+        let Some(doing) = self.state.vms.get(&vm).and_then(|e| e.vm.doing.clone()) else {
+            self.advance(ctx, vm);
+            return;
+        };
+        let intent = IntentKey::Call(vm, doing.op);
+        let idle = self.soft.attempts.get(&intent).is_some_and(|a: &Attempt| !a.maybe_made && a.next_at.is_some());
+        if idle && self.head_is_over(ctx, vm) {
+            let detail = "taken back before it was made".to_owned();
+            let refusal = Refusal { manager: doing.manager, reason: RefusalReason::NotBegun, detail };
+            self.step_over(ctx, vm, doing.op, doing.step, StepResult::Refused(refusal));
+        }
+    }
+
+    // ── cancel ──
+
+    pub(super) fn cancel_work(&mut self, ctx: &Context<'_>, vm: VmId, job: JobId, index: u32) {
+        if self.state.done.contains(&(vm, job)) {
+            return;
+        }
+        let place = self.state.vms.get(&vm).map(|entry| {
+            let under_way = entry.run.as_ref().is_some_and(|run| run.work.job == job);
+            let waiting = entry.line.iter().find(|w| w.job == job).cloned();
+            (under_way, waiting)
+        });
+        match place {
+            Some((true, _)) => {
+                self.record(ctx, Record::WorkCancelAsked { vm, job });
+                self.take_back(ctx, vm);
+            }
+            Some((false, Some(work))) => {
+                self.record(ctx, Record::WorkDropped { vm, job, index, outcome: Outcome::Cancelled });
+                self.work_over(ctx, &work, &Outcome::Cancelled);
+            }
+            // It has not come yet. When it does, it is known to be over.
+            Some((false, None)) | None => {
+                self.record(ctx, Record::WorkDropped { vm, job, index, outcome: Outcome::Cancelled });
+                if job.shard(self.count) == self.id {
+                    let work = Work {
+                        vm,
+                        job,
+                        index,
+                        tenant: match self.state.jobs.get(&job) {
+                            Some(entry) => entry.row.tenant.clone(),
+                            None => return,
+                        },
+                        accepted_at: ctx.now,
+                        deadline_at: None,
+                        task: Task::Operate(Operation::Delete),
+                    };
+                    self.work_over(ctx, &work, &Outcome::Cancelled);
+                }
+            }
+        }
+    }
+}
+
+enum Placed {
+    /// A call was begun, or the VM waits for its turn.
+    Done,
+    /// There is no place.
+    Ended(Outcome),
+}
+
+pub(super) fn deadline_exceeded() -> Outcome {
+    Outcome::Failed(Failure::lasting(
+        FailureCode::DeadlineExceeded,
+        "its deadline passed before any call to a manager was made",
+    ))
+}
