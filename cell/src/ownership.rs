@@ -109,8 +109,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn cells(n: usize) -> Vec<CellId> { (0..n).map(|i| format!("cell-{i}").parse().unwrap()).collect() }
-    fn count(n: u16) -> ShardCount { ShardCount::new(n).unwrap() }
+    fn cells(n: usize) -> Vec<CellId> {
+        (0..n).map(|i| format!("cell-{i}").parse().unwrap()).collect()
+    }
+    fn count(n: u16) -> ShardCount {
+        ShardCount::new(n).unwrap()
+    }
 
     #[test]
     fn nobody_owns_anything_without_members() {
@@ -126,7 +130,8 @@ mod tests {
         assert_eq!(first, PINNED);
     }
     const PINNED: [&str; 12] = [
-        "cell-3", "cell-3", "cell-3", "cell-2", "cell-2", "cell-3", "cell-2", "cell-2", "cell-0", "cell-1", "cell-3", "cell-3",
+        "cell-3", "cell-3", "cell-3", "cell-2", "cell-2", "cell-3", "cell-2", "cell-2", "cell-0", "cell-1", "cell-3",
+        "cell-3",
     ];
 
     #[test]

@@ -138,7 +138,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
             }
             change_own_job(rows, *vm, JobRow::unparked);
         }
-        Record::WorkEnded { vm, job, outcome } | Record::WorkDropped { vm, job, outcome } => {
+        Record::WorkEnded { vm, job, outcome } | Record::WorkDropped { vm, job, outcome, .. } => {
             // Most work succeeds, and that changes no row.
             if !outcome.succeeded() {
                 rows.change_vm(*vm, |row| row.work_ended(*job, outcome, at));
@@ -150,7 +150,12 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         Record::HostCordoned { manager, host, cordoned, .. } => rows.cordon(*manager, Some(host), *cordoned),
 
         Record::Opened { .. }
+        | Record::Watched { .. }
+        | Record::WatchGivenUp { .. }
         | Record::JobCancelAsked { .. }
+        | Record::CancelAnswered { .. }
+        | Record::WorkCancelAsked { .. }
+        | Record::WorksForgotten { .. }
         | Record::Undoing { .. }
         | Record::WorkReported { .. }
         | Record::IntentClosed { .. }

@@ -80,13 +80,17 @@ pub enum Error {
 impl Error {
     /// The same numbers and the same file give the same error.
     #[must_use]
-    pub fn retryable(&self) -> bool { false }
+    pub fn retryable(&self) -> bool {
+        false
+    }
 }
 
 impl ManagerSpec {
     /// Its id.
     #[must_use]
-    pub fn id(&self) -> ManagerId { ManagerId::derive(self.name.as_str()) }
+    pub fn id(&self) -> ManagerId {
+        ManagerId::derive(self.name.as_str())
+    }
 }
 
 impl Inventory {
@@ -105,7 +109,9 @@ impl Inventory {
             let manager = &mut made.managers[(index % managers) as usize];
             let of_manager = manager.hosts.len();
             manager.hosts.push(HostSpec {
-                id: format!("{}-h{of_manager:04}", manager.name).parse().expect("a manager's name and a number make a host's name"),
+                id: format!("{}-h{of_manager:04}", manager.name)
+                    .parse()
+                    .expect("a manager's name and a number make a host's name"),
                 vcpus: HOST_VCPUS,
                 memory_mib: HOST_MEMORY_MIB,
                 disk_gib: HOST_DISK_GIB,
@@ -135,7 +141,9 @@ impl Inventory {
 
     /// How many hosts there are.
     #[must_use]
-    pub fn hosts(&self) -> usize { self.managers.iter().map(|manager| manager.hosts.len()).sum() }
+    pub fn hosts(&self) -> usize {
+        self.managers.iter().map(|manager| manager.hosts.len()).sum()
+    }
 
     fn unnamed(managers: u64) -> Self {
         let managers = (0..managers)
@@ -152,7 +160,9 @@ fn bounded(what: &'static str, asked: u64, max: u64) -> Result<(), Error> {
     if (1..=max).contains(&asked) { Ok(()) } else { Err(Error::Size { what, min: 1, max, asked }) }
 }
 
-fn gear(class: &str) -> Arc<Labels> { Arc::new(Labels::from([("gear".to_owned(), class.to_owned())])) }
+fn gear(class: &str) -> Arc<Labels> {
+    Arc::new(Labels::from([("gear".to_owned(), class.to_owned())]))
+}
 
 fn hosts_of(file: impl io::Read) -> Result<Vec<HostSpec>, Error> {
     let mut table = Table::open(file)?;
@@ -168,7 +178,10 @@ fn hosts_of(file: impl io::Read) -> Result<Vec<HostSpec>, Error> {
         if hosts.len() as u64 == HOSTS_MAX {
             return Err(table::Error::TooMany { line: table.line(), max: HOSTS_MAX, what: "hosts" }.into());
         }
-        let id: HostId = table.parse(name, "a host name: 1 to 253 of [A-Za-z0-9._:-], the first alphanumeric", |text| text.parse().ok())?;
+        let id: HostId =
+            table.parse(name, "a host name: 1 to 253 of [A-Za-z0-9._:-], the first alphanumeric", |text| {
+                text.parse().ok()
+            })?;
         if let Some(line) = seen.insert(id.clone(), table.line()) {
             return Err(table.refuse(format!("the host {id} is in line {line} already")).into());
         }
@@ -177,7 +190,11 @@ fn hosts_of(file: impl io::Read) -> Result<Vec<HostSpec>, Error> {
             Some(class) if class.chars().count() <= 255 && !class.chars().any(char::is_control) => {
                 Arc::clone(classes.entry(class.to_owned()).or_insert_with_key(|class| gear(class)))
             }
-            Some(_) => return Err(table.refuse("the model is longer than 255 characters or has control characters in it").into()),
+            Some(_) => {
+                return Err(table
+                    .refuse("the model is longer than 255 characters or has control characters in it")
+                    .into());
+            }
         };
         hosts.push(HostSpec {
             id,
@@ -208,7 +225,10 @@ mod tests {
         assert_eq!((made.managers.len(), made.hosts()), (500, 50_000));
         assert_eq!(made.managers[7].name.as_str(), "sim-0007");
         let host = &made.managers[7].hosts[42];
-        assert_eq!((host.id.as_str(), host.vcpus, host.memory_mib, host.disk_gib), ("sim-0007-h0042", 64, 524_288, 10_240));
+        assert_eq!(
+            (host.id.as_str(), host.vcpus, host.memory_mib, host.disk_gib),
+            ("sim-0007-h0042", 64, 524_288, 10_240)
+        );
         for class in GEARS {
             let of_class = made.managers[3].hosts.iter().filter(|host| host.labels["gear"] == class).count();
             assert!((33..=34).contains(&of_class), "{class}: {of_class} of 100");
@@ -226,7 +246,9 @@ mod tests {
 
     #[test]
     fn hosts_are_read_from_a_csv() {
-        let made = csv("sn,memory_mib,rack,cpu_milli,model\nn1,1024,r1,32500,V100\nn2,2048,r1,64000,\nn3,1,r2,1000,V100\n", 2).unwrap();
+        let made =
+            csv("sn,memory_mib,rack,cpu_milli,model\nn1,1024,r1,32500,V100\nn2,2048,r1,64000,\nn3,1,r2,1000,V100\n", 2)
+                .unwrap();
         let [first, second] = &made.managers[..] else { panic!("{made:?}") };
         assert_eq!(first.hosts.iter().map(|h| h.id.as_str()).collect::<Vec<_>>(), ["n1", "n3"]);
         let n1 = &first.hosts[0];

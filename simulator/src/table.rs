@@ -57,7 +57,9 @@ pub enum Error {
 impl Error {
     /// A file is as it is: reading it again gives the same.
     #[must_use]
-    pub fn retryable(&self) -> bool { false }
+    pub fn retryable(&self) -> bool {
+        false
+    }
 }
 
 /// A file being read, row by row.
@@ -87,10 +89,8 @@ impl<R: io::Read> Table<R> {
 
     /// The column with one of these names.
     pub(crate) fn need(&self, names: &[&str]) -> Result<Column, Error> {
-        self.find(names).ok_or_else(|| Error::Column {
-            wanted: names.join(" or "),
-            found: cut(&self.header.join(", ")),
-        })
+        self.find(names)
+            .ok_or_else(|| Error::Column { wanted: names.join(" or "), found: cut(&self.header.join(", ")) })
     }
 
     /// Goes on to the next row; `false` at the end.
@@ -105,13 +105,22 @@ impl<R: io::Read> Table<R> {
     }
 
     /// The line of the present row.
-    pub(crate) fn line(&self) -> u64 { self.line }
+    pub(crate) fn line(&self) -> u64 {
+        self.line
+    }
 
     /// A cell of the present row; empty where the row is too short for it.
-    pub(crate) fn text(&self, column: Column) -> &str { self.record.get(column.0).unwrap_or_default() }
+    pub(crate) fn text(&self, column: Column) -> &str {
+        self.record.get(column.0).unwrap_or_default()
+    }
 
     /// A cell of the present row, as whatever `parse` makes of it.
-    pub(crate) fn parse<T>(&self, column: Column, wanted: impl fmt::Display, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
+    pub(crate) fn parse<T>(
+        &self,
+        column: Column,
+        wanted: impl fmt::Display,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, Error> {
         let text = self.text(column);
         let value = if text.len() <= CELL_BYTES_MAX { parse(text) } else { None };
         value.ok_or_else(|| Error::Cell {
@@ -137,7 +146,9 @@ impl<R: io::Read> Table<R> {
     }
 
     /// An error about the present row.
-    pub(crate) fn refuse(&self, problem: impl Into<String>) -> Error { Error::Row { line: self.line, problem: problem.into() } }
+    pub(crate) fn refuse(&self, problem: impl Into<String>) -> Error {
+        Error::Row { line: self.line, problem: problem.into() }
+    }
 }
 
 /// What is quoted back of somebody else's text.

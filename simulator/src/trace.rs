@@ -132,7 +132,10 @@ fn events_of<R: io::Read>(mut table: Table<R>) -> Result<Vec<Raw>, Error> {
         let vm = name_in(&table, vmid)?;
         let seconds = table.number(time, -TIME_SECONDS_MAX..=TIME_SECONDS_MAX)?;
         let what = match table.whole(kind, 0..=1)? {
-            0 => TraceAction::Create(size(table.number(cpu, 0.0..=VCPUS_MAX)?, table.number(memory, 0.0..=MEMORY_MIB_MAX / 1024.0)? * 1024.0)),
+            0 => TraceAction::Create(size(
+                table.number(cpu, 0.0..=VCPUS_MAX)?,
+                table.number(memory, 0.0..=MEMORY_MIB_MAX / 1024.0)? * 1024.0,
+            )),
             _ => TraceAction::Delete,
         };
         let life = lives.entry(Arc::clone(&vm)).or_default();
@@ -147,16 +150,22 @@ fn events_of<R: io::Read>(mut table: Table<R>) -> Result<Vec<Raw>, Error> {
     }
     for (vm, life) in &lives {
         match (life.made, life.gone) {
-            (None, Some((line, _))) => return Err(Error::Row { line, problem: format!("the VM {vm} is deleted and never created") }),
+            (None, Some((line, _))) => {
+                return Err(Error::Row { line, problem: format!("the VM {vm} is deleted and never created") });
+            }
             (Some((made, from)), Some((line, until))) if until < from => {
-                return Err(Error::Row { line, problem: format!("the VM {vm} is deleted at {until}, before it is created at {from} (line {made})") });
+                return Err(Error::Row {
+                    line,
+                    problem: format!("the VM {vm} is deleted at {until}, before it is created at {from} (line {made})"),
+                });
             }
             (None | Some(_), None | Some(_)) => {}
         }
     }
     for event in &mut events {
         if event.what == TraceAction::Delete {
-            let at_once = lives.get(&event.name).and_then(|life| life.made).is_some_and(|(_, from)| from == event.seconds);
+            let at_once =
+                lives.get(&event.name).and_then(|life| life.made).is_some_and(|(_, from)| from == event.seconds);
             event.class = if at_once { 2 } else { 0 };
         }
     }
@@ -171,7 +180,11 @@ struct Life {
 }
 
 fn bounded<R: io::Read>(table: &Table<R>, events: usize) -> Result<(), Error> {
-    if (events as u64) < EVENTS_MAX { Ok(()) } else { Err(Error::TooMany { line: table.line(), max: EVENTS_MAX, what: "events" }) }
+    if (events as u64) < EVENTS_MAX {
+        Ok(())
+    } else {
+        Err(Error::TooMany { line: table.line(), max: EVENTS_MAX, what: "events" })
+    }
 }
 
 fn name_in<R: io::Read>(table: &Table<R>, column: Column) -> Result<Arc<str>, Error> {
@@ -189,23 +202,32 @@ fn size(vcpus: f64, memory_mib: f64) -> Size {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Trace, String> { Trace::read(text.as_bytes()).map_err(|error| error.to_string()) }
+    fn read(text: &str) -> Result<Trace, String> {
+        Trace::read(text.as_bytes()).map_err(|error| error.to_string())
+    }
     fn told(trace: &Trace) -> Vec<String> {
-        trace.events.iter().map(|event| {
-            let what = match event.what {
-                TraceAction::Create(size) => format!("+{}/{}/{}", size.vcpus, size.memory_mib, size.disk_gib),
-                TraceAction::Delete => "-".to_owned(),
-            };
-            format!("{} {}{what}", event.at.as_secs_f64(), event.name)
-        }).collect()
+        trace
+            .events
+            .iter()
+            .map(|event| {
+                let what = match event.what {
+                    TraceAction::Create(size) => format!("+{}/{}/{}", size.vcpus, size.memory_mib, size.disk_gib),
+                    TraceAction::Delete => "-".to_owned(),
+                };
+                format!("{} {}{what}", event.at.as_secs_f64(), event.name)
+            })
+            .collect()
     }
 
     #[test]
     fn lives_become_events_in_time_order() {
-        let trace = read("name,qos,cpu_milli,memory_mib,creation_time,deletion_time\n\
+        let trace = read(
+            "name,qos,cpu_milli,memory_mib,creation_time,deletion_time\n\
                           late,x,1500,0,30,\n\
                           early,x,500,1024,10,30\n\
-                          brief,x,4000,2048.5,30,30\n").unwrap();
+                          brief,x,4000,2048.5,30,30\n",
+        )
+        .unwrap();
         assert_eq!(told(&trace), ["0 early+1/1024/1", "20 early-", "20 late+2/1/1", "20 brief+4/2049/1", "20 brief-"]);
         assert_eq!(trace.vms, 3);
     }
@@ -230,7 +252,10 @@ mod tests {
             (format!("{events}a,1,1,1,2\n"), "line 2, column type"),
             (format!("{events}a,1,1,1,0\na,1,1,2,0\n"), "line 3: the VM a is created in line 2 already"),
             (format!("{events}a,1,1,1,1\n"), "line 2: the VM a is deleted and never created"),
-            (format!("{events}a,1,1,1,1\na,1,1,2,0\n"), "line 2: the VM a is deleted at 1, before it is created at 2 (line 3)"),
+            (
+                format!("{events}a,1,1,1,1\na,1,1,2,0\n"),
+                "line 2: the VM a is deleted at 1, before it is created at 2 (line 3)",
+            ),
             ("who,what\n".to_owned(), "there is no column name"),
         ];
         for (text, expected) in cases {

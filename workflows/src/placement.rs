@@ -190,7 +190,7 @@ fn ruled_out(manager: &ManagerSummary, asked: &Asked<'_>) -> Option<RuledOut> {
     }
     // A refusal because no calls were taken says nothing about room.
     let refused = |r: &&Refusal| r.manager == manager.id && r.reason != RefusalReason::NotBegun;
-    if asked.refusals.iter().any(|r| refused(r)) {
+    if asked.refusals.iter().any(refused) {
         return Some(RuledOut::Refused);
     }
     match manager.health {

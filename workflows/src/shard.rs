@@ -18,6 +18,7 @@ use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, Seq, ShardCount, ShardId};
 use cellbus_bus::job::Digest;
+use cellbus_directory::fold::Fence;
 use cellbus_directory::record::{DeadLetter, Entry};
 use cellbus_directory::{Record, ShardSnapshot};
 use serde::{Deserialize, Serialize};
@@ -125,7 +126,7 @@ impl Shard {
         state.jobs_read = snapshot.jobs_read;
         state.control_read = snapshot.control_read;
         state.vms = snapshot.vms.into_iter().map(|vm| (vm.id, VmEntry::new(vm))).collect();
-        for (id, run, line, history) in machine.vms {
+        for (id, (run, line, history)) in machine.vms {
             if let Some(entry) = state.vms.get_mut(&id) {
                 (entry.run, entry.line, entry.history) = (run, line, history);
             }
@@ -163,6 +164,7 @@ impl Shard {
             control_read: self.state.control_read,
             vms,
             jobs: machine.jobs.iter().map(|(_, entry)| entry.row.clone()).collect(),
+            cordons: machine.cordons.iter().cloned().collect(),
             machine: machine.encode(),
         }
     }
@@ -175,13 +177,12 @@ impl Shard {
 
     /// Replays one log entry. One that is older in epoch than the last `Opened` is void, and skipped.
     pub fn apply(&mut self, seq: Seq, entry: &Entry) {
-        let opens = entry.records.iter().any(|r| matches!(r, Record::Opened { .. }));
-        let void = entry.epoch < self.state.epoch || (entry.epoch == self.state.epoch && opens);
         self.soft.durable_seq = seq;
-        if void {
+        let mut fence = Fence::at(self.state.epoch);
+        if !fence.admits(entry) {
             return;
         }
-        self.state.epoch = entry.epoch;
+        self.state.epoch = fence.epoch();
         if let Some(at) = entry.jobs {
             self.state.jobs_read = at;
         }

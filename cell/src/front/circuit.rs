@@ -16,7 +16,9 @@ pub struct Config {
     pub open_max: Duration,
 }
 impl Default for Config {
-    fn default() -> Self { Self { failures_max: 5, open_first: Duration::from_secs(1), open_max: Duration::from_secs(60) } }
+    fn default() -> Self {
+        Self { failures_max: 5, open_first: Duration::from_secs(1), open_max: Duration::from_secs(60) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +53,9 @@ pub enum Verdict {
 impl Circuit {
     /// Closed.
     #[must_use]
-    pub fn new(config: Config) -> Self { Self { config, state: State::Closed, failures: 0, openings: 0 } }
+    pub fn new(config: Config) -> Self {
+        Self { config, state: State::Closed, failures: 0, openings: 0 }
+    }
 
     /// What may be asked now.
     #[must_use]
@@ -66,7 +70,9 @@ impl Circuit {
 
     /// Whether anything may be asked.
     #[must_use]
-    pub fn closed(&self) -> bool { self.state == State::Closed }
+    pub fn closed(&self) -> bool {
+        self.state == State::Closed
+    }
 
     /// What it looks like to a person.
     #[must_use]
@@ -74,7 +80,9 @@ impl Circuit {
         use crate::gateway::CircuitState;
         match &self.state {
             State::Closed => CircuitState::Closed,
-            State::Open { until, reason } => CircuitState::Open { next_probe_in: until.since(now), reason: reason.clone() },
+            State::Open { until, reason } => {
+                CircuitState::Open { next_probe_in: until.since(now), reason: reason.clone() }
+            }
             State::HalfOpen { .. } => CircuitState::HalfOpen,
         }
     }
@@ -126,7 +134,9 @@ impl Circuit {
 mod tests {
     use super::*;
 
-    fn at(ms: u64) -> Mono { Mono(Duration::from_millis(ms)) }
+    fn at(ms: u64) -> Mono {
+        Mono(Duration::from_millis(ms))
+    }
 
     #[test]
     fn it_opens_after_failures_in_a_row_and_a_probe_closes_it() {

@@ -23,7 +23,9 @@ pub struct OverCommit {
     pub memory: f64,
 }
 impl Default for OverCommit {
-    fn default() -> Self { Self { cpu: 1.0, memory: 1.0 } }
+    fn default() -> Self {
+        Self { cpu: 1.0, memory: 1.0 }
+    }
 }
 
 /// What a VM takes or a host has.
@@ -84,7 +86,9 @@ impl Groups {
     }
     /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool { self.affinity.is_none() && self.anti_affinity.is_none() }
+    pub fn is_empty(&self) -> bool {
+        self.affinity.is_none() && self.anti_affinity.is_none()
+    }
 }
 
 /// What a host is wanted for.
@@ -126,12 +130,20 @@ pub struct HostState {
 impl HostState {
     /// What is left.
     #[must_use]
-    pub fn free(&self) -> Amount { self.total.less(&self.used) }
-    fn open(&self) -> bool { self.usable && !self.cordoned && !self.doubted }
+    pub fn free(&self) -> Amount {
+        self.total.less(&self.used)
+    }
+    fn open(&self) -> bool {
+        self.usable && !self.cordoned && !self.doubted
+    }
     /// In millionths, of the resource that is used most.
     fn fill(&self) -> u32 {
         let of = |used: u64, total: u64| {
-            if total == 0 { 1_000_000 } else { (u128::from(used) * 1_000_000 / u128::from(total)).min(1_000_000) as u32 }
+            if total == 0 {
+                1_000_000
+            } else {
+                (u128::from(used) * 1_000_000 / u128::from(total)).min(1_000_000) as u32
+            }
         };
         of(self.used.vcpus, self.total.vcpus)
             .max(of(self.used.memory_mib, self.total.memory_mib))
@@ -247,17 +259,25 @@ impl Hosts {
 
     /// Whether new VMs are kept off the whole manager.
     #[must_use]
-    pub fn cordoned(&self) -> bool { self.cordoned }
+    pub fn cordoned(&self) -> bool {
+        self.cordoned
+    }
 
     /// The host of this name.
     #[must_use]
-    pub fn find(&self, id: &HostId) -> Option<HostIndex> { self.by_id.get(id).copied() }
+    pub fn find(&self, id: &HostId) -> Option<HostIndex> {
+        self.by_id.get(id).copied()
+    }
     /// A host.
     #[must_use]
-    pub fn host(&self, index: HostIndex) -> &HostState { &self.hosts[index.0 as usize] }
+    pub fn host(&self, index: HostIndex) -> &HostState {
+        &self.hosts[index.0 as usize]
+    }
     /// All, in the order of their names.
     #[must_use]
-    pub fn all(&self) -> &[HostState] { &self.hosts }
+    pub fn all(&self) -> &[HostState] {
+        &self.hosts
+    }
 
     /// Counts a VM on a host, whether it fits or not: it is there, or is about to be.
     pub fn take(&mut self, index: HostIndex, amount: Amount, groups: &Groups) {
@@ -279,7 +299,8 @@ impl Hosts {
             host.used = host.used.less(&amount);
             host.vms = host.vms.saturating_sub(1);
         });
-        for (kept, group) in [(&mut self.affinity, &groups.affinity), (&mut self.anti_affinity, &groups.anti_affinity)] {
+        for (kept, group) in [(&mut self.affinity, &groups.affinity), (&mut self.anti_affinity, &groups.anti_affinity)]
+        {
             let Some(group) = group else { continue };
             let Some(hosts) = kept.get_mut(group) else { continue };
             if let Some(vms) = hosts.get_mut(&index) {
@@ -295,11 +316,15 @@ impl Hosts {
     }
 
     /// The host said that it has no room: it is left alone until the next inventory.
-    pub fn doubt(&mut self, index: HostIndex) { self.change(index, |host| host.doubted = true); }
+    pub fn doubt(&mut self, index: HostIndex) {
+        self.change(index, |host| host.doubted = true);
+    }
 
     /// Whether a VM on this host may grow by so much.
     #[must_use]
-    pub fn may_grow(&self, index: HostIndex, by: &Amount) -> bool { by.fits(&self.host(index).free()) }
+    pub fn may_grow(&self, index: HostIndex, by: &Amount) -> bool {
+        by.fits(&self.host(index).free())
+    }
 
     /// The host that the VM goes on. Nothing is counted yet: see [`Hosts::take`].
     ///
@@ -311,7 +336,8 @@ impl Hosts {
         }
         let amount = Amount::of(wanted.size);
         let named = wanted.host.map(HostId::as_str).or_else(|| wanted.require.get("host").map(String::as_str));
-        let together = wanted.groups.affinity.as_ref().and_then(|g| self.affinity.get(g)).filter(|hosts| !hosts.is_empty());
+        let together =
+            wanted.groups.affinity.as_ref().and_then(|g| self.affinity.get(g)).filter(|hosts| !hosts.is_empty());
         let chosen = match (named, together) {
             (Some(name), _) => self.index_of(name).filter(|index| self.will_do(*index, &amount, wanted)),
             (None, Some(hosts)) => {
@@ -323,20 +349,25 @@ impl Hosts {
                 let fits = |index: &HostIndex| {
                     amount.fits(&self.host(*index).free()) && apart.is_none_or(|hosts| !hosts.contains_key(index))
                 };
-                let of_each_class = self.classes.iter().filter(|class| self.has_labels(&class.labels, wanted.require)).filter_map(|class| {
-                    let mut hosts = class.order.iter().map(|(_, index)| *index);
-                    match wanted.layout {
-                        Layout::Spread => hosts.find(fits),
-                        Layout::Pack => hosts.rfind(fits),
-                    }
-                });
+                let of_each_class =
+                    self.classes.iter().filter(|class| self.has_labels(&class.labels, wanted.require)).filter_map(
+                        |class| {
+                            let mut hosts = class.order.iter().map(|(_, index)| *index);
+                            match wanted.layout {
+                                Layout::Spread => hosts.find(fits),
+                                Layout::Pack => hosts.rfind(fits),
+                            }
+                        },
+                    );
                 self.best(of_each_class, wanted.layout)
             }
         };
         chosen.ok_or_else(|| self.explain(&amount, wanted))
     }
 
-    fn index_of(&self, name: &str) -> Option<HostIndex> { name.parse().ok().and_then(|id: HostId| self.find(&id)) }
+    fn index_of(&self, name: &str) -> Option<HostIndex> {
+        name.parse().ok().and_then(|id: HostId| self.find(&id))
+    }
 
     fn best(&self, hosts: impl Iterator<Item = HostIndex>, layout: Layout) -> Option<HostIndex> {
         match layout {
@@ -370,7 +401,9 @@ impl Hosts {
         })
     }
 
-    fn refusal(&self, reason: RefusalReason, detail: String) -> Refusal { Refusal { manager: self.manager, reason, detail } }
+    fn refusal(&self, reason: RefusalReason, detail: String) -> Refusal {
+        Refusal { manager: self.manager, reason, detail }
+    }
 
     /// Looks at every host, to say why none will do.
     fn explain(&self, amount: &Amount, wanted: &Wanted<'_>) -> Refusal {
@@ -405,14 +438,23 @@ impl Hosts {
                 parts.push(format!("{count} {text}"));
             }
         };
-        part(unlabelled, match named {
-            Some(name) => format!("are not host {name} or lack its labels"),
-            None => format!("lack the labels {}", wanted.require.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")),
-        });
+        part(
+            unlabelled,
+            match named {
+                Some(name) => format!("are not host {name} or lack its labels"),
+                None => format!(
+                    "lack the labels {}",
+                    wanted.require.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+                ),
+            },
+        );
         part(cordoned, "are cordoned".to_owned());
         part(unusable, "are not usable".to_owned());
         part(grouped, "are ruled out by affinity".to_owned());
-        part(full, format!("have no room for {} vCPUs, {} MiB, {} GiB", amount.vcpus, amount.memory_mib, amount.disk_gib));
+        part(
+            full,
+            format!("have no room for {} vCPUs, {} MiB, {} GiB", amount.vcpus, amount.memory_mib, amount.disk_gib),
+        );
         let why = if parts.is_empty() { "it has none".to_owned() } else { parts.join(", ") };
         self.refusal(reason, format!("looked at {} hosts of {}: {why}", self.hosts.len(), self.name))
     }

@@ -58,7 +58,9 @@ pub struct Slots {
 impl Slots {
     /// All free.
     #[must_use]
-    pub fn new(limits: Limits) -> Self { Self { limits, running: [0; 5] } }
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, running: [0; 5] }
+    }
     fn max_of(&self, kind: Kind) -> u32 {
         match kind {
             Kind::Create => self.limits.creates_max,
@@ -80,16 +82,24 @@ impl Slots {
         free
     }
     /// Gives one back.
-    pub fn give_back(&mut self, kind: Kind) { self.running[kind as usize] = self.running[kind as usize].saturating_sub(1); }
+    pub fn give_back(&mut self, kind: Kind) {
+        self.running[kind as usize] = self.running[kind as usize].saturating_sub(1);
+    }
     /// Operations under way.
     #[must_use]
-    pub fn total(&self) -> u32 { self.running.iter().sum() }
+    pub fn total(&self) -> u32 {
+        self.running.iter().sum()
+    }
     /// Operations of this kind under way.
     #[must_use]
-    pub fn running(&self, kind: Kind) -> u32 { self.running[kind as usize] }
+    pub fn running(&self, kind: Kind) -> u32 {
+        self.running[kind as usize]
+    }
     /// How many may be under way at once.
     #[must_use]
-    pub fn operations_max(&self) -> u32 { self.limits.operations_max.max(1) }
+    pub fn operations_max(&self) -> u32 {
+        self.limits.operations_max.max(1)
+    }
 }
 
 /// Those that wait for a slot: each shard that asks has its turn, so that a busy one does not
@@ -101,15 +111,21 @@ pub struct Line<T> {
     len: usize,
 }
 impl<T> Default for Line<T> {
-    fn default() -> Self { Self { by_shard: BTreeMap::new(), turns: VecDeque::new(), len: 0 } }
+    fn default() -> Self {
+        Self { by_shard: BTreeMap::new(), turns: VecDeque::new(), len: 0 }
+    }
 }
 impl<T> Line<T> {
     /// How many wait.
     #[must_use]
-    pub fn len(&self) -> usize { self.len }
+    pub fn len(&self) -> usize {
+        self.len
+    }
     /// Whether nobody waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool { self.len == 0 }
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
     /// To the end of its shard's part of the line.
     pub fn push(&mut self, shard: ShardId, item: T) {
         let part = self.by_shard.entry(shard).or_default();
@@ -133,7 +149,9 @@ impl<T> Line<T> {
         Some(item)
     }
     /// All, in turn.
-    pub fn drain(&mut self) -> Vec<T> { std::iter::from_fn(|| self.pop()).collect() }
+    pub fn drain(&mut self) -> Vec<T> {
+        std::iter::from_fn(|| self.pop()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +162,12 @@ mod tests {
     #[test]
     fn each_kind_and_all_together_are_bounded() {
         let mut slots = Slots::new(Limits {
-            operations_max: 4, creates_max: 2, relocations_max: 1, power_max: 3, snapshots_max: 0, revokes: true,
+            operations_max: 4,
+            creates_max: 2,
+            relocations_max: 1,
+            power_max: 3,
+            snapshots_max: 0,
+            revokes: true,
         });
         assert!(slots.take(Kind::Create) && slots.take(Kind::Create) && !slots.take(Kind::Create));
         assert!(slots.take(Kind::Power) && slots.take(Kind::Snapshot));

@@ -171,8 +171,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotReady { .. } | Self::ShardAway { .. } | Self::ManagerAway { .. } | Self::Full { .. }
-            | Self::BusAway { .. } | Self::NoAnswer { .. } => Kind::Unavailable,
+            Self::NotReady { .. }
+            | Self::ShardAway { .. }
+            | Self::ManagerAway { .. }
+            | Self::Full { .. }
+            | Self::BusAway { .. }
+            | Self::NoAnswer { .. } => Kind::Unavailable,
             Self::TooMany { .. } => Kind::TooMany,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Ambiguous { .. } | Self::Conflict { .. } => Kind::Conflict,
@@ -182,16 +186,24 @@ impl Error {
     }
     /// Whether the same request may succeed later with nothing mended by hand.
     #[must_use]
-    pub fn retryable(&self) -> bool { matches!(self.kind(), Kind::TooMany | Kind::Unavailable) }
+    pub fn retryable(&self) -> bool {
+        matches!(self.kind(), Kind::TooMany | Kind::Unavailable)
+    }
     /// For `Retry-After`: present exactly for [`Kind::TooMany`] and [`Kind::Unavailable`].
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NotReady { .. } | Self::ShardAway { .. } | Self::BusAway { .. } | Self::NoAnswer { .. }
+            Self::NotReady { .. }
+            | Self::ShardAway { .. }
+            | Self::BusAway { .. }
+            | Self::NoAnswer { .. }
             | Self::TooMany { .. } => Some(Duration::from_secs(1)),
             Self::ManagerAway { .. } => Some(Duration::from_secs(5)),
             Self::Full { .. } => Some(Duration::from_secs(10)),
-            Self::NotFound { .. } | Self::Ambiguous { .. } | Self::Invalid { .. } | Self::Conflict { .. }
+            Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::Invalid { .. }
+            | Self::Conflict { .. }
             | Self::Internal { .. } => None,
         }
     }
@@ -208,7 +220,9 @@ impl From<contract::Error> for Error {
                 code: "too_large",
                 message: format!("{bytes} bytes are more than the {max} that one message may have"),
             },
-            Bus::Fenced { .. } | Bus::Damaged { .. } | Bus::Trimmed { .. } => Self::Internal { message: error.to_string() },
+            Bus::Fenced { .. } | Bus::Damaged { .. } | Bus::Trimmed { .. } => {
+                Self::Internal { message: error.to_string() }
+            }
         }
     }
 }

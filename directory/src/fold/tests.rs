@@ -107,7 +107,8 @@ fn work_of_another_job_that_was_dropped_leaves_the_vm_alone() {
     let (mut tables, job) = provision(None, None);
     let vm = job.vm(0);
     let other = JobId::derive("acme", "/", "other");
-    tables.apply(Seq(10), &entry(1, vec![Record::WorkDropped { vm, job: other, outcome: Outcome::Cancelled }]));
+    tables
+        .apply(Seq(10), &entry(1, vec![Record::WorkDropped { vm, job: other, index: 0, outcome: Outcome::Cancelled }]));
     assert_eq!(tables.vms[&vm].settled, VmState::Creating);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{JobId, OpNumber, VmId};
-use cellbus_bus::job::{Job, Notify, Operation, Request, Target};
+use cellbus_bus::job::{Job, Notify, Request, Target};
 use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey, ParkedDecision, Task};
 use cellbus_directory::vm::Doing;
 use cellbus_directory::{
@@ -60,6 +60,7 @@ impl Shard {
                     if let Some(run) = run_mut(entry) {
                         run.step_begun(*step, *manager);
                     }
+                    self.own_job(*vm, JobRow::under_way);
                     self.open(IntentKey::Call(*vm, *op));
                 }
             }
@@ -89,6 +90,7 @@ impl Shard {
                         run.parked = Some(failure.clone());
                     }
                     self.state.parked.insert(*vm);
+                    self.own_job(*vm, JobRow::parked);
                 }
             }
             Record::Unparked { vm, decision, by } => {
@@ -216,16 +218,13 @@ impl Shard {
     // ── jobs ──
 
     fn job_accepted(&mut self, at: WallMs, job: &Arc<Job>) {
-        let mut row = JobRow::accepted(job, at);
+        let row = JobRow::accepted(job, at);
         let children = match &job.request {
             Request::Provision(p) if p.count > 1 => vec![0; (p.count as usize).div_ceil(64)],
             Request::Provision(_) | Request::Operate(..) | Request::Cancel(_) => Vec::new(),
         };
         let waiting = job.after.is_some();
         let choosing = children_share_a_manager(job);
-        if choosing && !waiting {
-            row.state = JobState::Queued;
-        }
         self.soft.jobs_open += 1;
         let mut entry = JobEntry {
             row,
@@ -263,9 +262,18 @@ impl Shard {
         let Some(job) = entry.body.clone() else { return };
         entry.waiting = false;
         entry.only = only;
-        entry.row.state = JobState::Queued;
+        if let Some(vm) = entry.row.ready(at) {
+            self.add_vm(vm);
+        }
         self.close(&IntentKey::Watch(id));
         self.job_goes_on(at, &job, only);
+    }
+
+    fn add_vm(&mut self, vm: Vm) {
+        if let std::collections::hash_map::Entry::Vacant(place) = self.state.vms.entry(vm.id) {
+            place.insert(VmEntry::new(vm));
+            self.soft.vms_live += 1;
+        }
     }
 
     /// Nothing holds the job back any more: its work goes to its VMs.
@@ -289,7 +297,7 @@ impl Shard {
                 };
                 if let Some(entry) = self.state.jobs.get_mut(&job.id) {
                     entry.forwarded = true;
-                    entry.row.state = JobState::Accepted;
+                    entry.row.forwarded();
                 }
                 self.work_admitted(at, &Arc::new(work));
             }
@@ -317,9 +325,7 @@ impl Shard {
         self.close(&IntentKey::Forward(id));
         if let Some(entry) = self.state.jobs.get_mut(&id) {
             entry.forwarded = true;
-            if entry.row.state == JobState::Queued {
-                entry.row.state = JobState::Accepted;
-            }
+            entry.row.forwarded();
         }
     }
 
@@ -364,9 +370,7 @@ impl Shard {
             let at = entry.vms.partition_point(|(other, _)| *other < index);
             entry.vms.insert(at, (index, vm.clone()));
         }
-        if entry.row.state == JobState::Accepted {
-            entry.row.state = JobState::Running;
-        }
+        entry.row.under_way();
     }
 
     fn job_cancel_asked(&mut self, job: JobId, by: &CancelledBy) {
@@ -427,12 +431,9 @@ impl Shard {
     // ── VMs ──
 
     fn work_admitted(&mut self, at: WallMs, work: &Arc<Work>) {
-        if let Task::Create { name, size, template, .. } = &work.task
-            && !self.state.vms.contains_key(&work.vm)
-        {
-            let vm = Vm::planned(work.vm, work.job, work.tenant.clone(), name.clone(), *size, Arc::clone(template), at);
-            self.state.vms.insert(work.vm, VmEntry::new(vm));
-            self.soft.vms_live += 1;
+        if let Task::Create { name, size, template, .. } = &work.task {
+            let (tenant, template) = (work.tenant.clone(), Arc::clone(template));
+            self.add_vm(Vm::planned(work.vm, work.job, tenant, name.clone(), *size, template, at));
         }
         let Some(entry) = self.state.vms.get_mut(&work.vm) else { return };
         match &work.task {
@@ -462,22 +463,33 @@ impl Shard {
             run.step_ended(doing.step, result);
         }
         let differs = before != (entry.vm.settled, entry.vm.home.clone(), entry.vm.size);
-        let buried = !matches!(before.0, VmState::Deleted) && entry.vm.is_deleted();
+        let was_deleted = before.0 == VmState::Deleted;
         if doing.step == Step::Inspect && differs {
             self.open(IntentKey::VmEvent(vm, op));
         }
-        if buried {
-            self.buried(at, vm);
+        self.bury(at, vm, was_deleted);
+    }
+
+    /// A VM that was not a tombstone may have become one.
+    fn bury(&mut self, at: WallMs, vm: VmId, was_deleted: bool) {
+        if !was_deleted && self.state.vms.get(&vm).is_some_and(|entry| entry.vm.is_deleted()) {
+            self.soft.vms_live = self.soft.vms_live.saturating_sub(1);
+            self.state.tombstones.push_back((at, vm));
         }
     }
 
-    fn buried(&mut self, at: WallMs, vm: VmId) {
-        self.soft.vms_live -= 1;
-        self.state.tombstones.push_back((at, vm));
+    /// The row of the provision for one VM that makes this VM: what happens to the VM happens for it.
+    fn own_job(&mut self, vm: VmId, change: impl FnOnce(&mut JobRow)) {
+        if let Some(entry) = self.state.jobs.get_mut(&JobId::from_uuid(vm.uuid()))
+            && entry.row.makes_its_own_vm()
+        {
+            change(&mut entry.row);
+        }
     }
 
     fn unparked(&mut self, at: WallMs, vm: VmId, decision: ParkedDecision) {
         self.state.parked.remove(&vm);
+        self.own_job(vm, JobRow::unparked);
         let Some(entry) = self.state.vms.get_mut(&vm) else { return };
         entry.happened(at, Happened::Unparked);
         let Some(run) = run_mut(entry) else { return };
@@ -488,45 +500,25 @@ impl Shard {
                 FailureCode::Abandoned,
                 "an operator gave it up; what was done so far was left as it is, an audit shows it",
             )));
-            entry.vm.settled = VmState::Unknown;
+            entry.vm.given_up();
         }
     }
 
     fn work_ended(&mut self, at: WallMs, vm: VmId, job: JobId, outcome: &Outcome) {
         let Some(entry) = self.state.vms.get_mut(&vm) else { return };
         let work = match entry.run.take() {
-            Some(run) if run.work.job == job => {
-                let made_nothing =
-                    matches!(run.work.task, Task::Create { .. }) && !outcome.succeeded() && run.abandoned.is_none();
-                if made_nothing && !entry.vm.is_deleted() {
-                    entry.vm.never_made(at);
-                    self.soft.vms_live -= 1;
-                    self.state.tombstones.push_back((at, vm));
-                }
-                run.work
-            }
+            Some(run) if run.work.job == job => run.work,
             Some(other) => {
                 entry.run = Some(other);
                 return;
             }
-            None => match entry.line.front() {
-                Some(front) if front.job == job => {
-                    let Some(work) = entry.line.pop_front() else { return };
-                    if matches!(work.task, Task::Create { .. }) && !outcome.succeeded() && !entry.vm.is_deleted() {
-                        entry.vm.never_made(at);
-                        self.soft.vms_live -= 1;
-                        self.state.tombstones.push_back((at, vm));
-                    }
-                    work
-                }
-                Some(_) | None => return,
+            // It ended before it began.
+            None => match entry.line.pop_front_if(|front| front.job == job) {
+                Some(work) => work,
+                None => return,
             },
         };
-        if !matches!(work.task, Task::Inspect) {
-            entry.happened(at, Happened::Ended(JobState::of(outcome)));
-        }
-        self.soft.open_work -= 1;
-        self.finished(at, &work, outcome);
+        self.work_is_over(at, &work, outcome);
     }
 
     fn work_dropped(&mut self, at: WallMs, vm: VmId, job: JobId, index: u32, outcome: &Outcome) {
@@ -534,26 +526,26 @@ impl Shard {
             let place = entry.line.iter().position(|w| w.job == job)?;
             entry.line.remove(place)
         });
-        match waiting {
-            Some(work) => {
-                self.soft.open_work -= 1;
-                if matches!(work.task, Task::Create { .. })
-                    && let Some(entry) = self.state.vms.get_mut(&vm)
-                    && !entry.vm.is_deleted()
-                {
-                    entry.vm.never_made(at);
-                    self.buried(at, vm);
-                }
-                self.finished(at, &work, outcome);
-            }
+        if let Some(work) = waiting {
+            self.work_is_over(at, &work, outcome);
+        } else if self.state.done.insert((vm, job)) {
             // It has not come yet: when it does, it is known to be over.
-            None => {
-                if self.state.done.insert((vm, job)) {
-                    self.state.done_order.push_back((at, vm, job));
-                    self.report(vm, job, index, outcome);
-                }
-            }
+            self.state.done_order.push_back((at, vm, job));
+            self.report(vm, job, index, outcome);
         }
+    }
+
+    fn work_is_over(&mut self, at: WallMs, work: &Work, outcome: &Outcome) {
+        self.soft.open_work = self.soft.open_work.saturating_sub(1);
+        if let Some(entry) = self.state.vms.get_mut(&work.vm) {
+            let was_deleted = entry.vm.is_deleted();
+            entry.vm.work_ended(work.job, outcome, at);
+            if !matches!(work.task, Task::Inspect) {
+                entry.happened(at, Happened::Ended(JobState::of(outcome)));
+            }
+            self.bury(at, work.vm, was_deleted);
+        }
+        self.finished(at, work, outcome);
     }
 
     /// Remembers that the work is over, and opens the report to the job's home.

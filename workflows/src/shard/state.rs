@@ -226,11 +226,14 @@ pub(crate) struct Soft {
     pub(crate) durable_seq: Seq,
 }
 
+/// A VM's part of it: its workflow, its line, its history.
+pub(crate) type MachineVm = (Option<Box<Run>>, VecDeque<Arc<Work>>, VecDeque<(WallMs, Happened)>);
+
 /// The machine part of a snapshot: everything durable that a directory has no use for. Maps are
 /// written in the order of their keys, so that equal states give equal bytes.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Machine {
-    pub(crate) vms: Vec<(VmId, Option<Box<Run>>, VecDeque<Arc<Work>>, VecDeque<(WallMs, Happened)>)>,
+    pub(crate) vms: Vec<(VmId, MachineVm)>,
     pub(crate) jobs: Vec<(JobId, JobEntry)>,
     pub(crate) intents: BTreeSet<IntentKey>,
     pub(crate) reports: BTreeMap<(VmId, JobId), Report>,
@@ -253,7 +256,7 @@ impl Machine {
         vm_ids.sort_unstable();
         let vms = vm_ids
             .iter()
-            .filter_map(|id| state.vms.get(id).map(|e| (*id, e.run.clone(), e.line.clone(), e.history.clone())))
+            .filter_map(|id| state.vms.get(id).map(|e| (*id, (e.run.clone(), e.line.clone(), e.history.clone()))))
             .collect();
         let mut jobs: Vec<(JobId, JobEntry)> = state.jobs.iter().map(|(id, e)| (*id, e.clone())).collect();
         jobs.sort_unstable_by_key(|(id, _)| *id);

@@ -9,6 +9,8 @@ use cellbus_bus::job::{Digest, JobKind};
 use cellbus_directory::record::{DeadLetter, IntentKey};
 use cellbus_directory::{Failure, JobRow, JobState, Vm, VmSummary};
 
+use serde::{Deserialize, Serialize};
+
 use super::state::{Happened, VmEntry};
 use super::{Change, Shard};
 
@@ -217,7 +219,7 @@ fn in_words(what: Happened) -> String {
 }
 
 /// What is known of a job at its home.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobStatus {
     /// Its row.
     pub row: JobRow,
@@ -237,7 +239,7 @@ pub struct JobStatus {
 }
 
 /// What a shard knows of why a VM is as it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VmExplanation {
     /// Its record.
     pub vm: Vm,
@@ -260,7 +262,7 @@ pub struct VmExplanation {
 }
 
 /// Counts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// VMs that are not tombstones.
     pub vms: usize,

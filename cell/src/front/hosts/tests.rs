@@ -11,9 +11,15 @@ fn host(id: &str, vcpus: u32, gear: &str) -> Host {
         usable: true,
     }
 }
-fn hosts(listed: &[Host]) -> Hosts { Hosts::new("vc-1".parse().unwrap(), listed, OverCommit::default()) }
-fn size(vcpus: u32) -> Size { Size { vcpus, memory_mib: 1024, disk_gib: 10 } }
-fn group(name: &str) -> Option<(TenantId, ShortName)> { Some(("acme".parse().unwrap(), name.parse().unwrap())) }
+fn hosts(listed: &[Host]) -> Hosts {
+    Hosts::new("vc-1".parse().unwrap(), listed, OverCommit::default())
+}
+fn size(vcpus: u32) -> Size {
+    Size { vcpus, memory_mib: 1024, disk_gib: 10 }
+}
+fn group(name: &str) -> Option<(TenantId, ShortName)> {
+    Some(("acme".parse().unwrap(), name.parse().unwrap()))
+}
 
 struct Ask {
     size: Size,
@@ -30,7 +36,8 @@ impl Ask {
         self
     }
     fn choose(&self, hosts: &Hosts) -> Result<String, Refusal> {
-        let wanted = Wanted { size: &self.size, require: &self.require, layout: self.layout, groups: &self.groups, host: None };
+        let wanted =
+            Wanted { size: &self.size, require: &self.require, layout: self.layout, groups: &self.groups, host: None };
         hosts.choose(&wanted).map(|index| hosts.host(index).id.to_string())
     }
     fn put(&self, hosts: &mut Hosts) -> Result<String, Refusal> {
