@@ -1,3 +1,29 @@
-//! The `cellbus` command.
+//! `cellbus`: the one binary. It parses, builds what the command needs, runs it, and turns what
+//! came of it into an exit code; each command has a file of its own in `commands/`.
 
-fn main() {}
+mod client;
+mod commands;
+mod exit;
+mod jobs;
+mod output;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = match commands::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            // A reader that has gone away (`cellbus --help | head -1`) is no error.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}

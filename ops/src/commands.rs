@@ -1,0 +1,79 @@
+//! The commands, one file each.
+
+mod audit;
+mod cells;
+mod completions;
+mod dead_letters;
+mod hosts;
+mod job;
+mod managers;
+mod paging;
+mod queue;
+mod scale;
+mod shards;
+mod submit;
+mod vm;
+
+use anyhow::Context as _;
+use cellbus_bus::{Env, env};
+use clap::{Parser, Subcommand};
+
+use crate::exit::Result;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 the job or check failed, 2 bad usage, 3 the server can't be reached.
+CELLBUS_SERVER names the server, CELLBUS_TENANT the tenant; NO_COLOR turns colours off.";
+
+/// A control plane for very large fleets of virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "cellbus", version, about, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Submit(submit::Command),
+    Vm(vm::Command),
+    Job(job::Command),
+    Cells(cells::Command),
+    Shards(shards::Command),
+    Managers(managers::Command),
+    Hosts(hosts::Command),
+    Queue(queue::Command),
+    Scale(scale::Command),
+    DeadLetters(dead_letters::Command),
+    Audit(audit::Command),
+    Completions(completions::Command),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub(crate) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Submit(command) => client(async |env| command.run(&env).await),
+            Command::Vm(command) => client(async |env| command.run(&env).await),
+            Command::Job(command) => client(async |env| command.run(&env).await),
+            Command::Cells(command) => client(async |_| command.run().await),
+            Command::Shards(command) => client(async |_| command.run().await),
+            Command::Managers(command) => client(async |_| command.run().await),
+            Command::Hosts(command) => client(async |_| command.run().await),
+            Command::Queue(command) => client(async |_| command.run().await),
+            Command::Scale(command) => client(async |_| command.run().await),
+            Command::DeadLetters(command) => client(async |_| command.run().await),
+            Command::Audit(command) => client(async |env| command.run(&env).await),
+            Command::Completions(command) => command.run(),
+        }
+    }
+}
+
+/// Runs a command that only talks to a server: one thread is enough.
+fn client(command: impl AsyncFnOnce(Env) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let env = env::real(runtime.handle().clone());
+    runtime.block_on(command(env))
+}

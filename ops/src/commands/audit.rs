@@ -1,0 +1,77 @@
+//! `cellbus audit`.
+
+use std::time::Duration;
+
+use cellbus_bus::Env;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Client};
+use crate::exit::{Error, Result};
+use crate::output::{Printer, Remote};
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// Compare the directory with what the managers hold; exit code 1 if they differ
+#[derive(Debug, Args)]
+pub(super) struct Command {
+    #[command(flatten)]
+    remote: Remote,
+    /// Also say what would mend each difference, or mend it
+    #[arg(long, value_enum)]
+    repair: Option<Repair>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Repair {
+    /// Say what would be done
+    Plan,
+    /// Do it
+    Apply,
+}
+
+impl Command {
+    pub(super) async fn run(self, env: &Env) -> Result<()> {
+        let (client, printer) = self.remote.open()?;
+        let begun = client.post(&["v1", "audit"]).await?;
+        let audit = ended(&client, env, begun).await?;
+        let id = id(&audit)?;
+        match self.repair {
+            None => {
+                printer.one(&audit)?;
+                verdict(&audit)
+            }
+            Some(Repair::Plan) => repair(&client, &printer, &id, "plan").await,
+            Some(Repair::Apply) => repair(&client, &printer, &id, "apply").await,
+        }
+    }
+}
+
+async fn repair(client: &Client, printer: &Printer, id: &str, mode: &str) -> Result<()> {
+    printer.one(&client.post_json(&["v1", "audit", id, "repair"], &json!({"mode": mode})).await?)
+}
+
+async fn ended(client: &Client, env: &Env, mut audit: Answer) -> Result<Answer> {
+    let id = id(&audit)?;
+    while audit.value.get("state").and_then(Value::as_str) == Some("running") {
+        env.sleep(POLL).await;
+        audit = client.get(&["v1", "audit", &id], &[]).await?;
+    }
+    Ok(audit)
+}
+
+fn id(audit: &Answer) -> Result<String> {
+    let id = audit.value.get("id").and_then(Value::as_str).map(str::to_owned);
+    id.ok_or_else(|| Error::Failed(format!("the server's answer names no audit: {}", audit.text)))
+}
+
+/// An error unless the audit has looked at everything and found nothing.
+fn verdict(audit: &Answer) -> Result<()> {
+    let mismatches = audit.value.get("mismatches_total").or_else(|| audit.value.get("mismatches"));
+    let found = match mismatches {
+        Some(Value::Array(list)) => list.len() as u64,
+        Some(Value::Number(number)) => number.as_u64().unwrap_or(u64::MAX),
+        Some(_) | None => return Err(Error::Failed(format!("the audit says nothing of mismatches: {}", audit.text))),
+    };
+    if found > 0 { Err(Error::Failed(format!("directory and managers differ in {found} places"))) } else { Ok(()) }
+}

@@ -1,0 +1,31 @@
+//! `cellbus shards`.
+
+use clap::Args;
+
+use crate::exit::Result;
+use crate::output::Remote;
+use crate::table::{Column, column};
+
+const COLUMNS: &[Column] = &[
+    column("SHARD", "shard|id"),
+    column("STATE", "state"),
+    column("CELL", "cell|owner"),
+    column("EPOCH", "epoch"),
+    column("JOBS", "queue.jobs|jobs"),
+    column("ACTIVE", "active"),
+    column("ERROR", "error"),
+];
+
+/// List the shards, their owners and epochs
+#[derive(Debug, Args)]
+pub(super) struct Command {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Command {
+    pub(super) async fn run(self) -> Result<()> {
+        let (client, printer) = self.remote.open()?;
+        printer.list(&client.get(&["v1", "shards"], &[]).await?, COLUMNS)
+    }
+}

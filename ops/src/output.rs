@@ -1,0 +1,95 @@
+//! What a command prints: tables for people, or the HTTP bodies as they are.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, ValueEnum};
+
+use crate::client::{Answer, Client};
+use crate::exit::{Error, Result};
+use crate::table::{self, Column};
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people. May change.
+    Table,
+    /// The bodies of the HTTP API, one a line. Stable.
+    Json,
+}
+
+/// What every command that talks to a server takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Remote {
+    /// Where the server listens
+    #[arg(long, global = true, value_name = "URL", env = "CELLBUS_SERVER", default_value = "http://127.0.0.1:7070")]
+    server: String,
+    /// How to print; json is the body of the HTTP answer, and stable
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+impl Remote {
+    /// The client and the printer that they describe.
+    pub(crate) fn open(&self) -> Result<(Client, Printer)> {
+        Ok((Client::new(&self.server)?, Printer { format: self.output }))
+    }
+    pub(crate) fn format(&self) -> Format {
+        self.output
+    }
+}
+
+/// Standard output. Every write may find that its reader has gone, which ends the command quietly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Printer {
+    format: Format,
+}
+
+impl Printer {
+    /// Whether bodies are printed as they are.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+    /// A list: the body, or a row for each item of it.
+    pub(crate) fn list(&self, answer: &Answer, columns: &[Column]) -> Result<()> {
+        match self.format {
+            Format::Json => line(&answer.text),
+            Format::Table => text(&table::rows(table::items(&answer.value), columns)),
+        }
+    }
+    /// One thing: the body, or its fields under each other.
+    pub(crate) fn one(&self, answer: &Answer) -> Result<()> {
+        match self.format {
+            Format::Json => line(&answer.text),
+            Format::Table => text(&table::fields(&answer.value)),
+        }
+    }
+    /// After a change: the body, or a sentence.
+    pub(crate) fn done(&self, answer: &Answer, sentence: &str) -> Result<()> {
+        match self.format {
+            Format::Json => line(&answer.text),
+            Format::Table => line(sentence),
+        }
+    }
+    /// A refusal: its document goes where the answer would have gone.
+    pub(crate) fn refusal(&self, error: &Error) -> Result<()> {
+        match (self.format, error) {
+            (Format::Json, Error::Refused(problem)) => line(&problem.text),
+            (Format::Json | Format::Table, _) => Ok(()),
+        }
+    }
+}
+
+/// A line on standard output.
+pub(crate) fn line(line: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(line.trim_end_matches('\n').as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Text that ends its own lines.
+pub(crate) fn text(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
