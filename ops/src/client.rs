@@ -18,6 +18,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
+    /// Whether problem documents are printed where answers would have been.
+    echo: bool,
 }
 
 /// What the server answered: the text as it came, and what it means.
@@ -42,8 +44,8 @@ pub(crate) struct Problem {
     detail: String,
     /// When trying again makes sense.
     pub(crate) retry_after: Option<Duration>,
-    /// The document as it came.
-    pub(crate) text: String,
+    /// The document as it came, where it is to be printed.
+    pub(crate) echo: Option<String>,
     /// Bad members of a batch: index, code, words.
     members: Vec<String>,
 }
@@ -60,8 +62,8 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    fn new(status: StatusCode, retry_after: Option<Duration>, text: String) -> Self {
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    fn new(status: StatusCode, retry_after: Option<Duration>, text: &str, echo: bool) -> Self {
+        let value: Value = serde_json::from_str(text).unwrap_or_default();
         let said = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
         let members = value.get("errors").and_then(Value::as_array).into_iter().flatten().map(|member| {
             let part = |key: &str| match member.get(key) {
@@ -79,7 +81,7 @@ impl Problem {
                 .unwrap_or_else(|| format!("{status}, without a problem document: is this a Cellbus server?")),
             retry_after,
             members: members.collect(),
-            text,
+            echo: (echo && !value.is_null()).then(|| text.to_owned()),
         }
     }
     /// Whether the same call is worth making again after a while.
@@ -90,7 +92,7 @@ impl Problem {
 
 impl Client {
     /// For the server at `base`.
-    pub(crate) fn new(base: &str) -> Result<Self> {
+    pub(crate) fn new(base: &str, echo: bool) -> Result<Self> {
         let text = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
         let base = Url::parse(&text)
             .map_err(|error| Error::Usage(format!("--server {base}: {error}; it looks like http://127.0.0.1:7070")))?;
@@ -105,7 +107,7 @@ impl Client {
             .user_agent(concat!("cellbus/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Error::Other(error.into()))?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, echo })
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -170,7 +172,7 @@ impl Client {
             .map(Duration::from_secs);
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         if !status.is_success() {
-            return Err(Error::Refused(Box::new(Problem::new(status, retry_after, text))));
+            return Err(Error::Refused(Box::new(Problem::new(status, retry_after, &text, self.echo))));
         }
         let value = if text.trim().is_empty() {
             Value::Null

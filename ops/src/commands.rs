@@ -26,7 +26,7 @@ CELLBUS_SERVER names the server, CELLBUS_TENANT the tenant; NO_COLOR turns colou
 
 /// A control plane for very large fleets of virtual machines.
 #[derive(Debug, Parser)]
-#[command(name = "cellbus", version, about, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "cellbus", version, after_help = AFTER_HELP, arg_required_else_help = true, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -58,6 +58,12 @@ impl Error {
                 self.to_string()
             }
         };
+        if let Self::Refused(problem) = self
+            && let Some(document) = &problem.echo
+        {
+            // Its reader may have gone; the exit code still says how it went.
+            let _ = crate::output::line(document);
+        }
         note(&format!("cellbus: {message}"));
         ExitCode::from(code)
     }

@@ -113,14 +113,8 @@ impl Jobs<'_> {
 
     /// Submits one event, prints what came of it, and fails if the job did.
     pub(crate) async fn submit_and_show(&self, event: &Value, wait: bool, dry_run: bool) -> Result<()> {
-        match self.submit(event.to_string(), wait, dry_run).await {
-            Ok(answer) if dry_run => self.printer.one(&answer),
-            Ok(answer) => self.show(&[answer]),
-            Err(error) => {
-                self.printer.refusal(&error)?;
-                Err(error)
-            }
-        }
+        let answer = self.submit(event.to_string(), wait, dry_run).await?;
+        if dry_run { self.printer.one(&answer) } else { self.show(&[answer]) }
     }
 
     /// Submits many events in batches, prints what came of them, and fails if any job did.

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use clap::{Args, ValueEnum};
 
 use crate::client::{Answer, Client};
-use crate::exit::{Error, Result};
+use crate::exit::Result;
 use crate::table::{self, Column};
 
 /// How a command prints.
@@ -31,10 +31,7 @@ pub(crate) struct Remote {
 impl Remote {
     /// The client and the printer that they describe.
     pub(crate) fn open(&self) -> Result<(Client, Printer)> {
-        Ok((Client::new(&self.server)?, Printer { format: self.output }))
-    }
-    pub(crate) fn format(&self) -> Format {
-        self.output
+        Ok((Client::new(&self.server, self.output == Format::Json)?, Printer { format: self.output }))
     }
 }
 
@@ -56,6 +53,13 @@ impl Printer {
             Format::Table => text(&table::rows(table::items(&answer.value), columns)),
         }
     }
+    /// What comes after a list: the body, or rows without a head.
+    pub(crate) fn more(&self, answer: &Answer, columns: &[Column]) -> Result<()> {
+        match self.format {
+            Format::Json => line(&answer.text),
+            Format::Table => text(&table::more_rows(table::items(&answer.value), columns)),
+        }
+    }
     /// One thing: the body, or its fields under each other.
     pub(crate) fn one(&self, answer: &Answer) -> Result<()> {
         match self.format {
@@ -68,13 +72,6 @@ impl Printer {
         match self.format {
             Format::Json => line(&answer.text),
             Format::Table => line(sentence),
-        }
-    }
-    /// A refusal: its document goes where the answer would have gone.
-    pub(crate) fn refusal(&self, error: &Error) -> Result<()> {
-        match (self.format, error) {
-            (Format::Json, Error::Refused(problem)) => line(&problem.text),
-            (Format::Json | Format::Table, _) => Ok(()),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io::{self, IsTerminal as _};
 
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde_json::Value;
 
 /// A column: its head, and where its value lies in an item (`a.b`, or `a|b` for the first there is).
@@ -56,12 +56,29 @@ pub(crate) fn rows(items: &[Value], columns: &[Column]) -> String {
         let cell = Cell::new(column.head);
         if bold { cell.add_attribute(Attribute::Bold) } else { cell }
     }));
+    filled(table, items, columns)
+}
+
+/// The rows of `items` alone, as they follow a table of [`rows`].
+pub(crate) fn more_rows(items: &[Value], columns: &[Column]) -> String {
+    if items.is_empty() {
+        return String::new();
+    }
+    filled(plain(), items, columns)
+}
+
+fn filled(mut table: Table, items: &[Value], columns: &[Column]) -> String {
     for item in items {
         table.add_row(columns.iter().map(|column| {
             let value = find(item, column.path);
             let cell = Cell::new(shown(value));
             if value.is_some_and(Value::is_number) { cell.set_alignment(CellAlignment::Right) } else { cell }
         }));
+    }
+    // As wide as their heads, so that rows which follow later stand under them too.
+    for (column, shown) in table.column_iter_mut().zip(columns) {
+        let width = u16::try_from(shown.head.len()).unwrap_or(u16::MAX) + column.padding_width();
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
     }
     finished(&table)
 }

@@ -1,5 +1,12 @@
 //! What tests across crates share. The tests themselves lie in `tests/tests/`:
 //!
-//! - `repository`: what the compiler and clippy can't check of the code as a whole.
+//! - `repository`: what the compiler and clippy can't check of the code as a whole;
+//! - `cli`: the scripts in `tests/cli/`, each a session with the real binary and what it prints.
 
+// Edges: real processes, sockets and clocks stand on this side of the code under test.
+#![expect(clippy::disallowed_methods, reason = "tests drive real processes in real time")]
+
+pub mod binary;
+pub mod script;
+pub mod server;
 pub mod workspace;

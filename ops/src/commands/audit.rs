@@ -53,7 +53,7 @@ async fn repair(client: &Client, printer: &Printer, id: &str, mode: &str) -> Res
 
 async fn ended(client: &Client, env: &Env, mut audit: Answer) -> Result<Answer> {
     let id = id(&audit)?;
-    while audit.value.get("state").and_then(Value::as_str) == Some("running") {
+    while audit.value.get("ended_at").is_none_or(Value::is_null) {
         env.sleep(POLL).await;
         audit = client.get(&["v1", "audit", &id], &[]).await?;
     }
@@ -67,11 +67,12 @@ fn id(audit: &Answer) -> Result<String> {
 
 /// An error unless the audit has looked at everything and found nothing.
 fn verdict(audit: &Answer) -> Result<()> {
-    let mismatches = audit.value.get("mismatches_total").or_else(|| audit.value.get("mismatches"));
-    let found = match mismatches {
-        Some(Value::Array(list)) => list.len() as u64,
-        Some(Value::Number(number)) => number.as_u64().unwrap_or(u64::MAX),
-        Some(_) | None => return Err(Error::Failed(format!("the audit says nothing of mismatches: {}", audit.text))),
-    };
-    if found > 0 { Err(Error::Failed(format!("directory and managers differ in {found} places"))) } else { Ok(()) }
+    let found = audit.value.get("findings_total").and_then(Value::as_u64);
+    let unreachable = audit.value.get("unreachable").and_then(Value::as_array).map(Vec::len);
+    match (found, unreachable) {
+        (Some(0), Some(0)) => Ok(()),
+        (Some(0), Some(managers)) => Err(Error::Failed(format!("{managers} managers could not be read"))),
+        (Some(found), Some(_)) => Err(Error::Failed(format!("directory and managers differ in {found} places"))),
+        (_, None) | (None, _) => Err(Error::Failed(format!("the audit does not say what it found: {}", audit.text))),
+    }
 }

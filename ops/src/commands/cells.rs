@@ -11,6 +11,8 @@ const COLUMNS: &[Column] = &[
     column("STATE", "state"),
     column("SHARDS", "shards"),
     column("MANAGERS", "managers"),
+    column("RUNNING", "running"),
+    column("WAITING", "waiting"),
     column("ADDRESS", "address"),
     column("SINCE", "joined_at"),
 ];

@@ -14,10 +14,10 @@ const COLUMNS: &[Column] = &[
     column("CORDONED", "cordoned"),
     column("USABLE", "usable"),
     column("VMS", "vms"),
-    column("VCPUS", "vcpus"),
-    column("FREE", "vcpus_free"),
-    column("MEMORY_MIB", "memory_mib"),
-    column("FREE", "memory_mib_free"),
+    column("VCPUS_FREE", "vcpus.free"),
+    column("OF", "vcpus.total"),
+    column("MEMORY_MIB_FREE", "memory_mib.free"),
+    column("OF", "memory_mib.total"),
 ];
 
 /// List the hosts; keep new VMs off one, or empty it

@@ -39,9 +39,15 @@ impl Paging {
         query.extend(limit.map(|limit| ("limit", limit.to_string())));
         let filters = query.len();
         query.extend(self.cursor.clone().map(|cursor| ("cursor", cursor)));
+        let mut pages = 0_u64;
         loop {
             let answer = client.get(path, &query).await?;
-            printer.list(&answer, columns)?;
+            if pages == 0 {
+                printer.list(&answer, columns)?;
+            } else {
+                printer.more(&answer, columns)?;
+            }
+            pages += 1;
             match next_cursor(&answer) {
                 Some(cursor) if self.all => {
                     query.truncate(filters);

@@ -9,11 +9,14 @@ use crate::table::{Column, column};
 const COLUMNS: &[Column] = &[
     column("SHARD", "shard|id"),
     column("STATE", "state"),
-    column("CELL", "cell|owner"),
+    column("CELL", "owner|cell"),
     column("EPOCH", "epoch"),
-    column("JOBS", "queue.jobs|jobs"),
-    column("ACTIVE", "active"),
-    column("ERROR", "error"),
+    column("UNREAD", "jobs_unread"),
+    column("WAITING", "waiting"),
+    column("RUNNING", "running"),
+    column("PARKED", "parked"),
+    column("VMS", "vms"),
+    column("LOG_END", "log_end"),
 ];
 
 /// List the shards, their owners and epochs

@@ -8,11 +8,12 @@ use cellbus_bus::Env;
 use clap::Args;
 use serde_json::value::RawValue;
 
-use crate::client::{Answer, Client};
 use crate::exit::{Error, Result, note};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, job_id};
 use crate::output::Remote;
-use crate::table;
+use crate::table::{self, Column, column};
+
+const SUBMITTED: &[Column] = &[column("JOB", "job_id|id"), column("STATE", "state")];
 
 /// Submit jobs: CloudEvents, one JSON a line; a JSON array is taken or refused as a whole
 ///
@@ -33,38 +34,33 @@ impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
         let (client, printer) = self.remote.open()?;
         let jobs = Jobs { client: &client, printer: &printer, env };
-        let source: Box<dyn Read> = if self.file == "-" {
-            Box::new(io::stdin().lock())
+        let (name, source): (&str, Box<dyn Read>) = if self.file == "-" {
+            ("standard input", Box::new(io::stdin().lock()))
         } else {
-            Box::new(File::open(&self.file).with_context(|| format!("cannot read {}", self.file))?)
+            let file = File::open(&self.file).with_context(|| format!("cannot read {}", self.file))?;
+            (&self.file, Box::new(file))
         };
         let mut ids = Vec::new();
         let mut events = 0_u64;
         for event in serde_json::Deserializer::from_reader(BufReader::new(source)).into_iter::<Box<RawValue>>() {
             events += 1;
-            let event = event.map_err(|error| Error::Failed(format!("{}: event {events}: {error}", self.file)))?;
-            let answer = match submit(&client, event.get()).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    printer.refusal(&error)?;
-                    note(&format!("cellbus: {}: event {events}, and what comes after it, was not taken:", self.file));
-                    return Err(error);
-                }
-            };
+            let event = event.map_err(|error| Error::Failed(format!("{name}: event {events} is not JSON: {error}")))?;
+            let batch = event.get().starts_with('[');
+            let answer = client.submit(event.get().to_owned(), batch, &[]).await.inspect_err(|_| {
+                note(&format!("cellbus: {name}: event {events}, and what comes after it, was not taken"));
+            })?;
             if self.wait {
-                ids.extend(table::items(&answer.value).iter().filter_map(crate::jobs::job_id).map(str::to_owned));
+                ids.extend(table::items(&answer.value).iter().filter_map(job_id).map(str::to_owned));
+            } else if events == 1 {
+                printer.list(&answer, SUBMITTED)?;
             } else {
-                jobs.show(&[answer])?;
+                printer.more(&answer, SUBMITTED)?;
             }
         }
         match (events, self.wait) {
-            (0, _) => Err(Error::Usage(format!("{} holds no event", self.file))),
+            (0, _) => Err(Error::Usage(format!("{name} holds no event"))),
             (_, true) => jobs.wait_and_show(&ids, None).await,
             (_, false) => Ok(()),
         }
     }
-}
-
-async fn submit(client: &Client, event: &str) -> Result<Answer> {
-    client.submit(event.to_owned(), event.starts_with('['), &[]).await
 }
