@@ -11,6 +11,9 @@ use cellbus_directory::VmFacts;
 use cellbus_workflows::Action;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 /// One operation, with the host chosen by the manager's owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Op {

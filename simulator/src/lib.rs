@@ -1,6 +1,6 @@
 //! Simulated managers, and the harness that puts load on a cluster.
 //!
-//! Cellbus is developed and tested without a data centre: `Fleet` holds hundreds
+//! Cellbus is developed and tested without a data centre: [`Fleet`] holds hundreds
 //! of simulated managers with tens of thousands of hosts, durable, with latencies and faults, and
 //! counts whatever a control plane must never do. `load` plays a workload against a cluster and
 //! keeps books of its own. The seeded fault simulation builds on the same managers.
@@ -14,9 +14,11 @@
 //! ```
 
 pub mod inventory;
+pub mod managers;
 mod table;
 pub mod trace;
 
+pub use managers::Fleet;
 pub use inventory::{HostSpec, Inventory, ManagerSpec};
 pub use table::Error as CsvError;
 pub use trace::{Trace, TraceAction, TraceEvent};

@@ -1,0 +1,555 @@
+//! What one simulated manager holds, and what each operation does to it. Pure: no time, no I/O.
+
+use std::collections::BTreeMap;
+
+use cellbus_bus::ids::{HostId, OpNumber, ShortName, TenantId, VmId, VmName};
+use cellbus_bus::job::{Power, Size};
+use cellbus_cell::driver::{Error, HeldVm, Host, Inventory, Op};
+use cellbus_directory::VmFacts;
+use cellbus_directory::vm::PowerState;
+use cellbus_workflows::{Action, CreateSpec};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Overcommit;
+use crate::inventory::HostSpec;
+
+/// A VM as it is stored, its host aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VmBody {
+    pub(super) tenant: TenantId,
+    pub(super) name: VmName,
+    pub(super) size: Size,
+    pub(super) power: PowerState,
+    /// The number of the last operation.
+    pub(super) op: OpNumber,
+    pub(super) affinity: Option<ShortName>,
+    pub(super) anti_affinity: Option<ShortName>,
+    /// How often it was rebooted.
+    pub(super) restarts: u32,
+    /// What few VMs have.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Rare {
+    snapshots: Vec<Snapshot>,
+    /// The last operation failed for good, and why: its number gives the same again.
+    failed: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Snapshot {
+    name: ShortName,
+    /// Memory is in the snapshot, so that a revert gives the power of that time back.
+    power: PowerState,
+}
+
+/// A VM that no job of ours made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Foreign {
+    pub(super) host: HostId,
+    pub(super) size: Size,
+}
+
+/// Whether a host takes VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum HostState {
+    #[default]
+    Up,
+    /// It keeps its VMs and takes no new ones.
+    Maintenance,
+    /// It is gone, and its VMs with it.
+    Lost,
+}
+
+pub(super) struct Vm {
+    host: u32,
+    pub(super) body: VmBody,
+}
+
+struct HostSlot {
+    spec: HostSpec,
+    state: HostState,
+    used: Used,
+}
+
+/// Sums over VMs, and over tasks that are about to make one.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    vcpus: u64,
+    memory_mib: u64,
+    disk_gib: u64,
+}
+impl Used {
+    fn add(&mut self, size: Size) {
+        // Saturating, so that an absurd size is found not to fit instead of wrapping round.
+        self.vcpus = self.vcpus.saturating_add(u64::from(size.vcpus));
+        self.memory_mib = self.memory_mib.saturating_add(size.memory_mib);
+        self.disk_gib = self.disk_gib.saturating_add(size.disk_gib);
+    }
+    fn take(&mut self, size: Size) {
+        self.vcpus = self.vcpus.saturating_sub(u64::from(size.vcpus));
+        self.memory_mib = self.memory_mib.saturating_sub(size.memory_mib);
+        self.disk_gib = self.disk_gib.saturating_sub(size.disk_gib);
+    }
+}
+
+/// Room that a running task has taken on a host and not yet filled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reservation {
+    host: u32,
+    size: Size,
+}
+
+/// What an operation did.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Did {
+    /// Nothing that is stored: it was done before, or only reads.
+    Nothing,
+    /// The VM's record changed.
+    Changed,
+    /// The VM was made.
+    Made,
+    /// The VM is gone, and its tombstone is new.
+    Removed,
+    /// There was no VM, and its tombstone is new.
+    Buried,
+}
+
+pub(super) struct Holdings {
+    overcommit: Overcommit,
+    hosts: Vec<HostSlot>,
+    by_name: BTreeMap<HostId, u32>,
+    vms: BTreeMap<VmId, Vm>,
+    /// Tombstones: the last operation on VMs that are gone.
+    gone: BTreeMap<VmId, OpNumber>,
+    foreign: BTreeMap<Uuid, Foreign>,
+}
+
+impl Holdings {
+    pub(super) fn new(hosts: &[HostSpec], overcommit: Overcommit) -> Self {
+        let mut made = Self {
+            overcommit, hosts: Vec::new(), by_name: BTreeMap::new(),
+            vms: BTreeMap::new(), gone: BTreeMap::new(), foreign: BTreeMap::new(),
+        };
+        for host in hosts {
+            made.add_host(host.clone(), HostState::Up);
+        }
+        made
+    }
+
+    fn add_host(&mut self, spec: HostSpec, state: HostState) -> u32 {
+        let index = u32::try_from(self.hosts.len()).expect("an inventory has fewer than 2^32 hosts");
+        self.by_name.insert(spec.id.clone(), index);
+        self.hosts.push(HostSlot { spec, state, used: Used::default() });
+        index
+    }
+
+    /// The host of this name; one that the inventory no longer has comes back as lost.
+    fn host_or_lost(&mut self, id: &HostId) -> u32 {
+        if let Some(index) = self.by_name.get(id) {
+            return *index;
+        }
+        let spec = HostSpec { id: id.clone(), vcpus: 0, memory_mib: 0, disk_gib: 0, labels: Default::default() };
+        self.add_host(spec, HostState::Lost)
+    }
+
+    // ── what was stored ──
+
+    pub(super) fn restore_vm(&mut self, id: VmId, host: &HostId, body: VmBody) {
+        let host = self.host_or_lost(host);
+        self.hosts[host as usize].used.add(body.size);
+        self.vms.insert(id, Vm { host, body });
+    }
+    pub(super) fn restore_gone(&mut self, id: VmId, op: OpNumber) { self.gone.insert(id, op); }
+    pub(super) fn restore_foreign(&mut self, id: Uuid, foreign: Foreign) {
+        let host = self.host_or_lost(&foreign.host);
+        self.hosts[host as usize].used.add(foreign.size);
+        self.foreign.insert(id, foreign);
+    }
+    pub(super) fn restore_host(&mut self, id: &HostId, state: HostState) {
+        let host = self.host_or_lost(id);
+        self.hosts[host as usize].state = state;
+    }
+
+    // ── what is there ──
+
+    pub(super) fn vm(&self, id: &VmId) -> Option<&Vm> { self.vms.get(id) }
+    pub(super) fn vm_ids(&self) -> impl Iterator<Item = VmId> + '_ { self.vms.keys().copied() }
+    pub(super) fn tombstone(&self, id: &VmId) -> Option<OpNumber> { self.gone.get(id).copied() }
+    pub(super) fn host_of(&self, vm: &Vm) -> &HostId { &self.hosts[vm.host as usize].spec.id }
+
+    pub(super) fn facts(&self, vm: &Vm) -> VmFacts {
+        VmFacts {
+            host: self.host_of(vm).clone(),
+            power: vm.body.power,
+            size: vm.body.size,
+            snapshots: vm.body.snapshots().map(|snapshot| snapshot.name.clone()).collect(),
+        }
+    }
+    pub(super) fn held(&self, id: VmId, vm: &Vm) -> HeldVm {
+        HeldVm {
+            id,
+            facts: self.facts(vm),
+            tenant: vm.body.tenant.clone(),
+            name: vm.body.name.clone(),
+            op: vm.body.op,
+            affinity: vm.body.affinity.clone(),
+            anti_affinity: vm.body.anti_affinity.clone(),
+        }
+    }
+    pub(super) fn held_vms(&self) -> impl Iterator<Item = HeldVm> + '_ { self.vms.iter().map(|(id, vm)| self.held(*id, vm)) }
+
+    pub(super) fn inventory(&self) -> Inventory {
+        let hosts = self.hosts.iter().filter(|host| host.state != HostState::Lost).map(|host| Host {
+            id: host.spec.id.clone(),
+            vcpus: host.spec.vcpus,
+            memory_mib: host.spec.memory_mib,
+            disk_gib: host.spec.disk_gib,
+            labels: host.spec.labels.as_ref().clone(),
+            usable: host.state == HostState::Up,
+        });
+        Inventory { hosts: hosts.collect(), vms: self.held_vms().collect(), foreign_vms: self.foreign.len() as u64 }
+    }
+
+    /// Hosts that hold more than they may.
+    pub(super) fn overfilled(&self) -> impl Iterator<Item = HostId> + '_ {
+        self.hosts.iter().filter(|host| host.state != HostState::Lost && !self.fits(host, host.used)).map(|host| host.spec.id.clone())
+    }
+
+    fn fits(&self, host: &HostSlot, used: Used) -> bool {
+        // Products of a host's size and a small ratio are exact enough as whole numbers.
+        let cap = |have: u64, ratio: f64| (have as f64 * ratio) as u64;
+        used.vcpus <= cap(u64::from(host.spec.vcpus), self.overcommit.vcpus)
+            && used.memory_mib <= cap(host.spec.memory_mib, self.overcommit.memory)
+            && used.disk_gib <= host.spec.disk_gib
+    }
+
+    /// The host, if it takes VMs and has room for one of this size.
+    fn room(&self, host: Option<&HostId>, more: Size) -> Result<u32, Error> {
+        let id = host.ok_or_else(|| invalid("no host was given"))?;
+        let index = *self.by_name.get(id).ok_or_else(|| Error::NoRoom { detail: format!("there is no host {id}") })?;
+        match self.hosts[index as usize].state {
+            HostState::Up => self.room_on(index, more, None).map(|()| index),
+            HostState::Maintenance => Err(Error::NoRoom { detail: format!("host {id} is in maintenance") }),
+            HostState::Lost => Err(Error::NoRoom { detail: format!("host {id} is gone") }),
+        }
+    }
+
+    fn room_on(&self, index: u32, more: Size, instead_of: Option<Size>) -> Result<(), Error> {
+        let slot = &self.hosts[index as usize];
+        let mut used = slot.used;
+        if let Some(less) = instead_of {
+            used.take(less);
+        }
+        used.add(more);
+        if self.fits(slot, used) {
+            return Ok(());
+        }
+        Err(Error::NoRoom {
+            detail: format!(
+                "host {} would have {} vCPUs, {} MiB and {} GiB of disk in use, of {}, {} and {}",
+                slot.spec.id, used.vcpus, used.memory_mib, used.disk_gib, slot.spec.vcpus, slot.spec.memory_mib, slot.spec.disk_gib,
+            ),
+        })
+    }
+
+    // ── operations ──
+
+    /// What the number says: `None` to go on, or what was done under it before.
+    pub(super) fn standing(&self, op: &Op) -> Result<Option<Option<VmFacts>>, Error> {
+        let last = match (self.vms.get(&op.vm), self.gone.get(&op.vm)) {
+            (Some(vm), _) => vm.body.op,
+            (None, Some(last)) => *last,
+            (None, None) => return Ok(None),
+        };
+        if op.number > last {
+            return Ok(None);
+        }
+        if op.number < last {
+            return Err(Error::Superseded { asked: op.number, last });
+        }
+        match self.vms.get(&op.vm) {
+            Some(vm) => match vm.body.failed() {
+                Some(detail) => Err(Error::Permanent { detail: detail.to_owned() }),
+                None => Ok(Some(Some(self.facts(vm)))),
+            },
+            None => match &op.action {
+                Action::Delete | Action::Inspect => Ok(Some(None)),
+                // It was done, and then the VM was removed behind our back.
+                Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume
+                | Action::Resize(_) | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Relocate(_) => Err(Error::NotFound),
+            },
+        }
+    }
+
+    /// Takes the room that the operation will need, as its task begins.
+    pub(super) fn reserve(&mut self, op: &Op) -> Result<Option<Reservation>, Error> {
+        let (host, size) = match (&op.action, self.vms.get(&op.vm)) {
+            (Action::Create(spec), None) => (self.room(op.host.as_ref(), spec.size)?, spec.size),
+            (Action::Relocate(host), Some(vm)) => {
+                let host = op.host.as_ref().unwrap_or(host);
+                if self.host_of(vm) == host {
+                    return Ok(None);
+                }
+                (self.room(Some(host), vm.body.size)?, vm.body.size)
+            }
+            (Action::Resize(size), Some(vm)) => {
+                // What grows is reserved; what shrinks is given back when it is done.
+                let now = vm.body.size;
+                self.room_on(vm.host, *size, Some(now))?;
+                let more = Size {
+                    vcpus: size.vcpus.saturating_sub(now.vcpus),
+                    memory_mib: size.memory_mib.saturating_sub(now.memory_mib),
+                    disk_gib: size.disk_gib.saturating_sub(now.disk_gib),
+                };
+                (vm.host, more)
+            }
+            (
+                Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume
+                | Action::Resize(_) | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Relocate(_)
+                | Action::Delete | Action::Inspect,
+                Some(_) | None,
+            ) => return Ok(None),
+        };
+        self.hosts[host as usize].used.add(size);
+        Ok(Some(Reservation { host, size }))
+    }
+
+    /// Gives back what [`Holdings::reserve`] took.
+    pub(super) fn release(&mut self, reservation: Reservation) { self.hosts[reservation.host as usize].used.take(reservation.size); }
+
+    /// Carries the operation out, all of it or nothing. Its number has been checked.
+    pub(super) fn apply(&mut self, op: &Op) -> Result<Did, Error> {
+        if !self.vms.contains_key(&op.vm) {
+            return self.apply_to_none(op);
+        }
+        if let Action::Delete = op.action {
+            self.remove(op.vm, op.number);
+            return Ok(Did::Removed);
+        }
+        if let Action::Inspect = op.action {
+            return Ok(Did::Nothing);
+        }
+        if let Action::Relocate(host) = &op.action {
+            self.relocate(op.vm, op.host.as_ref().unwrap_or(host))?;
+        }
+        if let Action::Resize(size) = op.action {
+            self.resize(op.vm, size)?;
+        }
+        let Some(vm) = self.vms.get_mut(&op.vm) else { return Err(Error::NotFound) };
+        vm.body.change(&op.action)?;
+        vm.body.op = op.number;
+        if let Some(rare) = &mut vm.body.rare {
+            rare.failed = None;
+        }
+        Ok(Did::Changed)
+    }
+
+    fn apply_to_none(&mut self, op: &Op) -> Result<Did, Error> {
+        match &op.action {
+            Action::Create(spec) => {
+                let host = self.room(op.host.as_ref(), spec.size)?;
+                self.hosts[host as usize].used.add(spec.size);
+                self.gone.remove(&op.vm);
+                self.vms.insert(op.vm, Vm { host, body: VmBody::made(spec, op.number) });
+                Ok(Did::Made)
+            }
+            // A create that is still on its way must find the tombstone.
+            Action::Delete => {
+                self.gone.insert(op.vm, op.number);
+                Ok(Did::Buried)
+            }
+            Action::Inspect => Ok(Did::Nothing),
+            Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume | Action::Resize(_)
+            | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Relocate(_) => Err(Error::NotFound),
+        }
+    }
+
+    /// A create that fails half way: the VM is there, off, and the number gives the failure again.
+    pub(super) fn half_make(&mut self, op: &Op, spec: &CreateSpec, detail: &str) -> bool {
+        let Ok(host) = self.room(op.host.as_ref(), spec.size) else { return false };
+        self.hosts[host as usize].used.add(spec.size);
+        self.gone.remove(&op.vm);
+        let mut body = VmBody::made(spec, op.number);
+        body.power = PowerState::Stopped;
+        body.rare().failed = Some(detail.to_owned());
+        self.vms.insert(op.vm, Vm { host, body });
+        true
+    }
+
+    fn relocate(&mut self, id: VmId, to: &HostId) -> Result<(), Error> {
+        let Some(vm) = self.vms.get(&id) else { return Err(Error::NotFound) };
+        if self.host_of(vm) == to {
+            return Ok(());
+        }
+        let (from, size) = (vm.host, vm.body.size);
+        let host = self.room(Some(to), size)?;
+        self.settle(id, from, host, size);
+        Ok(())
+    }
+
+    /// Moves a VM whether or not there is room: its room is taken on the other host.
+    fn settle(&mut self, id: VmId, from: u32, to: u32, size: Size) {
+        self.hosts[from as usize].used.take(size);
+        self.hosts[to as usize].used.add(size);
+        if let Some(vm) = self.vms.get_mut(&id) {
+            vm.host = to;
+        }
+    }
+
+    fn resize(&mut self, id: VmId, size: Size) -> Result<(), Error> {
+        let Some(vm) = self.vms.get(&id) else { return Err(Error::NotFound) };
+        let now = vm.body.size;
+        if size.disk_gib < now.disk_gib {
+            return Err(invalid(format!("the disk has {} GiB and cannot shrink to {}", now.disk_gib, size.disk_gib)));
+        }
+        if size.vcpus == 0 || size.memory_mib == 0 {
+            return Err(invalid("a VM needs at least one vCPU and one MiB"));
+        }
+        let host = vm.host;
+        if size != now {
+            self.room_on(host, size, Some(now))?;
+        }
+        self.hosts[host as usize].used.take(now);
+        self.hosts[host as usize].used.add(size);
+        if let Some(vm) = self.vms.get_mut(&id) {
+            vm.body.size = size;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: VmId, op: OpNumber) {
+        if let Some(vm) = self.vms.remove(&id) {
+            self.hosts[vm.host as usize].used.take(vm.body.size);
+        }
+        self.gone.insert(id, op);
+    }
+
+    // ── behind Cellbus's back ──
+
+    pub(super) fn set_power(&mut self, id: VmId, power: PowerState) -> bool {
+        self.vms.get_mut(&id).map(|vm| vm.body.power = power).is_some()
+    }
+    pub(super) fn move_vm(&mut self, id: VmId, to: &HostId) -> bool {
+        let (Some(vm), Some(to)) = (self.vms.get(&id), self.by_name.get(to)) else { return false };
+        let (from, to, size) = (vm.host, *to, vm.body.size);
+        self.settle(id, from, to, size);
+        true
+    }
+    pub(super) fn delete_vm(&mut self, id: VmId) -> bool {
+        let Some(op) = self.vms.get(&id).map(|vm| vm.body.op) else { return false };
+        self.remove(id, op);
+        true
+    }
+    /// Gives what is to be stored.
+    pub(super) fn add_foreign(&mut self, id: Uuid, host: &HostId, size: Size) -> Option<&Foreign> {
+        let index = *self.by_name.get(host)?;
+        self.hosts[index as usize].used.add(size);
+        Some(self.foreign.entry(id).or_insert(Foreign { host: host.clone(), size }))
+    }
+    pub(super) fn set_host(&mut self, id: &HostId, state: HostState) -> bool {
+        let Some(index) = self.by_name.get(id) else { return false };
+        self.hosts[*index as usize].state = state;
+        true
+    }
+    /// The VMs on a host.
+    pub(super) fn vms_on(&self, id: &HostId) -> Vec<VmId> {
+        let Some(index) = self.by_name.get(id) else { return Vec::new() };
+        self.vms.iter().filter(|(_, vm)| vm.host == *index).map(|(id, _)| *id).collect()
+    }
+}
+
+impl VmBody {
+    fn made(spec: &CreateSpec, op: OpNumber) -> Self {
+        let power = power_of(spec.power);
+        let mut made = Self {
+            tenant: spec.tenant.clone(), name: spec.name.clone(), size: spec.size, power, op,
+            affinity: spec.template.policy.affinity.clone(),
+            anti_affinity: spec.template.policy.anti_affinity.clone(),
+            restarts: 0,
+            rare: None,
+        };
+        if !spec.snapshots.is_empty() {
+            // The copy of a migrate: memory of its snapshots was copied with the power it is to have.
+            let power = spec.copy_of.unwrap_or(power);
+            made.rare().snapshots = spec.snapshots.iter().map(|name| Snapshot { name: name.clone(), power }).collect();
+        }
+        made
+    }
+
+    fn rare(&mut self) -> &mut Rare { self.rare.get_or_insert_default() }
+    fn snapshots(&self) -> impl Iterator<Item = &Snapshot> { self.rare.iter().flat_map(|rare| &rare.snapshots) }
+    fn failed(&self) -> Option<&str> { self.rare.as_ref().and_then(|rare| rare.failed.as_deref()) }
+
+    /// What an operation changes that needs nothing of the hosts.
+    fn change(&mut self, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::Create(spec) if (&spec.tenant, &spec.name) != (&self.tenant, &self.name) => {
+                return Err(invalid(format!("a VM with this id is there, and is {} of {}", self.name, self.tenant)));
+            }
+            // What failed half way is brought to its end; otherwise the VM is left as it is.
+            Action::Create(spec) if self.failed().is_some() => self.power = power_of(spec.power),
+            Action::Create(_) | Action::Resize(_) | Action::Relocate(_) | Action::Delete | Action::Inspect => {}
+            Action::Start => self.power = PowerState::Running,
+            Action::Stop(_) => self.power = PowerState::Stopped,
+            Action::Restart(_) => {
+                self.expect(PowerState::Running, "restarted")?;
+                self.restarts = self.restarts.saturating_add(1);
+            }
+            Action::Suspend => match self.power {
+                PowerState::Suspended => {}
+                PowerState::Running | PowerState::Stopped => {
+                    self.expect(PowerState::Running, "suspended")?;
+                    self.power = PowerState::Suspended;
+                }
+            },
+            Action::Resume => match self.power {
+                PowerState::Running => {}
+                PowerState::Suspended | PowerState::Stopped => {
+                    self.expect(PowerState::Suspended, "resumed")?;
+                    self.power = PowerState::Running;
+                }
+            },
+            Action::Snapshot(name) => {
+                if self.snapshots().any(|snapshot| snapshot.name == *name) {
+                    return Err(invalid(format!("there is a snapshot {name} already")));
+                }
+                let power = self.power;
+                self.rare().snapshots.push(Snapshot { name: name.clone(), power });
+            }
+            Action::Revert(name) => {
+                let found = self.snapshots().find(|snapshot| snapshot.name == *name).map(|snapshot| snapshot.power);
+                self.power = found.ok_or_else(|| invalid(format!("there is no snapshot {name}")))?;
+            }
+            Action::SnapshotDelete(name) => {
+                if let Some(rare) = &mut self.rare {
+                    rare.snapshots.retain(|snapshot| snapshot.name != *name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expect(&self, power: PowerState, done: &str) -> Result<(), Error> {
+        if self.power == power {
+            return Ok(());
+        }
+        let now = match self.power {
+            PowerState::Running => "running",
+            PowerState::Stopped => "powered off",
+            PowerState::Suspended => "suspended",
+        };
+        Err(invalid(format!("a VM that is {now} cannot be {done}")))
+    }
+}
+
+fn power_of(asked: Power) -> PowerState {
+    match asked {
+        Power::On => PowerState::Running,
+        Power::Off => PowerState::Stopped,
+    }
+}
+
+fn invalid(detail: impl Into<String>) -> Error { Error::Invalid { detail: detail.into() } }

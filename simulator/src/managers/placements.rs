@@ -1,0 +1,56 @@
+//! On how many managers each VM is, over the whole fleet: a second create is seen as it happens.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cellbus_bus::ids::VmId;
+use foldhash::fast::FixedState;
+
+/// Managers work at the same time; they share a part only once in so many operations.
+const PARTS: usize = 64;
+
+pub(super) struct Placements {
+    parts: Vec<Mutex<HashMap<VmId, u8, FixedState>>>,
+    doubles: AtomicU64,
+}
+
+impl Placements {
+    pub(super) fn new() -> Self {
+        let part = || Mutex::new(HashMap::with_hasher(FixedState::with_seed(0)));
+        Self { parts: (0..PARTS).map(|_| part()).collect(), doubles: AtomicU64::new(0) }
+    }
+
+    fn part(&self, vm: VmId) -> MutexGuard<'_, HashMap<VmId, u8, FixedState>> {
+        // UUIDs of jobs are hashes, so that any byte spreads them.
+        self.parts[usize::from(vm.as_bytes()[15]) % PARTS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A manager has made it; only the copy of a migrate may be the second.
+    pub(super) fn made(&self, vm: VmId, copy: bool) {
+        let mut part = self.part(vm);
+        let count = part.entry(vm).or_default();
+        *count = count.saturating_add(1);
+        if *count > 2 || (*count == 2 && !copy) {
+            self.doubles.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    /// A manager that was started again had it.
+    pub(super) fn restored(&self, vm: VmId) {
+        let mut part = self.part(vm);
+        let count = part.entry(vm).or_default();
+        *count = count.saturating_add(1);
+    }
+    /// A manager no longer has it.
+    pub(super) fn removed(&self, vm: VmId) {
+        let mut part = self.part(vm);
+        if let Some(count) = part.get_mut(&vm) {
+            *count -= 1;
+            if *count == 0 {
+                part.remove(&vm);
+            }
+        }
+    }
+    /// How often a VM was made that was there already.
+    pub(super) fn doubles(&self) -> u64 { self.doubles.load(Ordering::Relaxed) }
+}
