@@ -14,6 +14,7 @@ pub mod failure;
 pub mod fold;
 pub mod job;
 pub mod record;
+pub mod replica;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -23,5 +24,6 @@ pub use failure::{Failure, FailureCode, Refusal, RefusalReason};
 pub use fold::{Fence, Tables};
 pub use job::{JobRow, JobState};
 pub use record::{Entry, IntentKey, Outcome, Record, Step, StepResult, VmSummary, Work};
+pub use replica::{Applied, JobFilter, ListError, Location, Page, Replica, Stats, VmFilter};
 pub use snapshot::ShardSnapshot;
 pub use vm::{Place, PowerState, Template, Vm, VmFacts, VmState};

@@ -117,7 +117,7 @@ fn job(ids: &Ids, a: u8, b: u8, c: u8) -> Job {
     let request = match b % 4 {
         0 | 1 => Request::Provision(Provision {
             name: name(c).parse().unwrap(),
-            count: if b % 4 == 0 { 1 } else { 3 },
+            count: if b.is_multiple_of(4) { 1 } else { 3 },
             size: size(c),
             image: format!("img{}", c % 2),
             labels: labels(c),
@@ -132,9 +132,9 @@ fn job(ids: &Ids, a: u8, b: u8, c: u8) -> Job {
         id: ids.job(a),
         tenant: tenant(c),
         source: format!("/source/{}", c % 4),
-        event_id: if a % 2 == 0 { format!("e{a}") } else { format!("a-long-event-id-0000-0000-{a}") },
+        event_id: if a.is_multiple_of(2) { format!("e{a}") } else { format!("a-long-event-id-0000-0000-{a}") },
         digest: Digest::default(),
-        after: (c % 5 == 0).then(|| ids.job(b)),
+        after: c.is_multiple_of(5).then(|| ids.job(b)),
         notify: Notify::Outcome,
         deadline: None,
         extensions: std::collections::BTreeMap::new(),

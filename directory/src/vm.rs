@@ -228,7 +228,13 @@ impl Vm {
     /// What the API shows: the state that a step under way leads through, or the settled one.
     #[must_use]
     pub fn state(&self) -> VmState {
-        match self.doing.as_ref().map(|d| d.step) {
+        Self::state_of(self.settled, self.doing.as_ref().map(|d| d.step))
+    }
+
+    /// [`Vm::state`] of a VM with this settled state and this step under way.
+    #[must_use]
+    pub fn state_of(settled: VmState, doing: Option<Step>) -> VmState {
+        match doing {
             Some(Step::Create | Step::UndoCreate) => VmState::Creating,
             Some(Step::Delete) => VmState::Deleting,
             Some(
@@ -252,7 +258,7 @@ impl Vm {
                 | Step::SnapshotDelete
                 | Step::Inspect,
             )
-            | None => self.settled,
+            | None => settled,
         }
     }
 
