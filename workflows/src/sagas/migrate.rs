@@ -20,11 +20,11 @@ pub(super) fn next(vm: &Vm, run: &Run, target: ManagerId) -> Next {
     if let Some(cause) = &run.undoing {
         return undo(vm, run, cause);
     }
-    if let Some(failure) = &run.failure {
-        return Next::Undo(Outcome::Failed(failure.clone()));
-    }
     if run.cancel {
         return Next::Undo(Outcome::Cancelled);
+    }
+    if let Some(failure) = &run.failure {
+        return Next::Undo(Outcome::Failed(failure.clone()));
     }
     if vm.settled == VmState::Running && !run.has_done(Step::Quiesce) {
         return at_home(vm, Step::Quiesce);

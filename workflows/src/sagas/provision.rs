@@ -20,7 +20,7 @@ pub(super) fn next(vm: &Vm, run: &Run, only: Option<ManagerId>) -> Next {
         };
     }
     if let Some(failure) = &run.failure {
-        return Next::Undo(Outcome::Failed(failure.clone()));
+        return Next::Undo(if run.cancel { Outcome::Cancelled } else { Outcome::Failed(failure.clone()) });
     }
     match (run.has_done(Step::Create), run.cancel) {
         (true, true) => Next::Undo(Outcome::Cancelled),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cellbus_bus::ids::{JobId, ManagerId, TenantId, VmId};
+use cellbus_bus::ids::{JobId, ManagerId, OpNumber, TenantId, VmId};
 use cellbus_bus::job::{MigrateTo, Operation};
 use cellbus_directory::record::{IntentKey, Task};
 use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, RefusalReason, Step, StepResult, Work};
@@ -281,8 +281,7 @@ impl Shard {
         self.advance(ctx, vm);
     }
 
-    /// No answer that says anything: the same call again, to the same manager, after a pause; or,
-    /// where it certainly was not made, back to placement.
+    /// No answer that says anything: the same call again, to the same manager, after a pause.
     fn later(&mut self, ctx: &Context<'_>, intent: &IntentKey, step: Step, manager: ManagerId, later: Later) {
         let IntentKey::Call(vm, op) = *intent else { return };
         let attempt = self.soft.attempts.entry(intent.clone()).or_default();
@@ -295,10 +294,8 @@ impl Shard {
         };
         attempt.detail = format!("{}: {}", later.reason.as_str(), later.detail);
         let (maybe_made, count) = (attempt.maybe_made, attempt.count);
-        let elsewhere = step == Step::Create && later.reason == LaterReason::CircuitOpen && !maybe_made;
-        if elsewhere || (!maybe_made && self.head_is_over(ctx, vm)) {
-            let refusal = Refusal { manager, reason: RefusalReason::NotBegun, detail: later.detail };
-            self.step_over(ctx, vm, op, step, StepResult::Refused(refusal));
+        if !maybe_made && self.head_is_over(ctx, vm) {
+            self.withdraw(ctx, vm, op, step, manager);
             return;
         }
         let pause = later.after.unwrap_or_else(|| super::timers::backoff(&self.limits, count, ctx.random));
@@ -326,10 +323,39 @@ impl Shard {
         let intent = IntentKey::Call(vm, doing.op);
         let idle = self.soft.attempts.get(&intent).is_some_and(|a: &Attempt| !a.maybe_made && a.next_at.is_some());
         if idle && self.head_is_over(ctx, vm) {
-            let detail = "taken back before it was made".to_owned();
-            let refusal = Refusal { manager: doing.manager, reason: RefusalReason::NotBegun, detail };
-            self.step_over(ctx, vm, doing.op, doing.step, StepResult::Refused(refusal));
+            self.withdraw(ctx, vm, doing.op, doing.step, doing.manager);
         }
+    }
+
+    /// Ends a call that, for all that is known, was not made. A create is undone all the same: a copy
+    /// of the call that is still on its way would leave a VM that nobody asks for, and undoing it makes
+    /// the manager's owner refuse such a copy. For anything else a later op number does that.
+    fn withdraw(&mut self, ctx: &Context<'_>, vm: VmId, op: OpNumber, step: Step, manager: ManagerId) {
+        let result = match step {
+            Step::Create | Step::Copy => StepResult::Failed(deadline_failure().at(step)),
+            Step::UndoCreate
+            | Step::Start
+            | Step::Stop
+            | Step::Restart
+            | Step::Suspend
+            | Step::Resume
+            | Step::Resize
+            | Step::Snapshot
+            | Step::Revert
+            | Step::SnapshotDelete
+            | Step::Relocate
+            | Step::Quiesce
+            | Step::StartCopy
+            | Step::DropSource
+            | Step::UndoCopy
+            | Step::UndoQuiesce
+            | Step::Delete
+            | Step::Inspect => {
+                let detail = "withdrawn before it was made".to_owned();
+                StepResult::Refused(Refusal { manager, reason: RefusalReason::NotBegun, detail })
+            }
+        };
+        self.step_over(ctx, vm, op, step, result);
     }
 
     // ── cancel ──
@@ -382,9 +408,10 @@ enum Placed {
     Ended(Outcome),
 }
 
+fn deadline_failure() -> Failure {
+    Failure::lasting(FailureCode::DeadlineExceeded, "its deadline passed before any call to a manager was made")
+}
+
 pub(super) fn deadline_exceeded() -> Outcome {
-    Outcome::Failed(Failure::lasting(
-        FailureCode::DeadlineExceeded,
-        "its deadline passed before any call to a manager was made",
-    ))
+    Outcome::Failed(deadline_failure())
 }
