@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests drive real processes in real time")]
 
 pub mod binary;
+pub mod process;
 pub mod script;
 pub mod server;
 pub mod workspace;
