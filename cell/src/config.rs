@@ -1,0 +1,563 @@
+//! Configuration: defaults, then a TOML file, then variables, then flags.
+//!
+//! ```text
+//!  defaults < cellbus.toml < CELLBUS_SECTION__KEY < flags ──▶ checked, each with its key ──▶ Config
+//! ```
+//!
+//! Every mistake is reported at once, with the key, where it stands (file and line, variable, flag)
+//! and what to write instead. Keys, bounds and defaults are one list in `keys`, from which
+//! `ops/docs/configuration.md` is made. Nothing here reads files or the environment: the binary
+//! does, and hands [`Sources`] in. Secrets are never printed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cellbus_bus::cloudevent::Tenants;
+use cellbus_bus::ids::{ManagerName, ShardCount, TenantId};
+
+mod dump;
+mod keys;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use keys::markdown;
+pub use source::{File, Origin, Override, Sources};
+pub use value::Secret;
+
+use keys::{KEYS, Key, MANAGER_KEYS};
+use source::Set;
+use value::Value;
+
+/// One mistake in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Error {
+    /// Which key; empty for a file as a whole.
+    pub key: String,
+    /// Where it stands.
+    pub origin: Origin,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, origin, message } = self;
+        if key.is_empty() || matches!(origin, Origin::Variable(name) if name == key) {
+            write!(f, "{origin}: {message}")
+        } else {
+            write!(f, "{origin}: {key}: {message}")
+        }
+    }
+}
+impl Error {
+    /// Never: the configuration must be mended.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        false
+    }
+}
+
+/// Which transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// One process, one disk.
+    Embedded,
+    /// NATS JetStream.
+    Nats,
+    /// Kafka.
+    Kafka,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A checked configuration. What each setting means is in `ops/docs/configuration.md`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `bus`
+    pub bus: Transport,
+    /// `data_dir`
+    pub data_dir: PathBuf,
+    /// `listen`
+    pub listen: SocketAddr,
+    /// `cells`
+    pub cells: u32,
+    /// `shards`
+    pub shards: ShardCount,
+    /// `tenants`
+    pub tenants: Tenants,
+    /// `[lease]`
+    pub lease: Lease,
+    /// `[jobs]`
+    pub jobs: Jobs,
+    /// `[snapshot]`
+    pub snapshot: Snapshot,
+    /// `[trim]`: how often.
+    pub trim_interval: Duration,
+    /// `[events]`
+    pub events: Events,
+    /// `disk.free_min`, bytes.
+    pub disk_free_min_bytes: u64,
+    /// `[directory]`
+    pub directory: Directory,
+    /// `[circuit]`
+    pub circuit: crate::front::circuit::Config,
+    /// `[log]`
+    pub log: Log,
+    /// `[http]`
+    pub http: Http,
+    /// `[nats]`
+    pub nats: Nats,
+    /// `[[managers]]`
+    pub managers: Vec<Manager>,
+    settings: BTreeMap<&'static str, (Value, Origin)>,
+}
+
+/// `[lease]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How long a silent cell keeps its shards.
+    pub ttl: Duration,
+    /// How often a cell says that it lives.
+    pub beat: Duration,
+}
+
+/// `[jobs]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jobs {
+    /// Accepted and not started in one shard.
+    pub accepted_max: usize,
+    /// Calls of one shard under way at one manager.
+    pub in_flight_per_manager_max: usize,
+    /// How long ended jobs are listed.
+    pub retention: Duration,
+    /// How long keys and tombstones are remembered.
+    pub remember: Duration,
+    /// How long a provision waits for managers that are not known.
+    pub placement_patience: Duration,
+}
+
+/// `[snapshot]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The least log behind the last snapshot that makes a new one due, bytes.
+    pub tail_min_bytes: u64,
+    /// Snapshots kept of each shard.
+    pub keep: usize,
+}
+
+/// `[events]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// How many are kept.
+    pub keep_max: u64,
+    /// What they take at the most, bytes.
+    pub keep_max_bytes: u64,
+}
+
+/// `[directory]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    /// Where its checkpoint is kept.
+    pub checkpoint_dir: PathBuf,
+    /// How often the checkpoint is written.
+    pub checkpoint_interval: Duration,
+    /// Whether huge pages are asked for.
+    pub huge_pages: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or directives.
+    pub level: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// `[http]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Listen beyond loopback without TLS and authentication.
+    pub insecure: bool,
+    /// Connections held at once.
+    pub connections_max: usize,
+    /// Bytes of request bodies held at once.
+    pub bodies_max_bytes: u64,
+    /// For a request's head, and again for its body.
+    pub read_timeout: Duration,
+    /// The longest `wait`.
+    pub wait_max: Duration,
+    /// Readers of events at once.
+    pub events_readers_max: usize,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Config::load(Sources::default()).expect("the defaults are sound, which a test checks").http
+    }
+}
+
+/// `[nats]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nats {
+    /// Where it is reached.
+    pub url: String,
+    /// What to sign in with.
+    pub token: Option<Secret>,
+}
+
+/// One of `[[managers]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manager {
+    /// Its name.
+    pub name: ManagerName,
+    /// Which driver.
+    pub kind: ManagerKind,
+    /// vCPUs given out for each that a host has.
+    pub over_commit_cpu: f64,
+    /// Memory given out for what a host has.
+    pub over_commit_memory: f64,
+    /// How much at once, where it differs from what the driver says.
+    pub limits: ManagerLimits,
+}
+
+/// Which driver a manager has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManagerKind {
+    /// Simulated in this process.
+    Simulated {
+        /// How many hosts.
+        hosts: u32,
+        /// CPUs of each.
+        host_vcpus: u32,
+        /// Memory of each, MiB.
+        host_memory_mib: u64,
+        /// Disk of each, GiB.
+        host_disk_gib: u64,
+    },
+    /// Simulated in another process.
+    Remote {
+        /// Where it is reached.
+        address: String,
+    },
+}
+
+/// How much a manager does at once. `None`: as its driver says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ManagerLimits {
+    /// Operations of all kinds.
+    pub operations_max: Option<u32>,
+    /// Creates and copies.
+    pub creates_max: Option<u32>,
+    /// Moves between hosts.
+    pub relocations_max: Option<u32>,
+    /// Power operations.
+    pub power_max: Option<u32>,
+    /// Snapshot operations.
+    pub snapshots_max: Option<u32>,
+}
+
+impl ManagerLimits {
+    /// The driver's own limits, with what is configured in their place.
+    #[must_use]
+    pub fn over(&self, own: crate::driver::Limits) -> crate::driver::Limits {
+        crate::driver::Limits {
+            operations_max: self.operations_max.unwrap_or(own.operations_max),
+            creates_max: self.creates_max.unwrap_or(own.creates_max),
+            relocations_max: self.relocations_max.unwrap_or(own.relocations_max),
+            power_max: self.power_max.unwrap_or(own.power_max),
+            snapshots_max: self.snapshots_max.unwrap_or(own.snapshots_max),
+            revokes: own.revokes,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// Every mistake, in the order of the sources.
+    pub fn load(sources: Sources) -> Result<Self, Vec<Error>> {
+        let gathered = source::gather(&sources);
+        let mut errors = gathered.errors;
+        let settings = Settings::of(KEYS, gathered.sets, "", &mut errors);
+        let mut managers = Vec::new();
+        for (index, (origin, sets)) in gathered.managers.into_iter().enumerate() {
+            let prefix = format!("managers[{index}].");
+            let settings = Settings::of(MANAGER_KEYS, sets, &prefix, &mut errors);
+            if let Some(manager) = settings.manager(&prefix, &origin, &mut errors) {
+                if managers.iter().any(|known: &Manager| known.name == manager.name) {
+                    let message = format!("there is another manager named `{}`; each name stands once", manager.name);
+                    errors.push(Error { key: format!("{prefix}name"), origin, message });
+                } else {
+                    managers.push(manager);
+                }
+            }
+        }
+        let config = settings.config(managers, &mut errors);
+        // What does not come from a file has no line: it stays behind, in the order found.
+        errors.sort_by_key(|e| match &e.origin {
+            Origin::File { line, .. } => (0, *line),
+            Origin::Default | Origin::Variable(_) | Origin::Flag(_) => (1, 0),
+        });
+        match config {
+            Some(config) if errors.is_empty() => Ok(config),
+            Some(_) | None => Err(errors),
+        }
+    }
+
+    /// The configuration in force, as TOML that gives the same again. Secrets are left out.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        dump::dump(self, &self.settings)
+    }
+}
+
+/// Checked values by key.
+struct Settings(BTreeMap<&'static str, (Value, Origin)>);
+
+impl Settings {
+    fn of(keys: &'static [Key], sets: Vec<Set>, prefix: &str, errors: &mut Vec<Error>) -> Self {
+        let mut values = BTreeMap::new();
+        for key in keys.iter().filter(|key| !key.default.is_empty()) {
+            let value = value::check(&key.kind, &value::Raw::Loose(key.default.to_owned()));
+            values.insert(key.path, (value.expect("a test reads every default"), Origin::Default));
+        }
+        for Set { key, raw, origin } in sets {
+            match value::check(&key.kind, &raw) {
+                Ok(value) => {
+                    values.insert(key.path, (value, origin));
+                }
+                Err(message) => errors.push(Error { key: format!("{prefix}{}", key.path), origin, message }),
+            }
+        }
+        Self(values)
+    }
+    fn origin(&self, path: &str) -> Origin {
+        self.0.get(path).map_or(Origin::Default, |(_, origin)| origin.clone())
+    }
+    fn text(&self, path: &str) -> String {
+        match self.0.get(path) {
+            Some((Value::Text(text), _)) => text.clone(),
+            _ => String::new(),
+        }
+    }
+    fn count(&self, path: &str) -> u64 {
+        self.count_if_set(path).expect("counts that are always read have a default")
+    }
+    fn count_if_set(&self, path: &str) -> Option<u64> {
+        match self.0.get(path) {
+            Some((Value::Count(n) | Value::Size(n), _)) => Some(*n),
+            _ => None,
+        }
+    }
+    fn u32(&self, path: &str) -> u32 {
+        u32::try_from(self.count(path)).expect("bounds of the key are below a u32")
+    }
+    fn u32_if_set(&self, path: &str) -> Option<u32> {
+        self.count_if_set(path).map(|n| u32::try_from(n).expect("bounds of the key are below a u32"))
+    }
+    fn usize(&self, path: &str) -> usize {
+        usize::try_from(self.count(path)).expect("bounds of the key are below a usize")
+    }
+    fn ratio(&self, path: &str) -> f64 {
+        match self.0.get(path) {
+            Some((Value::Ratio(n), _)) => *n,
+            _ => 1.0,
+        }
+    }
+    fn time(&self, path: &str) -> Duration {
+        match self.0.get(path) {
+            Some((Value::Time(t), _)) => *t,
+            _ => Duration::ZERO,
+        }
+    }
+    fn flag(&self, path: &str) -> bool {
+        matches!(self.0.get(path), Some((Value::Flag(true), _)))
+    }
+
+    fn manager(&self, prefix: &str, origin: &Origin, errors: &mut Vec<Error>) -> Option<Manager> {
+        let name = self.text("name");
+        let name = match name.parse::<ManagerName>() {
+            Ok(name) => name,
+            Err(error) => {
+                let origin = if name.is_empty() { origin.clone() } else { self.origin("name") };
+                errors.push(Error { key: format!("{prefix}name"), origin, message: error.to_string() });
+                return None;
+            }
+        };
+        let address = self.text("address");
+        let kind = if address.is_empty() {
+            ManagerKind::Simulated {
+                hosts: self.u32("hosts"),
+                host_vcpus: self.u32("host_vcpus"),
+                host_memory_mib: self.count("host_memory") >> 20,
+                host_disk_gib: self.count("host_disk") >> 30,
+            }
+        } else if address.starts_with("http://") {
+            ManagerKind::Remote { address }
+        } else {
+            let message = "an address begins with http:// and names host and port".to_owned();
+            errors.push(Error { key: format!("{prefix}address"), origin: self.origin("address"), message });
+            return None;
+        };
+        Some(Manager {
+            name,
+            kind,
+            over_commit_cpu: self.ratio("over_commit.cpu"),
+            over_commit_memory: self.ratio("over_commit.memory"),
+            limits: ManagerLimits {
+                operations_max: self.u32_if_set("limits.operations_max"),
+                creates_max: self.u32_if_set("limits.creates_max"),
+                relocations_max: self.u32_if_set("limits.relocations_max"),
+                power_max: self.u32_if_set("limits.power_max"),
+                snapshots_max: self.u32_if_set("limits.snapshots_max"),
+            },
+        })
+    }
+
+    fn config(self, managers: Vec<Manager>, errors: &mut Vec<Error>) -> Option<Config> {
+        let mut wrong = |key: &str, message: String| {
+            errors.push(Error { key: key.to_owned(), origin: self.origin(key), message });
+        };
+        let listen = listen_address(&self.text("listen"));
+        match &listen {
+            Ok(address) if !address.ip().is_loopback() && !self.flag("http.insecure") => {
+                let message = format!(
+                    "{address} is reached from beyond this machine, and there is neither TLS nor authentication; \
+                     listen on loopback, or set `http.insecure` (--insecure) if the network is trusted"
+                );
+                wrong("listen", message);
+            }
+            Ok(_) => {}
+            Err(message) => wrong("listen", message.clone()),
+        }
+        let mut listed = std::collections::BTreeSet::new();
+        if let Some((Value::Names(names), _)) = self.0.get("tenants") {
+            for name in names {
+                match name.parse::<TenantId>() {
+                    Ok(tenant) => {
+                        if !listed.insert(tenant) {
+                            wrong("tenants", format!("`{name}` is there twice; keep one"));
+                        }
+                    }
+                    Err(error) => wrong("tenants", format!("`{}`: {error}", name.escape_debug())),
+                }
+            }
+        }
+        let lease = Lease { ttl: self.time("lease.ttl"), beat: self.time("lease.beat") };
+        if lease.beat * 3 > lease.ttl {
+            wrong(
+                "lease.beat",
+                format!(
+                    "three beats ({} each) do not fit into lease.ttl ({})",
+                    value::time(lease.beat),
+                    value::time(lease.ttl)
+                ),
+            );
+        }
+        let (retention, remember) = (self.time("jobs.retention"), self.time("jobs.remember"));
+        if remember < retention {
+            wrong("jobs.remember", format!("it is shorter than jobs.retention ({})", value::time(retention)));
+        }
+        let circuit = crate::front::circuit::Config {
+            failures_max: self.u32("circuit.failures_max"),
+            open_first: self.time("circuit.open_first"),
+            open_max: self.time("circuit.open_max"),
+        };
+        if circuit.open_max < circuit.open_first {
+            wrong(
+                "circuit.open_max",
+                format!("it is shorter than circuit.open_first ({})", value::time(circuit.open_first)),
+            );
+        }
+        let level = self.text("log.level");
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+            wrong("log.level", format!("`{}` is no level and no directives: {error}", level.escape_debug()));
+        }
+        let data_dir = PathBuf::from(self.text("data_dir"));
+        if data_dir.as_os_str().is_empty() {
+            wrong("data_dir", "it is empty; name a directory".to_owned());
+        }
+        let checkpoint_dir = match self.text("directory.checkpoint_dir") {
+            dir if dir.is_empty() => data_dir.join("directory"),
+            dir => PathBuf::from(dir),
+        };
+        Some(Config {
+            bus: match self.text("bus").as_str() {
+                "nats" => Transport::Nats,
+                "kafka" => Transport::Kafka,
+                _ => Transport::Embedded,
+            },
+            data_dir,
+            listen: listen.ok()?,
+            cells: self.u32("cells"),
+            shards: u16::try_from(self.count("shards")).ok().and_then(ShardCount::new)?,
+            tenants: if listed.is_empty() { Tenants::Any } else { Tenants::Listed(listed) },
+            lease,
+            jobs: Jobs {
+                accepted_max: self.usize("jobs.accepted_max"),
+                in_flight_per_manager_max: self.usize("jobs.in_flight_per_manager_max"),
+                retention,
+                remember,
+                placement_patience: self.time("jobs.placement_patience"),
+            },
+            snapshot: Snapshot { tail_min_bytes: self.count("snapshot.tail_min"), keep: self.usize("snapshot.keep") },
+            trim_interval: self.time("trim.interval"),
+            events: Events {
+                keep_max: self.count("events.keep_max"),
+                keep_max_bytes: self.count("events.keep_size_max"),
+            },
+            disk_free_min_bytes: self.count("disk.free_min"),
+            directory: Directory {
+                checkpoint_dir,
+                checkpoint_interval: self.time("directory.checkpoint_interval"),
+                huge_pages: self.flag("directory.huge_pages"),
+            },
+            circuit,
+            log: Log {
+                level,
+                format: if self.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
+            },
+            http: Http {
+                insecure: self.flag("http.insecure"),
+                connections_max: self.usize("http.connections_max"),
+                bodies_max_bytes: self.count("http.bodies_max"),
+                read_timeout: self.time("http.read_timeout"),
+                wait_max: self.time("http.wait_max"),
+                events_readers_max: self.usize("http.events_readers_max"),
+            },
+            nats: Nats {
+                url: self.text("nats.url"),
+                token: match self.0.get("nats.token") {
+                    Some((Value::Secret(secret), _)) => Some(secret.clone()),
+                    _ => None,
+                },
+            },
+            managers,
+            settings: self.0,
+        })
+    }
+}
+
+/// An address and port; `localhost` is loopback, other names are not looked up.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok()) {
+        return Ok(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port));
+    }
+    Err(format!("`{}` is no address with port, such as 127.0.0.1:7070 or [::1]:7070", text.escape_debug()))
+}

@@ -1,0 +1,211 @@
+//! Every setting: its key, what it may be, its default, what it is for. The one list that reading,
+//! checking, dumping and the documentation go by.
+
+use std::time::Duration;
+
+use super::value::Kind;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
+    /// `section.key`, or `key` at the top level.
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    /// As one would write it in a variable. Empty: not set.
+    pub(super) default: &'static str,
+    pub(super) help: &'static str,
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { path, kind, default, help }
+}
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+const DAY: u64 = 24 * 3600;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+pub(super) const KEYS: &[Key] = &[
+    key("bus", Kind::Choice(&["embedded", "nats", "kafka"]), "embedded", "which transport the cluster runs on"),
+    key(
+        "data_dir",
+        Kind::Text(4_096),
+        "cellbus-data",
+        "where the embedded bus and the directory's checkpoint are kept; one process alone may use it",
+    ),
+    key(
+        "listen",
+        Kind::Text(255),
+        "127.0.0.1:7070",
+        "address and port of the HTTP API; port 0 takes any free one. Beyond loopback only with `http.insecure` while there is neither TLS nor authentication",
+    ),
+    key("cells", Kind::Count(1, 64), "2", "cells in this process"),
+    key("shards", Kind::Count(1, 4_096), "256", "shards of a new cluster; fixed once the cluster is made"),
+    key("tenants", Kind::Names(1_000), "", "the tenants that may submit jobs; empty: any well-formed one"),
+    key("lease.ttl", Kind::Time(ms(500), secs(120)), "3s", "how long a cell that has gone silent keeps its shards"),
+    key(
+        "lease.beat",
+        Kind::Time(ms(50), secs(40)),
+        "1s",
+        "how often a cell says that it lives; at most a third of `lease.ttl`",
+    ),
+    key(
+        "jobs.accepted_max",
+        Kind::Count(1, 10_000_000),
+        "200000",
+        "jobs accepted and not started in one shard, above which its queue is not read on",
+    ),
+    key(
+        "jobs.in_flight_per_manager_max",
+        Kind::Count(1, 100_000),
+        "256",
+        "calls that one shard has under way at one manager",
+    ),
+    key("jobs.retention", Kind::Time(secs(60), secs(365 * DAY)), "7d", "how long ended jobs are listed"),
+    key(
+        "jobs.remember",
+        Kind::Time(secs(60), secs(365 * DAY)),
+        "14d",
+        "how long keys of jobs and tombstones of VMs are remembered; at least `jobs.retention`, and longer than any redelivery",
+    ),
+    key(
+        "jobs.placement_patience",
+        Kind::Time(ms(100), secs(DAY)),
+        "60s",
+        "how long a provision waits for managers that are not known yet before it fails for want of room",
+    ),
+    key(
+        "snapshot.tail_min",
+        Kind::Size(64 * KIB, GIB),
+        "8MiB",
+        "the least log behind a shard's last snapshot that makes a new one due",
+    ),
+    key("snapshot.keep", Kind::Count(2, 16), "2", "snapshots kept of each shard"),
+    key("trim.interval", Kind::Time(secs(1), secs(3_600)), "10s", "how often logs and queues are trimmed"),
+    key("events.keep_max", Kind::Count(1_000, 100_000_000), "100000", "events kept for readers that come back"),
+    key("events.keep_size_max", Kind::Size(MIB, TIB), "256MiB", "what these events take at the most"),
+    key(
+        "disk.free_min",
+        Kind::Size(16 * MIB, TIB),
+        "512MiB",
+        "free space below which jobs are refused; below a quarter of it everything is",
+    ),
+    key(
+        "directory.checkpoint_dir",
+        Kind::Text(4_096),
+        "",
+        "where the directory's checkpoint is kept; empty: in `data_dir`",
+    ),
+    key("directory.checkpoint_interval", Kind::Time(secs(1), secs(DAY)), "60s", "how often the checkpoint is written"),
+    key(
+        "directory.huge_pages",
+        Kind::Flag,
+        "true",
+        "ask the system for huge pages for the large tables; makes look-ups faster where it grants them",
+    ),
+    key(
+        "circuit.failures_max",
+        Kind::Count(1, 1_000),
+        "5",
+        "failures of a manager in a row that open the circuit to it",
+    ),
+    key(
+        "circuit.open_first",
+        Kind::Time(ms(10), secs(3_600)),
+        "1s",
+        "how long it is open the first time; doubled with every failed probe",
+    ),
+    key("circuit.open_max", Kind::Time(ms(10), secs(DAY)), "60s", "how long it is open at the most"),
+    key(
+        "log.level",
+        Kind::Text(1_024),
+        "info",
+        "what is logged: a level, or directives such as `info,cellbus_cell=debug`; changed at run time by `PUT /v1/log`",
+    ),
+    key("log.format", Kind::Choice(&["text", "json"]), "text", "how it is logged"),
+    key("http.insecure", Kind::Flag, "false", "listen beyond loopback without TLS and authentication"),
+    key("http.connections_max", Kind::Count(1, 65_536), "4096", "connections held at once; more wait to be accepted"),
+    key(
+        "http.bodies_max",
+        Kind::Size(4 * MIB, 64 * GIB),
+        "256MiB",
+        "request bodies held at once, all together; more wait",
+    ),
+    key(
+        "http.read_timeout",
+        Kind::Time(ms(100), secs(3_600)),
+        "30s",
+        "how long a client may take to send a request's head, and again its body",
+    ),
+    key("http.wait_max", Kind::Time(secs(1), secs(DAY)), "10m", "the longest `wait` of a job's submission"),
+    key("http.events_readers_max", Kind::Count(1, 65_536), "1024", "readers of `/v1/events` at once"),
+    key("nats.url", Kind::Text(1_024), "nats://127.0.0.1:4222", "where NATS is reached"),
+    key("nats.token", Kind::Secret, "", "what to sign in with"),
+];
+
+/// The keys of one entry of `[[managers]]`.
+pub(super) const MANAGER_KEYS: &[Key] = &[
+    key(
+        "name",
+        Kind::Text(63),
+        "",
+        "1 to 63 of `[A-Za-z0-9._-]`, the first alphanumeric; required, and each name once",
+    ),
+    key("kind", Kind::Choice(&["simulated"]), "simulated", "which driver"),
+    key(
+        "address",
+        Kind::Text(1_024),
+        "",
+        "where a manager in another process is reached (`http://host:port`); empty: simulated in this process",
+    ),
+    key(
+        "hosts",
+        Kind::Count(0, 100_000),
+        "100",
+        "hosts, in three gear classes, for a manager simulated in this process",
+    ),
+    key("host_vcpus", Kind::Count(1, 4_096), "64", "CPUs of each of them"),
+    key("host_memory", Kind::Size(MIB, 1_024 * TIB), "512GiB", "memory of each of them"),
+    key("host_disk", Kind::Size(GIB, 1_048_576 * TIB), "10TiB", "disk of each of them"),
+    key("over_commit.cpu", Kind::Ratio(0.1, 100.0), "1.0", "vCPUs given out for each that a host has"),
+    key("over_commit.memory", Kind::Ratio(0.1, 10.0), "1.0", "memory given out for what a host has"),
+    key(
+        "limits.operations_max",
+        Kind::Count(1, 100_000),
+        "",
+        "operations under way at once; not set: the driver's own",
+    ),
+    key("limits.creates_max", Kind::Count(1, 100_000), "", "of these, creates and copies"),
+    key("limits.relocations_max", Kind::Count(1, 100_000), "", "moves between hosts"),
+    key("limits.power_max", Kind::Count(1, 100_000), "", "power operations"),
+    key("limits.snapshots_max", Kind::Count(1, 100_000), "", "snapshot operations"),
+];
+
+/// Managers of one cluster.
+pub(super) const MANAGERS_MAX: usize = 10_000;
+
+/// The tables of `ops/docs/configuration.md`, between its markers.
+#[must_use]
+pub fn markdown() -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let rows = |out: &mut String, keys: &[Key]| {
+        out.push_str("| key | may be | default | for |\n|---|---|---|---|\n");
+        for key in keys {
+            let default = if key.default.is_empty() { "not set".to_owned() } else { format!("`{}`", key.default) };
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "| `{}` | {} | {default} | {} |", key.path, key.kind.rule(), key.help);
+        }
+    };
+    rows(&mut out, KEYS);
+    out.push_str("\nEach `[[managers]]` has:\n\n");
+    rows(&mut out, MANAGER_KEYS);
+    out
+}

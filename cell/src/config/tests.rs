@@ -1,0 +1,193 @@
+use super::*;
+
+fn from_text(text: &str) -> Result<Config, Vec<Error>> {
+    Config::load(Sources { file: Some(File { name: "cellbus.toml".into(), text: text.into() }), ..Sources::default() })
+}
+fn errors(text: &str) -> Vec<String> {
+    from_text(text).expect_err("it is refused").iter().map(ToString::to_string).collect()
+}
+fn variables(variables: &[(&str, &str)]) -> Result<Config, Vec<Error>> {
+    let variables = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    Config::load(Sources { variables, ..Sources::default() })
+}
+
+#[test]
+fn the_defaults_are_sound() {
+    let config = Config::load(Sources::default()).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
+    assert_eq!(config.shards.get(), 256);
+    assert_eq!(config.tenants, Tenants::Any);
+    assert_eq!(config.directory.checkpoint_dir, config.data_dir.join("directory"));
+    assert!(!config.http.insecure);
+    for key in MANAGER_KEYS.iter().filter(|key| !key.default.is_empty()) {
+        value::check(&key.kind, &value::Raw::Loose(key.default.to_owned())).unwrap();
+    }
+}
+
+#[test]
+fn later_sources_win() {
+    let override_ =
+        |key: &str, value: &str| Override { key: key.into(), value: value.into(), flag: format!("--{key}") };
+    let sources = Sources {
+        file: Some(File { name: "c.toml".into(), text: "cells = 3\nshards = 16\n[jobs]\nretention = \"1d\"\n".into() }),
+        variables: vec![
+            ("CELLBUS__SHARDS".into(), "32".into()),
+            ("CELLBUS_JOBS__RETENTION".into(), "2d".into()),
+            ("CELLBUS_SERVER".into(), "http://x".into()),
+            ("PATH".into(), "/bin".into()),
+            ("CELLBUS__TENANTS".into(), "acme, globex".into()),
+        ],
+        overrides: vec![override_("shards", "64")],
+    };
+    let config = Config::load(sources).unwrap();
+    assert_eq!((config.cells, config.shards.get()), (3, 64));
+    assert_eq!(config.jobs.retention, Duration::from_secs(2 * 24 * 3600));
+    assert!(matches!(&config.tenants, Tenants::Listed(list) if list.len() == 2));
+    let dump = config.dump();
+    assert!(dump.contains("cells = 3  # c.toml:1\n"), "{dump}");
+    assert!(dump.contains("shards = 64  # --shards\n"), "{dump}");
+    assert!(dump.contains("retention = \"2d\"  # CELLBUS_JOBS__RETENTION\n"), "{dump}");
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_and_where() {
+    assert_eq!(
+        errors("\n\nshrads = 8\n"),
+        ["cellbus.toml:3: shrads: there is no such key; the nearest key is `shards`"]
+    );
+    assert_eq!(
+        errors("[jobs]\nremeber = \"1d\"\n"),
+        ["cellbus.toml:2: jobs.remeber: there is no such key; the nearest key is `jobs.remember`"]
+    );
+    assert_eq!(
+        errors("[[managers]]\nname = \"m\"\nhost = 3\n"),
+        ["cellbus.toml:3: managers.host: there is no such key; the nearest key is `managers.hosts`"]
+    );
+    let seen = variables(&[("CELLBUS_JOBS__REMEMBR", "1d")]).unwrap_err();
+    assert_eq!(
+        seen[0].to_string(),
+        "CELLBUS_JOBS__REMEMBR: there is no such key; the nearest key is `CELLBUS_JOBS__REMEMBER`"
+    );
+    let seen = Config::load(Sources {
+        overrides: vec![Override { key: "liste".into(), value: "x".into(), flag: "--set".into() }],
+        ..Sources::default()
+    });
+    assert_eq!(seen.unwrap_err()[0].to_string(), "--set: liste: there is no such key; the nearest key is `listen`");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_in_order() {
+    let text = "cells = 0\nbus = \"rabbit\"\nshards = \"8\"\n[jobs]\nremember = 14\n[http]\ninsecure = \"yes\"\n[lease]\nttl = \"1y\"\n";
+    let seen = errors(text);
+    assert_eq!(seen.len(), 6, "{seen:#?}");
+    assert_eq!(seen[0], "cellbus.toml:1: cells: 0 is not 1 to 64");
+    assert!(seen[1].starts_with("cellbus.toml:2: bus: \"rabbit\" is not \"embedded\" or"), "{seen:#?}");
+    assert!(seen[2].starts_with("cellbus.toml:3: shards: \"8\" is not 1 to 4096"), "{seen:#?}");
+    assert!(seen[3].starts_with("cellbus.toml:5: jobs.remember: 14 is not a time such as"), "{seen:#?}");
+    assert!(seen[5].starts_with("cellbus.toml:9: lease.ttl"), "{seen:#?}");
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    assert!(
+        errors("[jobs]\nretention = \"30d\"\n")[0].contains("jobs.remember: it is shorter than jobs.retention (30d)")
+    );
+    assert!(errors("[lease]\nttl = \"1s\"\n")[0].contains("lease.beat: three beats"));
+    assert!(errors("[circuit]\nopen_max = \"500ms\"\n")[0].contains("circuit.open_max"));
+    assert!(errors("tenants = [\"Acme\"]\n")[0].contains("must be 1 to 63 of [a-z0-9-]"));
+    assert!(errors("tenants = [\"a\", \"a\"]\n")[0].contains("twice"));
+    assert!(errors("[log]\nlevel = \"info,x=loud\"\n")[0].contains("log.level"));
+    assert!(errors("listen = \"7070\"\n")[0].contains("no address with port"));
+}
+
+#[test]
+fn listening_beyond_loopback_needs_a_word() {
+    let seen = errors("listen = \"0.0.0.0:7070\"\n");
+    assert!(seen[0].starts_with("cellbus.toml:1: listen: 0.0.0.0:7070 is reached from beyond"), "{seen:?}");
+    assert!(from_text("listen = \"0.0.0.0:7070\"\n[http]\ninsecure = true\n").is_ok());
+    assert!(from_text("listen = \"[::1]:0\"\n").is_ok());
+    assert!(from_text("listen = \"localhost:80\"\n").is_ok());
+}
+
+#[test]
+fn managers_are_read_and_checked() {
+    let config = from_text(
+        "[[managers]]\nname = \"m-1\"\nhosts = 7\nhost_memory = \"1TiB\"\nover_commit = { cpu = 4, memory = 1.5 }\n\
+         [managers.limits]\ncreates_max = 3\n[[managers]]\nname = \"m-2\"\naddress = \"http://127.0.0.1:9\"\n",
+    )
+    .unwrap();
+    let [one, two] = config.managers.as_slice() else { panic!("two managers") };
+    assert_eq!((one.over_commit_cpu, one.over_commit_memory), (4.0, 1.5));
+    assert_eq!(one.limits.creates_max, Some(3));
+    assert_eq!(
+        one.kind,
+        ManagerKind::Simulated { hosts: 7, host_vcpus: 64, host_memory_mib: 1 << 20, host_disk_gib: 10 << 10 }
+    );
+    assert_eq!(two.kind, ManagerKind::Remote { address: "http://127.0.0.1:9".into() });
+    assert!(
+        errors("[[managers]]\nhosts = 1\n")[0].starts_with("cellbus.toml:1: managers[0].name: a manager name must be")
+    );
+    let twice = errors("[[managers]]\nname = \"m\"\n[[managers]]\nname = \"m\"\n");
+    assert!(twice[0].contains("another manager named `m`"), "{twice:?}");
+    assert!(errors("[managers]\nname = \"m\"\n")[0].contains("list of tables"));
+    assert!(variables(&[("CELLBUS_MANAGERS__NAME", "m")]).unwrap_err()[0].message.contains("file only"));
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    let config = variables(&[("CELLBUS_NATS__TOKEN", "hunter2")]).unwrap();
+    assert_eq!(config.nats.token.as_ref().map(Secret::expose), Some("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!config.dump().contains("hunter2"));
+    assert!(config.dump().contains("# token is set (CELLBUS_NATS__TOKEN) and not shown"));
+    let seen = errors("[nats]\ntoken = \"hunter2\"\n");
+    assert!(seen[0].contains("does not stand in the configuration file") && !seen[0].contains("hunter2"), "{seen:?}");
+}
+
+#[test]
+fn a_dump_gives_the_same_again() {
+    let config = from_text(
+        "data_dir = 'C:\\x \"y\"'\ncells = 5\ntenants = [\"acme\"]\n[http]\nwait_max = \"90s\"\n\
+         [[managers]]\nname = \"m\"\nlimits.power_max = 9\n[[managers]]\nname = \"n\"\naddress = \"http://h:1\"\n",
+    )
+    .unwrap();
+    let again = from_text(&config.dump()).unwrap();
+    let strip =
+        |text: String| text.lines().map(|l| l.split("  # ").next().unwrap_or("").to_owned()).collect::<Vec<_>>();
+    assert_eq!(strip(config.dump()), strip(again.dump()));
+    assert_eq!(config.managers, again.managers);
+}
+
+#[test]
+fn what_is_not_toml_is_refused() {
+    assert!(errors("cells = = 3")[0].starts_with("cellbus.toml:1: this is not TOML"));
+    assert!(errors("cells = 3\ncells = 4\n")[0].starts_with("cellbus.toml:2: this is not TOML: duplicate key"));
+    assert!(errors(&" ".repeat(2 << 20))[0].contains("more than"));
+}
+
+#[test]
+fn the_documented_table_is_the_one_in_force() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/docs/configuration.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (begin, end) = ("<!-- keys: begin -->\n", "<!-- keys: end -->");
+    let (head, rest) = page.split_once(begin).unwrap();
+    let (table, tail) = rest.split_once(end).unwrap();
+    let wanted = format!("\n{}\n", markdown());
+    if std::env::var_os("CELLBUS_BLESS").is_some() {
+        std::fs::write(path, format!("{head}{begin}{wanted}{end}{tail}")).unwrap();
+        return;
+    }
+    assert!(
+        table == wanted,
+        "ops/docs/configuration.md is out of date: run this test with CELLBUS_BLESS=1 and look at what changed"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in ".{0,200}", value in ".{0,40}") {
+        let _ = from_text(&text);
+        let _ = from_text(&format!("data_dir = \"x\"\n[jobs]\nremember = {value}\n"));
+        let _ = variables(&[("CELLBUS_JOBS__REMEMBER", &value), ("CELLBUS_DISK__FREE_MIN", &value), ("CELLBUS__LISTEN", &value)]);
+    }
+}
