@@ -19,7 +19,8 @@ const MANAGERS: u64 = 500;
 const VMS: u32 = 200_000;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     for callers in [64, 1_024, 8_192] {
         runtime.block_on(run(callers, cellbus_bus::env::real(runtime.handle().clone())));
     }
@@ -39,7 +40,12 @@ async fn run(callers: u32, env: Env) {
         drivers.push((driver, manager.hosts.iter().map(|host| host.id.clone()).collect::<Vec<_>>()));
     }
     let drivers = Arc::new(drivers);
-    let template = Arc::new(Template { image: "debian-12".to_owned(), labels: Labels::new(), require: Labels::new(), policy: Policy::default() });
+    let template = Arc::new(Template {
+        image: "debian-12".to_owned(),
+        labels: Labels::new(),
+        require: Labels::new(),
+        policy: Policy::default(),
+    });
     let create: Arc<dyn Fn(u32) -> Op + Send + Sync> = Arc::new({
         let drivers = Arc::clone(&drivers);
         move |index| {
@@ -48,9 +54,18 @@ async fn run(callers: u32, env: Env) {
                 tenant: "bench".parse().expect("a tenant"),
                 name: format!("vm-{index}").parse().expect("a name"),
                 size: Size { vcpus: 1, memory_mib: 1024, disk_gib: 1 },
-                template: Arc::clone(&template), power: Power::On, host: None, snapshots: Vec::new(), copy_of: None,
+                template: Arc::clone(&template),
+                power: Power::On,
+                host: None,
+                snapshots: Vec::new(),
+                copy_of: None,
             };
-            op(index, 1, Action::Create(Arc::new(spec)), Some(hosts[index as usize / drivers.len() % hosts.len()].clone()))
+            op(
+                index,
+                1,
+                Action::Create(Arc::new(spec)),
+                Some(hosts[index as usize / drivers.len() % hosts.len()].clone()),
+            )
         }
     });
     let stop = |index| op(index, 2, Action::Stop(StopMode::Hard), None);

@@ -15,10 +15,11 @@
 
 pub mod inventory;
 pub mod managers;
+pub mod remote;
 mod table;
 pub mod trace;
 
-pub use managers::Fleet;
 pub use inventory::{HostSpec, Inventory, ManagerSpec};
+pub use managers::Fleet;
 pub use table::Error as CsvError;
 pub use trace::{Trace, TraceAction, TraceEvent};

@@ -46,7 +46,8 @@ use driver::SimulatedDriver;
 pub use faults::{Fault, Faults};
 use holdings::Holdings;
 pub use latency::{Latency, UnknownLatency};
-use manager::{Manager, Parts};
+pub(crate) use manager::Manager;
+use manager::Parts;
 use placements::Placements;
 use record::Record;
 pub use store::Error;
@@ -62,7 +63,9 @@ pub struct Overcommit {
     pub memory: f64,
 }
 impl Default for Overcommit {
-    fn default() -> Self { Self { vcpus: 1.0, memory: 1.0 } }
+    fn default() -> Self {
+        Self { vcpus: 1.0, memory: 1.0 }
+    }
 }
 
 /// How a fleet is.
@@ -89,8 +92,13 @@ impl Config {
     #[must_use]
     pub fn new(inventory: Inventory) -> Self {
         Self {
-            dir: None, inventory, latency: Latency::Fast, limits: None,
-            overcommit: Overcommit::default(), overcommit_of: BTreeMap::new(), seed: None,
+            dir: None,
+            inventory,
+            latency: Latency::Fast,
+            limits: None,
+            overcommit: Overcommit::default(),
+            overcommit_of: BTreeMap::new(),
+            seed: None,
         }
     }
 }
@@ -122,12 +130,22 @@ impl Fleet {
         });
         let managers: BTreeMap<_, _> = managers.collect();
         if !held.is_empty() {
-            tracing::warn!(managers = held.len(), "the directory holds simulated managers that the inventory does not name");
+            tracing::warn!(
+                managers = held.len(),
+                "the directory holds simulated managers that the inventory does not name"
+            );
         }
         Ok(Arc::new(Self { managers, inventory: config.inventory, placements, store }))
     }
 
-    fn restore(config: &Config, spec: &ManagerSpec, held: Vec<Record>, seed: u64, placements: &Placements, env: &Env) -> Parts {
+    fn restore(
+        config: &Config,
+        spec: &ManagerSpec,
+        held: Vec<Record>,
+        seed: u64,
+        placements: &Placements,
+        env: &Env,
+    ) -> Parts {
         let overcommit = config.overcommit_of.get(&spec.name).copied().unwrap_or(config.overcommit);
         let mut holdings = Holdings::new(&spec.hosts, overcommit);
         let mut epoch: Option<Epoch> = None;
@@ -147,7 +165,9 @@ impl Fleet {
         // A stream of its own for each manager: what one does changes nothing for the others.
         let (own, _) = id.uuid().as_u64_pair();
         Parts {
-            id, holdings, epoch,
+            id,
+            holdings,
+            epoch,
             latency: config.latency,
             limits: config.limits.clone().unwrap_or_else(|| config.latency.limits()),
             rng: SmallRng::seed_from_u64(seed ^ own),
@@ -157,12 +177,20 @@ impl Fleet {
 
     /// Its managers, as they were given.
     #[must_use]
-    pub fn inventory(&self) -> &Inventory { &self.inventory }
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
 
     /// A new connection to a manager, not yet opened; `None` if there is no such manager.
     #[must_use]
     pub fn driver(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
-        self.managers.get(&manager).map(|manager| Arc::new(SimulatedDriver::new(Arc::clone(manager))) as Arc<dyn Driver>)
+        self.managers
+            .get(&manager)
+            .map(|manager| Arc::new(SimulatedDriver::new(Arc::clone(manager))) as Arc<dyn Driver>)
+    }
+
+    pub(crate) fn manager(&self, id: ManagerId) -> Option<&Arc<Manager>> {
+        self.managers.get(&id)
     }
 
     /// Faults of a manager; `None` if there is no such manager.
@@ -191,7 +219,11 @@ impl Fleet {
         for (id, manager) in &self.managers {
             let state = manager.state();
             let restarted = state.holdings.vm_ids().filter_map(|vm| {
-                state.holdings.vm(&vm).filter(|found| found.body.restarts > 0).map(|found| ((*id, vm), found.body.restarts))
+                state
+                    .holdings
+                    .vm(&vm)
+                    .filter(|found| found.body.restarts > 0)
+                    .map(|found| ((*id, vm), found.body.restarts))
             });
             truth.restarts.extend(restarted);
             truth.overfilled.extend(state.holdings.overfilled().map(|host| (*id, host)));
@@ -202,12 +234,18 @@ impl Fleet {
 
     /// How many VMs all managers hold.
     #[must_use]
-    pub fn vms(&self) -> usize { self.managers.values().map(|manager| manager.state().holdings.vm_ids().count()).sum() }
+    pub fn vms(&self) -> usize {
+        self.managers.values().map(|manager| manager.state().holdings.vm_ids().count()).sum()
+    }
 
     /// Writes what waits and lets the directory go; operations answer `Unreachable` from now on.
-    pub async fn close(&self) { self.store.close().await }
+    pub async fn close(&self) {
+        self.store.close().await
+    }
 }
 
 impl std::fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "Fleet({} managers)", self.managers.len()) }
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fleet({} managers)", self.managers.len())
+    }
 }

@@ -13,15 +13,30 @@ use cellbus_simulator::managers::{self, Config, Fault, Latency, Overcommit, Viol
 use cellbus_simulator::{Fleet, Inventory};
 use cellbus_workflows::{Action, CreateSpec};
 
-fn env() -> Env { cellbus_bus::env::real(tokio::runtime::Handle::current()) }
-fn vm(index: u32) -> VmId { JobId::derive("t", "s", "e").vm(index) }
-fn op(index: u32, number: u64, action: Action) -> Op { Op { vm: vm(index), number: OpNumber(number), action, host: None } }
+fn env() -> Env {
+    cellbus_bus::env::real(tokio::runtime::Handle::current())
+}
+fn vm(index: u32) -> VmId {
+    JobId::derive("t", "s", "e").vm(index)
+}
+fn op(index: u32, number: u64, action: Action) -> Op {
+    Op { vm: vm(index), number: OpNumber(number), action, host: None }
+}
 fn create(index: u32, number: u64, host: &HostId, copy_of: Option<PowerState>) -> Op {
     let spec = CreateSpec {
-        tenant: "acme".parse().unwrap(), name: format!("vm-{index}").parse().unwrap(),
+        tenant: "acme".parse().unwrap(),
+        name: format!("vm-{index}").parse().unwrap(),
         size: Size { vcpus: 4, memory_mib: 1024, disk_gib: 1 },
-        template: Arc::new(Template { image: "debian-12".to_owned(), labels: Labels::new(), require: Labels::new(), policy: Policy::default() }),
-        power: Power::On, host: None, snapshots: Vec::new(), copy_of,
+        template: Arc::new(Template {
+            image: "debian-12".to_owned(),
+            labels: Labels::new(),
+            require: Labels::new(),
+            policy: Policy::default(),
+        }),
+        power: Power::On,
+        host: None,
+        snapshots: Vec::new(),
+        copy_of,
     };
     Op { host: Some(host.clone()), ..op(index, number, Action::Create(Arc::new(spec))) }
 }
@@ -45,9 +60,13 @@ impl Setup {
         driver.open(Epoch(epoch)).await.unwrap();
         driver
     }
-    fn faults(&self, manager: usize) -> managers::Faults { self.fleet.faults(self.managers[manager]).unwrap() }
+    fn faults(&self, manager: usize) -> managers::Faults {
+        self.fleet.faults(self.managers[manager]).unwrap()
+    }
 }
-fn managers_id(spec: &cellbus_simulator::ManagerSpec) -> ManagerId { spec.id() }
+fn managers_id(spec: &cellbus_simulator::ManagerSpec) -> ManagerId {
+    spec.id()
+}
 
 #[tokio::test]
 async fn what_a_zombie_asks_late_is_refused_and_counted() {
@@ -73,9 +92,12 @@ async fn what_was_asked_while_it_hung_is_done_although_nobody_waits() {
     let it = Setup::with(Latency::None).await;
     let driver = it.open(0, 1).await;
     it.faults(0).hang();
-    assert!(env().timeout(Duration::from_millis(5), driver.perform(&create(0, 1, &it.hosts[0][0], None))).await.is_none());
+    assert!(
+        env().timeout(Duration::from_millis(5), driver.perform(&create(0, 1, &it.hosts[0][0], None))).await.is_none()
+    );
     it.faults(0).heal();
-    let heard = env().timeout(Duration::from_secs(20), driver.changes()).await.expect("its owner is told to look").unwrap();
+    let heard =
+        env().timeout(Duration::from_secs(20), driver.changes()).await.expect("its owner is told to look").unwrap();
     assert_eq!(heard, [Change::Vm(vm(0))]);
     assert!(driver.inspect(vm(0)).await.unwrap().is_some());
 }
@@ -87,7 +109,14 @@ async fn a_vm_made_on_two_managers_is_counted_unless_it_is_a_migrate() {
     one.perform(&create(0, 1, &it.hosts[0][0], None)).await.unwrap();
     two.perform(&create(0, 2, &it.hosts[1][0], Some(PowerState::Running))).await.unwrap();
     assert_eq!(it.fleet.violations(), Violations::default(), "the copy of a migrate is none");
-    assert_eq!(it.fleet.truth().doubles(), [(vm(0), { let mut both = it.managers.clone(); both.sort(); both })]);
+    assert_eq!(
+        it.fleet.truth().doubles(),
+        [(vm(0), {
+            let mut both = it.managers.clone();
+            both.sort();
+            both
+        })]
+    );
     one.perform(&op(0, 3, Action::Delete)).await.unwrap();
     assert_eq!(it.fleet.truth().doubles(), []);
     one.perform(&create(0, 4, &it.hosts[0][0], None)).await.unwrap();
@@ -133,7 +162,8 @@ async fn more_than_the_limit_of_a_kind_is_told_to_come_again() {
     let driver = it.open(0, 1).await;
     driver.perform(&create(9, 1, &it.hosts[0][0], None)).await.unwrap();
     it.faults(0).slow(Duration::from_secs(1));
-    let ops = [create(0, 1, &it.hosts[0][0], None), create(1, 1, &it.hosts[0][0], None), create(2, 1, &it.hosts[0][0], None)];
+    let ops =
+        [create(0, 1, &it.hosts[0][0], None), create(1, 1, &it.hosts[0][0], None), create(2, 1, &it.hosts[0][0], None)];
     let answers = futures::future::join_all(ops.iter().map(|op| driver.perform(op))).await;
     assert_eq!(answers.iter().filter(|answer| matches!(answer, Err(Error::Busy { .. }))).count(), 1, "{answers:?}");
     it.faults(0).heal();
@@ -146,7 +176,8 @@ async fn one_vm_has_one_task() {
     let driver = it.open(0, 1).await;
     driver.perform(&create(0, 1, &it.hosts[0][0], None)).await.unwrap();
     it.faults(0).slow(Duration::from_secs(1));
-    let (stop, start, late) = (op(0, 3, Action::Stop(StopMode::Hard)), op(0, 4, Action::Start), op(0, 2, Action::Start));
+    let (stop, start, late) =
+        (op(0, 3, Action::Stop(StopMode::Hard)), op(0, 4, Action::Start), op(0, 2, Action::Start));
     let (first, second, third) = futures::join!(driver.perform(&stop), driver.perform(&start), driver.perform(&late));
     assert_eq!(first.unwrap().unwrap().power, PowerState::Stopped);
     assert!(matches!(second, Err(Error::Busy { .. })), "{second:?}");
@@ -185,7 +216,10 @@ async fn a_lost_host_takes_its_vms_along() {
     }
     assert!(it.faults(0).lose_host(dies));
     let heard = driver.changes().await.unwrap();
-    assert!(heard.contains(&Change::Hosts) && heard.contains(&Change::Vm(vm(0))) && !heard.contains(&Change::Vm(vm(2))), "{heard:?}");
+    assert!(
+        heard.contains(&Change::Hosts) && heard.contains(&Change::Vm(vm(0))) && !heard.contains(&Change::Vm(vm(2))),
+        "{heard:?}"
+    );
     let now = driver.inventory().await.unwrap();
     assert_eq!((now.hosts.len(), now.vms.len()), (1, 1));
     assert!(matches!(driver.perform(&create(5, 1, dies, None)).await, Err(Error::NoRoom { .. })));
@@ -236,7 +270,11 @@ async fn one_directory_serves_one_fleet() {
 #[tokio::test]
 async fn foreign_vms_and_hosts_outlive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { dir: Some(dir.path().to_owned()), latency: Latency::None, ..Config::new(Inventory::generate(2, 1).unwrap()) };
+    let config = Config {
+        dir: Some(dir.path().to_owned()),
+        latency: Latency::None,
+        ..Config::new(Inventory::generate(2, 1).unwrap())
+    };
     let it = Setup::of(config.clone()).await;
     let driver = it.open(0, 1).await;
     driver.perform(&create(0, 1, &it.hosts[0][1], None)).await.unwrap();
@@ -247,5 +285,8 @@ async fn foreign_vms_and_hosts_outlive_a_restart() {
     let driver = it.open(0, 2).await;
     let held = driver.inventory().await.unwrap();
     assert_eq!((held.hosts.len(), held.vms.len(), held.foreign_vms), (1, 1, 1));
-    assert!(matches!(driver.perform(&create(1, 1, &it.hosts[0][1], None)).await, Err(Error::NoRoom { .. })), "its room is taken still");
+    assert!(
+        matches!(driver.perform(&create(1, 1, &it.hosts[0][1], None)).await, Err(Error::NoRoom { .. })),
+        "its room is taken still"
+    );
 }

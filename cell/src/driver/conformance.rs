@@ -85,7 +85,9 @@ const SOON: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_secs(2);
 const SMALL: Size = Size { vcpus: 2, memory_mib: 2048, disk_gib: 10 };
 
-fn vm(index: u32) -> VmId { JobId::derive("conformance", "driver", "vm").vm(index) }
+fn vm(index: u32) -> VmId {
+    JobId::derive("conformance", "driver", "vm").vm(index)
+}
 
 fn spec(index: u32) -> CreateSpec {
     let policy = Policy { affinity: Some(short("together")), anti_affinity: Some(short("apart")), ..Policy::default() };
@@ -93,7 +95,12 @@ fn spec(index: u32) -> CreateSpec {
         tenant: "acme".parse().expect("a tenant"),
         name: format!("vm-{index}").parse().expect("a VM name"),
         size: SMALL,
-        template: Arc::new(Template { image: "debian-12".to_owned(), labels: Labels::new(), require: Labels::new(), policy }),
+        template: Arc::new(Template {
+            image: "debian-12".to_owned(),
+            labels: Labels::new(),
+            require: Labels::new(),
+            policy,
+        }),
         power: Power::On,
         host: None,
         snapshots: Vec::new(),
@@ -101,9 +108,15 @@ fn spec(index: u32) -> CreateSpec {
     }
 }
 
-fn short(name: &str) -> ShortName { name.parse().expect("a short name") }
-fn op(vm: VmId, number: u64, action: Action) -> Op { Op { vm, number: OpNumber(number), action, host: None } }
-fn create(index: u32, number: u64, host: &HostId) -> Op { create_as(index, number, host, spec(index)) }
+fn short(name: &str) -> ShortName {
+    name.parse().expect("a short name")
+}
+fn op(vm: VmId, number: u64, action: Action) -> Op {
+    Op { vm, number: OpNumber(number), action, host: None }
+}
+fn create(index: u32, number: u64, host: &HostId) -> Op {
+    create_as(index, number, host, spec(index))
+}
 fn create_as(index: u32, number: u64, host: &HostId, spec: CreateSpec) -> Op {
     Op { host: Some(host.clone()), ..op(vm(index), number, Action::Create(Arc::new(spec))) }
 }
@@ -122,16 +135,31 @@ impl Opened {
         assert!(hosts.len() >= 2 && hosts.iter().all(|host| host.usable), "a case needs two hosts: {hosts:?}");
         Self { driver, hosts: hosts.into_iter().map(|host| host.id).collect() }
     }
-    fn host(&self) -> &HostId { &self.hosts[0] }
-    async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> { self.driver.perform(op).await }
+    fn host(&self) -> &HostId {
+        &self.hosts[0]
+    }
+    async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> {
+        self.driver.perform(op).await
+    }
     /// An operation that must leave the VM there.
     async fn done(&self, op: &Op) -> VmFacts {
-        self.perform(op).await.unwrap_or_else(|error| panic!("{op:?}: {error}")).unwrap_or_else(|| panic!("{op:?} left no VM"))
+        self.perform(op)
+            .await
+            .unwrap_or_else(|error| panic!("{op:?}: {error}"))
+            .unwrap_or_else(|| panic!("{op:?} left no VM"))
     }
-    async fn made(&self, index: u32) -> VmFacts { self.done(&create(index, 1, self.host())).await }
-    async fn there(&self, vm: VmId) -> Option<super::HeldVm> { self.driver.inspect(vm).await.expect("inspect") }
-    async fn facts(&self, vm: VmId) -> VmFacts { self.there(vm).await.expect("the VM is there").facts }
-    async fn count(&self) -> usize { self.driver.inventory().await.expect("inventory").vms.len() }
+    async fn made(&self, index: u32) -> VmFacts {
+        self.done(&create(index, 1, self.host())).await
+    }
+    async fn there(&self, vm: VmId) -> Option<super::HeldVm> {
+        self.driver.inspect(vm).await.expect("inspect")
+    }
+    async fn facts(&self, vm: VmId) -> VmFacts {
+        self.there(vm).await.expect("the VM is there").facts
+    }
+    async fn count(&self) -> usize {
+        self.driver.inventory().await.expect("inventory").vms.len()
+    }
 }
 
 /// No operation changes anything before `open`.
@@ -161,7 +189,10 @@ pub async fn a_newer_session_revokes_the_older(rig: &dyn Rig) {
 pub async fn what_is_made_is_there(rig: &dyn Rig) {
     let it = Opened::by(rig, 1).await;
     let facts = it.made(0).await;
-    assert_eq!(facts, VmFacts { host: it.host().clone(), power: PowerState::Running, size: SMALL, snapshots: Vec::new() });
+    assert_eq!(
+        facts,
+        VmFacts { host: it.host().clone(), power: PowerState::Running, size: SMALL, snapshots: Vec::new() }
+    );
     let held = it.there(vm(0)).await.expect("it is there");
     assert_eq!((held.id, &held.facts, held.op), (vm(0), &facts, OpNumber(1)));
     assert_eq!((held.tenant.as_str(), held.name.as_str()), ("acme", "vm-0"));
@@ -210,7 +241,10 @@ pub async fn a_delete_leaves_a_tombstone(rig: &dyn Rig) {
     it.made(0).await;
     assert_eq!(it.perform(&op(vm(0), 7, Action::Delete)).await, Ok(None));
     assert_eq!(it.there(vm(0)).await, None);
-    assert_eq!(it.perform(&create(0, 1, it.host())).await, Err(Error::Superseded { asked: OpNumber(1), last: OpNumber(7) }));
+    assert_eq!(
+        it.perform(&create(0, 1, it.host())).await,
+        Err(Error::Superseded { asked: OpNumber(1), last: OpNumber(7) })
+    );
     assert_eq!(it.count().await, 0);
     it.done(&create(0, 8, it.host())).await;
 }
@@ -278,10 +312,16 @@ pub async fn power_follows_the_rules(rig: &dyn Rig) {
         let answer = it.perform(&op(vm(0), number, action.clone())).await;
         match expected {
             Some(power) => {
-                assert_eq!(answer.map(|facts| facts.map(|facts| facts.power)), Ok(Some(power)), "{action:?} of a VM that is {now:?}");
+                assert_eq!(
+                    answer.map(|facts| facts.map(|facts| facts.power)),
+                    Ok(Some(power)),
+                    "{action:?} of a VM that is {now:?}"
+                );
                 now = power;
             }
-            None => assert!(matches!(answer, Err(Error::Invalid { .. })), "{action:?} of a VM that is {now:?}: {answer:?}"),
+            None => {
+                assert!(matches!(answer, Err(Error::Invalid { .. })), "{action:?} of a VM that is {now:?}: {answer:?}")
+            }
         }
         assert_eq!(it.facts(vm(0)).await.power, now);
     }
@@ -326,12 +366,15 @@ pub async fn snapshots_are_kept_with_the_vm(rig: &dyn Rig) {
 pub async fn disks_only_grow(rig: &dyn Rig) {
     let it = Opened::by(rig, 1).await;
     it.made(0).await;
-    let (more, less) = (Size { vcpus: 4, memory_mib: 4096, disk_gib: 20 }, Size { vcpus: 1, memory_mib: 1024, disk_gib: 20 });
+    let (more, less) =
+        (Size { vcpus: 4, memory_mib: 4096, disk_gib: 20 }, Size { vcpus: 1, memory_mib: 1024, disk_gib: 20 });
     assert_eq!(it.done(&op(vm(0), 2, Action::Resize(more))).await.size, more);
     assert_eq!(it.done(&op(vm(0), 3, Action::Resize(less))).await.size, less);
     let shrunk = it.perform(&op(vm(0), 4, Action::Resize(Size { disk_gib: 19, ..less }))).await;
     assert!(matches!(shrunk, Err(Error::Invalid { .. })), "{shrunk:?}");
-    let absurd = it.perform(&op(vm(0), 5, Action::Resize(Size { vcpus: u32::MAX, memory_mib: u64::MAX, disk_gib: u64::MAX }))).await;
+    let absurd = it
+        .perform(&op(vm(0), 5, Action::Resize(Size { vcpus: u32::MAX, memory_mib: u64::MAX, disk_gib: u64::MAX })))
+        .await;
     assert!(matches!(absurd, Err(Error::NoRoom { .. } | Error::Invalid { .. })), "{absurd:?}");
     assert_eq!(it.facts(vm(0)).await.size, less);
 }
@@ -355,7 +398,8 @@ pub async fn a_full_host_takes_no_more(rig: &dyn Rig) {
     let it = Opened::by(rig, 1).await;
     let host = it.driver.inventory().await.expect("inventory").hosts.swap_remove(0);
     let size = Size { vcpus: host.vcpus / 2, memory_mib: 1024, disk_gib: 1 };
-    let asked: Vec<Op> = (0..6).map(|index| create_as(index, 1, &host.id, CreateSpec { size, ..spec(index) })).collect();
+    let asked: Vec<Op> =
+        (0..6).map(|index| create_as(index, 1, &host.id, CreateSpec { size, ..spec(index) })).collect();
     let answers = join_all(asked.iter().map(|op| it.perform(op))).await;
     let (made, refused): (Vec<_>, Vec<_>) = asked.iter().zip(answers).partition(|(_, answer)| answer.is_ok());
     assert_eq!(made.len(), 2, "{made:?} {refused:?}");
@@ -380,10 +424,16 @@ pub async fn hosts_that_are_not_there_take_nothing(rig: &dyn Rig) {
 pub async fn a_copy_brings_its_snapshots(rig: &dyn Rig) {
     let it = Opened::by(rig, 1).await;
     let copy = CreateSpec {
-        power: Power::Off, snapshots: vec![short("one"), short("two")], copy_of: Some(PowerState::Running), ..spec(0)
+        power: Power::Off,
+        snapshots: vec![short("one"), short("two")],
+        copy_of: Some(PowerState::Running),
+        ..spec(0)
     };
     let facts = it.done(&create_as(0, 9, it.host(), copy)).await;
-    assert_eq!((facts.power, facts.snapshots.as_slice()), (PowerState::Stopped, [short("one"), short("two")].as_slice()));
+    assert_eq!(
+        (facts.power, facts.snapshots.as_slice()),
+        (PowerState::Stopped, [short("one"), short("two")].as_slice())
+    );
     assert_eq!(it.done(&op(vm(0), 10, Action::Start)).await.power, PowerState::Running);
 }
 
@@ -400,7 +450,9 @@ pub async fn the_id_belongs_to_one_vm(rig: &dyn Rig) {
 /// Operations on a VM that is not there say so.
 pub async fn what_is_not_there_is_not_found(rig: &dyn Rig) {
     let it = Opened::by(rig, 1).await;
-    for action in [Action::Start, Action::Resize(SMALL), Action::Snapshot(short("one")), Action::Relocate(it.host().clone())] {
+    for action in
+        [Action::Start, Action::Resize(SMALL), Action::Snapshot(short("one")), Action::Relocate(it.host().clone())]
+    {
         assert_eq!(it.perform(&op(vm(0), 1, action)).await, Err(Error::NotFound));
     }
     assert_eq!(it.perform(&op(vm(0), 1, Action::Inspect)).await, Ok(None));
@@ -411,7 +463,9 @@ pub async fn what_is_not_there_is_not_found(rig: &dyn Rig) {
 pub async fn many_vms_are_made_at_once(rig: &dyn Rig) {
     let it = Opened::by(rig, 1).await;
     let size = Size { vcpus: 1, memory_mib: 256, disk_gib: 1 };
-    let asked: Vec<Op> = (0..12).map(|index| create_as(index, 1, &it.hosts[index as usize % 2], CreateSpec { size, ..spec(index) })).collect();
+    let asked: Vec<Op> = (0..12)
+        .map(|index| create_as(index, 1, &it.hosts[index as usize % 2], CreateSpec { size, ..spec(index) }))
+        .collect();
     join_all(asked.iter().map(|op| async {
         while let Err(error) = it.perform(op).await {
             assert!(matches!(error, Error::Busy { .. }), "{error}");
@@ -565,7 +619,13 @@ pub async fn what_was_answered_outlives_a_restart(rig: &dyn Rig) {
     assert_eq!(rig.connect().await.open(Epoch(4)).await, Err(Error::Revoked), "the epoch is remembered");
     let it = Opened::by(rig, 6).await;
     assert_eq!(it.facts(vm(0)).await, facts);
-    assert_eq!(it.perform(&op(vm(0), 2, Action::Delete)).await, Err(Error::Superseded { asked: OpNumber(2), last: OpNumber(3) }));
-    assert_eq!(it.perform(&create(1, 1, it.host())).await, Err(Error::Superseded { asked: OpNumber(1), last: OpNumber(6) }));
+    assert_eq!(
+        it.perform(&op(vm(0), 2, Action::Delete)).await,
+        Err(Error::Superseded { asked: OpNumber(2), last: OpNumber(3) })
+    );
+    assert_eq!(
+        it.perform(&create(1, 1, it.host())).await,
+        Err(Error::Superseded { asked: OpNumber(1), last: OpNumber(6) })
+    );
     assert_eq!(it.count().await, 1);
 }

@@ -19,10 +19,14 @@ pub(super) struct Changes {
 
 impl Changes {
     /// `origin` differs from run to run, so that a cursor of an earlier run is seen to be one.
-    pub(super) fn new(origin: u32) -> Self { Self { kept: VecDeque::new(), first: u64::from(origin) << 31 } }
+    pub(super) fn new(origin: u32) -> Self {
+        Self { kept: VecDeque::new(), first: u64::from(origin) << 31 }
+    }
 
     /// Where a reader begins that has just read the inventory.
-    pub(super) fn end(&self) -> Cursor { self.first + self.kept.len() as u64 }
+    pub(super) fn end(&self) -> Cursor {
+        self.first + self.kept.len() as u64
+    }
 
     pub(super) fn push(&mut self, change: Change) {
         if self.kept.back() == Some(&change) && change == Change::Hosts {
@@ -55,7 +59,9 @@ mod tests {
 
     use super::*;
 
-    fn change(index: u32) -> Change { Change::Vm(JobId::derive("t", "s", "e").vm(index)) }
+    fn change(index: u32) -> Change {
+        Change::Vm(JobId::derive("t", "s", "e").vm(index))
+    }
 
     #[test]
     fn changes_are_kept_until_the_reader_has_gone_on() {

@@ -24,9 +24,15 @@ struct Session {
 }
 
 impl SimulatedDriver {
-    pub(super) fn new(manager: Arc<Manager>) -> Self { Self { manager, session: Mutex::default() } }
-    fn session(&self) -> MutexGuard<'_, Session> { self.session.lock().unwrap_or_else(PoisonError::into_inner) }
-    fn epoch(&self) -> Option<Epoch> { self.session().epoch }
+    pub(super) fn new(manager: Arc<Manager>) -> Self {
+        Self { manager, session: Mutex::default() }
+    }
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn epoch(&self) -> Option<Epoch> {
+        self.session().epoch
+    }
 }
 
 #[async_trait]
@@ -40,10 +46,18 @@ impl Driver for SimulatedDriver {
         }
         Ok(tasks)
     }
-    async fn inventory(&self) -> Result<Inventory, Error> { self.manager.inventory(self.epoch()).await }
-    async fn tasks(&self) -> Result<Vec<RunningTask>, Error> { self.manager.tasks(self.epoch()).await }
-    async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> { self.manager.perform(self.epoch(), op).await }
-    async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> { self.manager.inspect(self.epoch(), vm).await }
+    async fn inventory(&self) -> Result<Inventory, Error> {
+        self.manager.inventory(self.epoch()).await
+    }
+    async fn tasks(&self) -> Result<Vec<RunningTask>, Error> {
+        self.manager.tasks(self.epoch()).await
+    }
+    async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> {
+        self.manager.perform(self.epoch(), op).await
+    }
+    async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> {
+        self.manager.inspect(self.epoch(), vm).await
+    }
     async fn changes(&self) -> Result<Vec<Change>, Error> {
         let Session { epoch, heard } = *self.session();
         let (changes, next) = self.manager.changes(epoch, heard).await?;
@@ -54,5 +68,7 @@ impl Driver for SimulatedDriver {
         }
         Ok(changes)
     }
-    fn limits(&self) -> Limits { self.manager.limits.clone() }
+    fn limits(&self) -> Limits {
+        self.manager.limits.clone()
+    }
 }

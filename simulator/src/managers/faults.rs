@@ -52,10 +52,18 @@ pub(super) struct Trouble {
 
 impl Trouble {
     fn any(&self) -> bool {
-        self.down || self.hanging || !self.slow.is_zero() || self.rates.iter().any(|rate| *rate > 0.0) || self.next.iter().any(|next| *next > 0)
+        self.down
+            || self.hanging
+            || !self.slow.is_zero()
+            || self.rates.iter().any(|rate| *rate > 0.0)
+            || self.next.iter().any(|next| *next > 0)
     }
-    pub(super) fn hanging(&self) -> bool { self.hanging }
-    pub(super) fn slow(&self) -> Duration { self.slow }
+    pub(super) fn hanging(&self) -> bool {
+        self.hanging
+    }
+    pub(super) fn slow(&self) -> Duration {
+        self.slow
+    }
     pub(super) fn reachable(&self) -> Result<(), Error> {
         if self.down { Err(Error::Unreachable { detail: "the simulated manager is down".to_owned() }) } else { Ok(()) }
     }
@@ -76,11 +84,13 @@ impl Trouble {
     }
 }
 
-fn transient() -> Error { Error::Transient { detail: "a simulated error that passes".to_owned() } }
+fn transient() -> Error {
+    Error::Transient { detail: "a simulated error that passes".to_owned() }
+}
 
 impl Manager {
     /// Carries an operation out, through whatever trouble there is.
-    pub(super) async fn perform(self: &Arc<Self>, session: Option<Epoch>, op: &Op) -> Outcome {
+    pub(crate) async fn perform(self: &Arc<Self>, session: Option<Epoch>, op: &Op) -> Outcome {
         if !self.troubled.load(Ordering::Acquire) {
             let outcome = self.carry_out(session, op).await;
             return self.answer(outcome).await;
@@ -149,7 +159,9 @@ impl Manager {
         outcome
     }
 
-    fn look_for_trouble(&self, trouble: &Trouble) { self.troubled.store(trouble.any(), Ordering::Release); }
+    fn look_for_trouble(&self, trouble: &Trouble) {
+        self.troubled.store(trouble.any(), Ordering::Release);
+    }
 }
 
 /// The faults of one manager. Each takes effect at once, also on calls under way.
@@ -175,14 +187,22 @@ impl Faults {
         self.set(|trouble| trouble.rates[fault as usize] = probability);
     }
     /// The next so many operations meet this fault.
-    pub fn next(&self, fault: Fault, operations: u32) { self.set(|trouble| trouble.next[fault as usize] = operations); }
+    pub fn next(&self, fault: Fault, operations: u32) {
+        self.set(|trouble| trouble.next[fault as usize] = operations);
+    }
     /// Nothing is answered any more, until [`Faults::heal`]. What was asked meanwhile is done then,
     /// whether or not anybody still waits for it.
-    pub fn hang(&self) { self.set(|trouble| trouble.hanging = true); }
+    pub fn hang(&self) {
+        self.set(|trouble| trouble.hanging = true);
+    }
     /// Cannot be reached, until [`Faults::heal`]. Tasks that run go on.
-    pub fn down(&self) { self.set(|trouble| trouble.down = true); }
+    pub fn down(&self) {
+        self.set(|trouble| trouble.down = true);
+    }
     /// Every operation takes this much longer; readings do not.
-    pub fn slow(&self, by: Duration) { self.set(|trouble| trouble.slow = by); }
+    pub fn slow(&self, by: Duration) {
+        self.set(|trouble| trouble.slow = by);
+    }
     /// Ends every fault.
     pub fn heal(&self) {
         self.set(|trouble| *trouble = Trouble { left_hanging: trouble.left_hanging, ..Trouble::default() });
@@ -224,7 +244,9 @@ impl Faults {
         let (high, low) = (self.manager.env.random_u64(), self.manager.env.random_u64());
         let id = Uuid::from_u64_pair(high, low);
         let mut state = self.manager.state();
-        let Some(write) = state.holdings.add_foreign(id, host, size).map(|foreign| record::foreign(self.manager.id, id, foreign)) else {
+        let Some(write) =
+            state.holdings.add_foreign(id, host, size).map(|foreign| record::foreign(self.manager.id, id, foreign))
+        else {
             return false;
         };
         self.manager.put(&mut state, write);
@@ -244,9 +266,13 @@ impl Faults {
         done
     }
     /// A host takes no new VMs and keeps those it has.
-    pub fn maintain_host(&self, host: &HostId) -> bool { self.set_host(host, HostState::Maintenance) }
+    pub fn maintain_host(&self, host: &HostId) -> bool {
+        self.set_host(host, HostState::Maintenance)
+    }
     /// A lost host comes back, empty; one in maintenance takes VMs again.
-    pub fn restore_host(&self, host: &HostId) -> bool { self.set_host(host, HostState::Up) }
+    pub fn restore_host(&self, host: &HostId) -> bool {
+        self.set_host(host, HostState::Up)
+    }
 
     fn set_host(&self, host: &HostId, to: HostState) -> bool {
         let mut state = self.manager.state();

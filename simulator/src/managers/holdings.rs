@@ -130,8 +130,12 @@ pub(super) struct Holdings {
 impl Holdings {
     pub(super) fn new(hosts: &[HostSpec], overcommit: Overcommit) -> Self {
         let mut made = Self {
-            overcommit, hosts: Vec::new(), by_name: BTreeMap::new(),
-            vms: BTreeMap::new(), gone: BTreeMap::new(), foreign: BTreeMap::new(),
+            overcommit,
+            hosts: Vec::new(),
+            by_name: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            foreign: BTreeMap::new(),
         };
         for host in hosts {
             made.add_host(host.clone(), HostState::Up);
@@ -162,7 +166,9 @@ impl Holdings {
         self.hosts[host as usize].used.add(body.size);
         self.vms.insert(id, Vm { host, body });
     }
-    pub(super) fn restore_gone(&mut self, id: VmId, op: OpNumber) { self.gone.insert(id, op); }
+    pub(super) fn restore_gone(&mut self, id: VmId, op: OpNumber) {
+        self.gone.insert(id, op);
+    }
     pub(super) fn restore_foreign(&mut self, id: Uuid, foreign: Foreign) {
         let host = self.host_or_lost(&foreign.host);
         self.hosts[host as usize].used.add(foreign.size);
@@ -175,10 +181,18 @@ impl Holdings {
 
     // ── what is there ──
 
-    pub(super) fn vm(&self, id: &VmId) -> Option<&Vm> { self.vms.get(id) }
-    pub(super) fn vm_ids(&self) -> impl Iterator<Item = VmId> + '_ { self.vms.keys().copied() }
-    pub(super) fn tombstone(&self, id: &VmId) -> Option<OpNumber> { self.gone.get(id).copied() }
-    pub(super) fn host_of(&self, vm: &Vm) -> &HostId { &self.hosts[vm.host as usize].spec.id }
+    pub(super) fn vm(&self, id: &VmId) -> Option<&Vm> {
+        self.vms.get(id)
+    }
+    pub(super) fn vm_ids(&self) -> impl Iterator<Item = VmId> + '_ {
+        self.vms.keys().copied()
+    }
+    pub(super) fn tombstone(&self, id: &VmId) -> Option<OpNumber> {
+        self.gone.get(id).copied()
+    }
+    pub(super) fn host_of(&self, vm: &Vm) -> &HostId {
+        &self.hosts[vm.host as usize].spec.id
+    }
 
     pub(super) fn facts(&self, vm: &Vm) -> VmFacts {
         VmFacts {
@@ -199,7 +213,9 @@ impl Holdings {
             anti_affinity: vm.body.anti_affinity.clone(),
         }
     }
-    pub(super) fn held_vms(&self) -> impl Iterator<Item = HeldVm> + '_ { self.vms.iter().map(|(id, vm)| self.held(*id, vm)) }
+    pub(super) fn held_vms(&self) -> impl Iterator<Item = HeldVm> + '_ {
+        self.vms.iter().map(|(id, vm)| self.held(*id, vm))
+    }
 
     pub(super) fn inventory(&self) -> Inventory {
         let hosts = self.hosts.iter().filter(|host| host.state != HostState::Lost).map(|host| Host {
@@ -215,7 +231,10 @@ impl Holdings {
 
     /// Hosts that hold more than they may.
     pub(super) fn overfilled(&self) -> impl Iterator<Item = HostId> + '_ {
-        self.hosts.iter().filter(|host| host.state != HostState::Lost && !self.fits(host, host.used)).map(|host| host.spec.id.clone())
+        self.hosts
+            .iter()
+            .filter(|host| host.state != HostState::Lost && !self.fits(host, host.used))
+            .map(|host| host.spec.id.clone())
     }
 
     fn fits(&self, host: &HostSlot, used: Used) -> bool {
@@ -250,7 +269,13 @@ impl Holdings {
         Err(Error::NoRoom {
             detail: format!(
                 "host {} would have {} vCPUs, {} MiB and {} GiB of disk in use, of {}, {} and {}",
-                slot.spec.id, used.vcpus, used.memory_mib, used.disk_gib, slot.spec.vcpus, slot.spec.memory_mib, slot.spec.disk_gib,
+                slot.spec.id,
+                used.vcpus,
+                used.memory_mib,
+                used.disk_gib,
+                slot.spec.vcpus,
+                slot.spec.memory_mib,
+                slot.spec.disk_gib,
             ),
         })
     }
@@ -278,8 +303,17 @@ impl Holdings {
             None => match &op.action {
                 Action::Delete | Action::Inspect => Ok(Some(None)),
                 // It was done, and then the VM was removed behind our back.
-                Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume
-                | Action::Resize(_) | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Relocate(_) => Err(Error::NotFound),
+                Action::Create(_)
+                | Action::Start
+                | Action::Stop(_)
+                | Action::Restart(_)
+                | Action::Suspend
+                | Action::Resume
+                | Action::Resize(_)
+                | Action::Snapshot(_)
+                | Action::Revert(_)
+                | Action::SnapshotDelete(_)
+                | Action::Relocate(_) => Err(Error::NotFound),
             },
         }
     }
@@ -307,9 +341,19 @@ impl Holdings {
                 (vm.host, more)
             }
             (
-                Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume
-                | Action::Resize(_) | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Relocate(_)
-                | Action::Delete | Action::Inspect,
+                Action::Create(_)
+                | Action::Start
+                | Action::Stop(_)
+                | Action::Restart(_)
+                | Action::Suspend
+                | Action::Resume
+                | Action::Resize(_)
+                | Action::Snapshot(_)
+                | Action::Revert(_)
+                | Action::SnapshotDelete(_)
+                | Action::Relocate(_)
+                | Action::Delete
+                | Action::Inspect,
                 Some(_) | None,
             ) => return Ok(None),
         };
@@ -318,7 +362,9 @@ impl Holdings {
     }
 
     /// Gives back what [`Holdings::reserve`] took.
-    pub(super) fn release(&mut self, reservation: Reservation) { self.hosts[reservation.host as usize].used.take(reservation.size); }
+    pub(super) fn release(&mut self, reservation: Reservation) {
+        self.hosts[reservation.host as usize].used.take(reservation.size);
+    }
 
     /// Carries the operation out, all of it or nothing. Its number has been checked.
     pub(super) fn apply(&mut self, op: &Op) -> Result<Did, Error> {
@@ -362,8 +408,16 @@ impl Holdings {
                 Ok(Did::Buried)
             }
             Action::Inspect => Ok(Did::Nothing),
-            Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume | Action::Resize(_)
-            | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Relocate(_) => Err(Error::NotFound),
+            Action::Start
+            | Action::Stop(_)
+            | Action::Restart(_)
+            | Action::Suspend
+            | Action::Resume
+            | Action::Resize(_)
+            | Action::Snapshot(_)
+            | Action::Revert(_)
+            | Action::SnapshotDelete(_)
+            | Action::Relocate(_) => Err(Error::NotFound),
         }
     }
 
@@ -465,7 +519,11 @@ impl VmBody {
     fn made(spec: &CreateSpec, op: OpNumber) -> Self {
         let power = power_of(spec.power);
         let mut made = Self {
-            tenant: spec.tenant.clone(), name: spec.name.clone(), size: spec.size, power, op,
+            tenant: spec.tenant.clone(),
+            name: spec.name.clone(),
+            size: spec.size,
+            power,
+            op,
             affinity: spec.template.policy.affinity.clone(),
             anti_affinity: spec.template.policy.anti_affinity.clone(),
             restarts: 0,
@@ -479,9 +537,15 @@ impl VmBody {
         made
     }
 
-    fn rare(&mut self) -> &mut Rare { self.rare.get_or_insert_default() }
-    fn snapshots(&self) -> impl Iterator<Item = &Snapshot> { self.rare.iter().flat_map(|rare| &rare.snapshots) }
-    fn failed(&self) -> Option<&str> { self.rare.as_ref().and_then(|rare| rare.failed.as_deref()) }
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+    fn snapshots(&self) -> impl Iterator<Item = &Snapshot> {
+        self.rare.iter().flat_map(|rare| &rare.snapshots)
+    }
+    fn failed(&self) -> Option<&str> {
+        self.rare.as_ref().and_then(|rare| rare.failed.as_deref())
+    }
 
     /// What an operation changes that needs nothing of the hosts.
     fn change(&mut self, action: &Action) -> Result<(), Error> {
@@ -552,4 +616,6 @@ fn power_of(asked: Power) -> PowerState {
     }
 }
 
-fn invalid(detail: impl Into<String>) -> Error { Error::Invalid { detail: detail.into() } }
+fn invalid(detail: impl Into<String>) -> Error {
+    Error::Invalid { detail: detail.into() }
+}

@@ -42,13 +42,21 @@ impl Latency {
         match self {
             // Nothing runs for long enough to be counted.
             Self::None => Limits {
-                operations_max: 100_000, creates_max: 100_000, relocations_max: 100_000,
-                power_max: 100_000, snapshots_max: 100_000, revokes: true,
+                operations_max: 100_000,
+                creates_max: 100_000,
+                relocations_max: 100_000,
+                power_max: 100_000,
+                snapshots_max: 100_000,
+                revokes: true,
             },
             // What one vCenter takes before its own queue fills, over a hundred hosts.
             Self::Fast | Self::Realistic => Limits {
-                operations_max: 256, creates_max: 128, relocations_max: 32,
-                power_max: 128, snapshots_max: 64, revokes: true,
+                operations_max: 256,
+                creates_max: 128,
+                relocations_max: 32,
+                power_max: 128,
+                snapshots_max: 64,
+                revokes: true,
             },
         }
     }
@@ -59,9 +67,18 @@ impl Latency {
             Self::None => return Duration::ZERO,
             Self::Fast => match action {
                 Action::Inspect => (0.002, 0.4),
-                Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume
-                | Action::Resize(_) | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_)
-                | Action::Relocate(_) | Action::Delete => (0.020, 0.4),
+                Action::Create(_)
+                | Action::Start
+                | Action::Stop(_)
+                | Action::Restart(_)
+                | Action::Suspend
+                | Action::Resume
+                | Action::Resize(_)
+                | Action::Snapshot(_)
+                | Action::Revert(_)
+                | Action::SnapshotDelete(_)
+                | Action::Relocate(_)
+                | Action::Delete => (0.020, 0.4),
             },
             Self::Realistic => match action {
                 Action::Create(_) => (25.0, 0.5),
@@ -104,7 +121,9 @@ impl Latency {
 }
 
 impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// The text names no latency.
@@ -115,7 +134,10 @@ pub struct UnknownLatency;
 impl FromStr for Latency {
     type Err = UnknownLatency;
     fn from_str(text: &str) -> Result<Self, UnknownLatency> {
-        [Self::None, Self::Fast, Self::Realistic].into_iter().find(|latency| latency.as_str() == text).ok_or(UnknownLatency)
+        [Self::None, Self::Fast, Self::Realistic]
+            .into_iter()
+            .find(|latency| latency.as_str() == text)
+            .ok_or(UnknownLatency)
     }
 }
 

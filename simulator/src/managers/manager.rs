@@ -33,13 +33,15 @@ pub(super) struct Counters {
     pub(super) overfill_attempts: AtomicU64,
 }
 impl Counters {
-    pub(super) fn add(counter: &AtomicU64) { counter.fetch_add(1, Ordering::Relaxed); }
+    pub(super) fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-pub(super) struct Manager {
+pub(crate) struct Manager {
     pub(super) id: ManagerId,
     pub(super) env: Env,
-    pub(super) limits: Limits,
+    pub(crate) limits: Limits,
     pub(super) counters: Counters,
     latency: Latency,
     store: Arc<Store>,
@@ -153,10 +155,14 @@ impl Manager {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> { self.state.lock().unwrap_or_else(PoisonError::into_inner) }
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// Hands a record to the store.
-    pub(super) fn put(&self, state: &mut State, write: Write) { state.put = self.store.put(write); }
+    pub(super) fn put(&self, state: &mut State, write: Write) {
+        state.put = self.store.put(write);
+    }
 
     /// Hands the VM's record to the store, as it is now.
     pub(super) fn put_vm(&self, state: &mut State, id: VmId) {
@@ -176,7 +182,7 @@ impl Manager {
 
     // ── sessions and reading ──
 
-    pub(super) async fn open(&self, epoch: Epoch) -> Result<(Vec<RunningTask>, Cursor), Error> {
+    pub(crate) async fn open(&self, epoch: Epoch) -> Result<(Vec<RunningTask>, Cursor), Error> {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         let (tasks, cursor, mark) = {
             let mut state = self.state();
@@ -196,15 +202,15 @@ impl Manager {
         Ok((tasks, cursor))
     }
 
-    pub(super) async fn inventory(&self, session: Option<Epoch>) -> Result<Inventory, Error> {
+    pub(crate) async fn inventory(&self, session: Option<Epoch>) -> Result<Inventory, Error> {
         self.pause(|latency, rng| latency.of_inventory(rng)).await?;
         self.read(session, |state| state.holdings.inventory()).await
     }
-    pub(super) async fn tasks(&self, session: Option<Epoch>) -> Result<Vec<RunningTask>, Error> {
+    pub(crate) async fn tasks(&self, session: Option<Epoch>) -> Result<Vec<RunningTask>, Error> {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.tasks()).await
     }
-    pub(super) async fn inspect(&self, session: Option<Epoch>, vm: VmId) -> Result<Option<HeldVm>, Error> {
+    pub(crate) async fn inspect(&self, session: Option<Epoch>, vm: VmId) -> Result<Option<HeldVm>, Error> {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.holdings.vm(&vm).map(|found| state.holdings.held(vm, found))).await
     }
@@ -221,7 +227,7 @@ impl Manager {
     }
 
     /// What changed after `cursor`, once something has.
-    pub(super) async fn changes(&self, session: Option<Epoch>, cursor: Cursor) -> Result<(Vec<Change>, Cursor), Error> {
+    pub(crate) async fn changes(&self, session: Option<Epoch>, cursor: Cursor) -> Result<(Vec<Change>, Cursor), Error> {
         loop {
             let mut stirred = std::pin::pin!(self.stirred.notified());
             // Before looking, so that what happens in between is not missed.
@@ -280,7 +286,9 @@ impl Manager {
         match self.begin(session, op) {
             Begun::Done(outcome, mark) => self.durable(mark).await.and(outcome),
             // The task is dropped with its runtime only.
-            Begun::Runs(end) => end.await.unwrap_or_else(|_| Err(Error::Unreachable { detail: "the task was abandoned".to_owned() })),
+            Begun::Runs(end) => {
+                end.await.unwrap_or_else(|_| Err(Error::Unreachable { detail: "the task was abandoned".to_owned() }))
+            }
         }
     }
 
@@ -340,7 +348,9 @@ impl Manager {
     /// Begins a task: its slot and its room are taken.
     fn start(&self, state: &mut State, session: Option<Epoch>, op: &Op) -> Result<oneshot::Receiver<Outcome>, Error> {
         let kind = Kind::of(&op.action);
-        if state.under_way.all >= self.limits.operations_max || state.under_way.of_kind[kind as usize] >= kind.max(&self.limits) {
+        if state.under_way.all >= self.limits.operations_max
+            || state.under_way.of_kind[kind as usize] >= kind.max(&self.limits)
+        {
             return Err(Error::Busy { detail: format!("{} operations are under way", state.under_way.all) });
         }
         let reservation = state.holdings.reserve(op).inspect_err(|error| self.count(op, error))?;
@@ -420,8 +430,16 @@ impl Manager {
     fn count(&self, op: &Op, error: &Error) {
         let wanted_room = match &op.action {
             Action::Create(_) | Action::Relocate(_) | Action::Resize(_) => true,
-            Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume | Action::Snapshot(_)
-            | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Delete | Action::Inspect => false,
+            Action::Start
+            | Action::Stop(_)
+            | Action::Restart(_)
+            | Action::Suspend
+            | Action::Resume
+            | Action::Snapshot(_)
+            | Action::Revert(_)
+            | Action::SnapshotDelete(_)
+            | Action::Delete
+            | Action::Inspect => false,
         };
         if wanted_room && matches!(error, Error::NoRoom { .. }) {
             Counters::add(&self.counters.overfill_attempts);
@@ -447,11 +465,14 @@ impl State {
     }
 
     fn tasks(&self) -> Vec<RunningTask> {
-        let task = |running: &Running| RunningTask { vm: running.op.vm, number: running.op.number, host: running.goes_to() };
+        let task =
+            |running: &Running| RunningTask { vm: running.op.vm, number: running.op.number, host: running.goes_to() };
         self.running.values().map(task).collect()
     }
 
-    fn trouble_of_a_reading(&mut self) -> Result<(), Error> { self.trouble.of_a_reading(&mut self.rng) }
+    fn trouble_of_a_reading(&mut self) -> Result<(), Error> {
+        self.trouble.of_a_reading(&mut self.rng)
+    }
 }
 
 impl Running {
@@ -459,8 +480,17 @@ impl Running {
         match &self.op.action {
             Action::Create(_) => self.op.host.clone(),
             Action::Relocate(host) => Some(self.op.host.as_ref().unwrap_or(host).clone()),
-            Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume | Action::Resize(_)
-            | Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Delete | Action::Inspect => None,
+            Action::Start
+            | Action::Stop(_)
+            | Action::Restart(_)
+            | Action::Suspend
+            | Action::Resume
+            | Action::Resize(_)
+            | Action::Snapshot(_)
+            | Action::Revert(_)
+            | Action::SnapshotDelete(_)
+            | Action::Delete
+            | Action::Inspect => None,
         }
     }
 }

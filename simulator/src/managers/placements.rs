@@ -52,5 +52,7 @@ impl Placements {
         }
     }
     /// How often a VM was made that was there already.
-    pub(super) fn doubles(&self) -> u64 { self.doubles.load(Ordering::Relaxed) }
+    pub(super) fn doubles(&self) -> u64 {
+        self.doubles.load(Ordering::Relaxed)
+    }
 }

@@ -46,7 +46,9 @@ fn key(kind: u8, manager: ManagerId, rest: &[u8]) -> Vec<u8> {
     key
 }
 
-pub(super) fn epoch(manager: ManagerId, epoch: Epoch) -> Write { (key(EPOCH, manager, &[]), Some(codec::encode(&epoch))) }
+pub(super) fn epoch(manager: ManagerId, epoch: Epoch) -> Write {
+    (key(EPOCH, manager, &[]), Some(codec::encode(&epoch)))
+}
 pub(super) fn vm(manager: ManagerId, id: VmId, host: &HostId, body: &VmBody) -> Write {
     (key(VM, manager, id.as_bytes()), Some(codec::encode(&StoredVmRef::There(host, body))))
 }
@@ -67,7 +69,8 @@ pub(super) fn foreign(manager: ManagerId, id: Uuid, foreign: &Foreign) -> Write 
 pub(super) fn read(held: Held) -> Result<BTreeMap<ManagerId, Vec<Record>>, String> {
     let mut records: BTreeMap<ManagerId, Vec<Record>> = BTreeMap::new();
     for (key, value) in held {
-        let (manager, record) = read_one(&key, &value).map_err(|problem| format!("the record {}: {problem}", hex(&key)))?;
+        let (manager, record) =
+            read_one(&key, &value).map_err(|problem| format!("the record {}: {problem}", hex(&key)))?;
         records.entry(manager).or_default().push(record);
     }
     Ok(records)
@@ -101,4 +104,6 @@ fn read_one(key: &[u8], value: &[u8]) -> Result<(ManagerId, Record), String> {
     Ok((ManagerId::from_uuid(uuid(manager)?), record))
 }
 
-fn hex(bytes: &[u8]) -> String { bytes.iter().take(64).map(|byte| format!("{byte:02x}")).collect() }
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
+}

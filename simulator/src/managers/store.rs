@@ -108,14 +108,21 @@ impl Store {
     /// directory nothing is kept, and every write is durable at once.
     pub(super) async fn open(dir: Option<&Path>, env: &Env) -> Result<(Self, Held), Error> {
         let Some(dir) = dir.map(Path::to_owned) else { return Ok((Self::with(false), Vec::new())) };
-        let (disk, held) = env.blocking("open the managers' store", move || Disk::open(&dir)).await.ok_or(Error::ShuttingDown)??;
+        let (disk, held) =
+            env.blocking("open the managers' store", move || Disk::open(&dir)).await.ok_or(Error::ShuttingDown)??;
         let store = Self::with(true);
         env.spawn("managers' store", commit(Arc::clone(&store.shared), disk, env.clone()));
         Ok((store, held))
     }
 
     fn with(kept: bool) -> Self {
-        let shared = Shared { queue: Mutex::default(), wake: Notify::new(), durable: AtomicU64::new(0), failed: OnceLock::new(), kept };
+        let shared = Shared {
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            durable: AtomicU64::new(0),
+            failed: OnceLock::new(),
+            kept,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -156,7 +163,9 @@ impl Store {
     }
 
     /// Why the store takes nothing more, if it failed.
-    pub(super) fn failure(&self) -> Option<&str> { self.shared.failed.get().map(String::as_str) }
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.shared.failed.get().map(String::as_str)
+    }
 
     /// Writes what waits and lets the directory go. Afterwards nothing becomes durable.
     pub(super) async fn close(&self) {
@@ -185,7 +194,9 @@ impl Drop for Store {
 }
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> { self.queue.lock().unwrap_or_else(PoisonError::into_inner) }
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Disk {
@@ -212,7 +223,8 @@ impl Disk {
     }
 
     fn write(&self, writes: Vec<Write>) -> Result<(), fjall::Error> {
-        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), writes.len()).durability(Some(PersistMode::SyncData));
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), writes.len())
+            .durability(Some(PersistMode::SyncData));
         for (key, value) in writes {
             match value {
                 Some(value) => batch.insert(&self.records, key, value),
@@ -280,7 +292,9 @@ async fn commit(shared: Arc<Shared>, disk: Disk, env: Env) {
 mod tests {
     use super::*;
 
-    fn env() -> Env { cellbus_bus::env::real(tokio::runtime::Handle::current()) }
+    fn env() -> Env {
+        cellbus_bus::env::real(tokio::runtime::Handle::current())
+    }
 
     #[tokio::test]
     async fn what_is_durable_is_there_after_reopening() {
@@ -291,7 +305,10 @@ mod tests {
         store.put((b"b".to_vec(), Some(b"2".to_vec())));
         let mark = store.put((b"a".to_vec(), None));
         store.durable(mark).await.unwrap();
-        assert!(matches!(Store::open(Some(dir.path()), &env()).await, Err(Error::InUse { .. })), "one process a directory");
+        assert!(
+            matches!(Store::open(Some(dir.path()), &env()).await, Err(Error::InUse { .. })),
+            "one process a directory"
+        );
         let last = store.put((b"c".to_vec(), Some(b"3".to_vec())));
         store.close().await;
         store.durable(last).await.expect("closing writes what waits");

@@ -36,7 +36,9 @@ pub struct Truth {
 impl Truth {
     /// How many VMs there are; one that is on two managers counts twice.
     #[must_use]
-    pub fn vms(&self) -> usize { self.managers.values().map(Vec::len).sum() }
+    pub fn vms(&self) -> usize {
+        self.managers.values().map(Vec::len).sum()
+    }
     /// Where a VM is.
     pub fn vm(&self, id: VmId) -> impl Iterator<Item = (ManagerId, &HeldVm)> + '_ {
         self.managers.iter().filter_map(move |(manager, vms)| {

@@ -1,0 +1,190 @@
+//! The serving side.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use cellbus_bus::Env;
+use cellbus_bus::ids::ManagerId;
+use cellbus_cell::driver::Error;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{
+    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, PerformRequest,
+    ReadRequest,
+};
+use crate::managers::{Fleet, Manager};
+
+/// An operation names a VM with at most 64 labels: far below this.
+const BODY_BYTES_MAX: usize = 256 << 10;
+/// Shorter than what proxies and clients cut off.
+const LISTEN_MAX: Duration = Duration::from_secs(25);
+
+/// Serves a fleet on one address, until it is told to stop.
+#[derive(Debug)]
+pub struct Service {
+    served: Served,
+    listener: TcpListener,
+}
+
+#[derive(Clone, Debug)]
+struct Served {
+    fleet: Arc<Fleet>,
+    env: Env,
+    stop: CancellationToken,
+}
+
+impl Service {
+    /// Takes the address; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn bind(fleet: Arc<Fleet>, env: Env, listen: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        Ok(Self { served: Served { fleet, env, stop: CancellationToken::new() }, listener })
+    }
+
+    /// Where it is reached.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`; requests under way are then answered, those that wait for changes at once.
+    ///
+    /// # Errors
+    /// What the system says of the listener.
+    pub async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
+        self.served.stop = stop.clone();
+        let routes = Router::new()
+            .route("/sim/v1/managers", get(managers))
+            .route("/sim/v1/status", get(status))
+            .route("/sim/v1/managers/{id}/open", post(open))
+            .route("/sim/v1/managers/{id}/perform", post(perform))
+            .route("/sim/v1/managers/{id}/inventory", post(inventory))
+            .route("/sim/v1/managers/{id}/tasks", post(tasks))
+            .route("/sim/v1/managers/{id}/inspect", post(inspect))
+            .route("/sim/v1/managers/{id}/changes", post(changes))
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .with_state(self.served);
+        axum::serve(self.listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+}
+
+/// What is not a success.
+struct Refused(Error);
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+impl From<JsonRejection> for Refused {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(Error::Invalid { detail: rejection.body_text() })
+    }
+}
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        // For people and proxies: clients of ours read the body.
+        let status = match &self.0 {
+            Error::Revoked | Error::Superseded { .. } | Error::NoRoom { .. } => StatusCode::CONFLICT,
+            Error::Unreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Error::Transient { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Error::NotFound => StatusCode::NOT_FOUND,
+            Error::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Error::Permanent { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(ErrorAnswer { error: self.0 })).into_response()
+    }
+}
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+type Answer<T> = Result<Json<T>, Refused>;
+
+impl Served {
+    fn manager(&self, id: &str) -> Result<&Arc<Manager>, Refused> {
+        let found = id.parse::<ManagerId>().ok().and_then(|id| self.fleet.manager(id));
+        found.ok_or_else(|| Refused(Error::Invalid { detail: "there is no such manager here".to_owned() }))
+    }
+}
+
+async fn managers(State(served): State<Served>) -> Json<Vec<ManagerInfo>> {
+    let info = served.fleet.inventory().managers.iter().filter_map(|spec| {
+        let limits = served.fleet.manager(spec.id())?.limits.clone();
+        Some(ManagerInfo { id: spec.id(), name: spec.name.clone(), hosts: spec.hosts.len(), limits })
+    });
+    Json(info.collect())
+}
+
+#[derive(Serialize)]
+struct Status {
+    vms: usize,
+    violations: crate::managers::Violations,
+    /// The ids of VMs that are on more than one manager.
+    doubles: Vec<cellbus_bus::ids::VmId>,
+}
+async fn status(State(served): State<Served>) -> Json<Status> {
+    let doubles = served.fleet.truth().doubles().into_iter().map(|(vm, _)| vm).collect();
+    Json(Status { vms: served.fleet.vms(), violations: served.fleet.violations(), doubles })
+}
+
+async fn open(State(served): State<Served>, Path(id): Path<String>, body: Body<OpenRequest>) -> Answer<OpenAnswer> {
+    let (tasks, cursor) = served.manager(&id)?.open(body?.epoch).await?;
+    Ok(Json(OpenAnswer { tasks, cursor }))
+}
+async fn perform(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<PerformRequest>,
+) -> Answer<Option<cellbus_directory::VmFacts>> {
+    let Json(PerformRequest { session, op }) = body?;
+    Ok(Json(served.manager(&id)?.perform(session, &op).await?))
+}
+async fn inventory(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<ReadRequest>,
+) -> Answer<cellbus_cell::driver::Inventory> {
+    Ok(Json(served.manager(&id)?.inventory(body?.session).await?))
+}
+async fn tasks(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<ReadRequest>,
+) -> Answer<Vec<cellbus_cell::driver::RunningTask>> {
+    Ok(Json(served.manager(&id)?.tasks(body?.session).await?))
+}
+async fn inspect(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<InspectRequest>,
+) -> Answer<Option<cellbus_cell::driver::HeldVm>> {
+    let Json(InspectRequest { session, vm }) = body?;
+    Ok(Json(served.manager(&id)?.inspect(session, vm).await?))
+}
+async fn changes(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<ChangesRequest>,
+) -> Answer<ChangesAnswer> {
+    let Json(ChangesRequest { session, cursor }) = body?;
+    let heard = served.env.timeout(LISTEN_MAX, served.manager(&id)?.changes(session, cursor));
+    let (changes, cursor) = tokio::select! {
+        biased;
+        heard = heard => heard.transpose()?.unwrap_or((Vec::new(), cursor)),
+        () = served.stop.cancelled() => (Vec::new(), cursor),
+    };
+    Ok(Json(ChangesAnswer { changes, cursor }))
+}
