@@ -308,6 +308,7 @@ impl Committer {
             }
             return Err(self.fail("could not write to", &error));
         }
+        self.shared.space.spent(frame.len() as u64);
         self.dirty = true;
         self.active.position = end;
         self.active.segment.set_size(end);

@@ -9,8 +9,7 @@ use std::time::Duration;
 use crate::contract::{Error, Result};
 use crate::env::{Disk, Env, Mono};
 
-/// How old a reading may be. At full speed a bus writes some tens of MB in that time: far less
-/// than any sound threshold.
+/// How old a reading may be. What the bus itself writes meanwhile is taken off it.
 const READING_AGE_MAX: Duration = Duration::from_millis(250);
 
 /// What is written when space is short.
@@ -51,6 +50,13 @@ impl Space {
             }
         }
         self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The committer's: this much was written since.
+    pub(super) fn spent(&self, bytes: u64) {
+        // A reading that is stored between load and store loses one subtraction; the next is near.
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        self.free_bytes.store(free_bytes.saturating_sub(bytes), Ordering::Relaxed);
     }
 
     /// Whether there is room for this.
