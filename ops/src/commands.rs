@@ -3,6 +3,7 @@
 mod audit;
 mod cells;
 mod completions;
+mod config;
 mod dead_letters;
 mod hosts;
 mod job;
@@ -45,6 +46,7 @@ enum Command {
     Scale(scale::Command),
     DeadLetters(dead_letters::Command),
     Audit(audit::Command),
+    Config(config::Command),
     Completions(completions::Command),
 }
 
@@ -63,6 +65,7 @@ impl Cli {
             Command::Scale(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),
             Command::Audit(command) => client(async |env| command.run(&env).await),
+            Command::Config(command) => command.run(),
             Command::Completions(command) => command.run(),
         }
     }

@@ -6,6 +6,7 @@ mod commands;
 mod exit;
 mod jobs;
 mod output;
+mod settings;
 mod table;
 
 use std::process::ExitCode;
