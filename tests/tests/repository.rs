@@ -22,7 +22,8 @@ fn manifest(folder: &str) -> toml::Table {
     text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Name and value of every dependency, of whatever kind, for whatever target.
+/// Name and value of every dependency, of whatever kind, for whatever target; not a crate's own
+/// name, by which its tests ask for a feature of it.
 fn dependencies(manifest: &toml::Table) -> Vec<(String, toml::Value)> {
     let mut tables = vec![manifest];
     if let Some(targets) = manifest.get("target").and_then(toml::Value::as_table) {
@@ -33,6 +34,7 @@ fn dependencies(manifest: &toml::Table) -> Vec<(String, toml::Value)> {
         .iter()
         .flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind).and_then(toml::Value::as_table)))
         .flat_map(|table| table.iter().map(|(name, value)| (name.clone(), value.clone())))
+        .filter(|(name, _)| manifest.get("package").is_none_or(|own| own["name"].as_str() != Some(name)))
         .collect()
 }
 
