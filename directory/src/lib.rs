@@ -16,6 +16,7 @@ pub mod job;
 pub mod record;
 pub mod replica;
 pub mod snapshot;
+pub mod tail;
 #[cfg(test)]
 mod testing;
 pub mod vm;
@@ -26,4 +27,5 @@ pub use job::{JobRow, JobState};
 pub use record::{Entry, IntentKey, Outcome, Record, Step, StepResult, VmSummary, Work};
 pub use replica::{Applied, JobFilter, ListError, Location, Page, Replica, Stats, VmFilter};
 pub use snapshot::ShardSnapshot;
+pub use tail::Tail;
 pub use vm::{Place, PowerState, Template, Vm, VmFacts, VmState};

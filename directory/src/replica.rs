@@ -245,6 +245,12 @@ impl Replica {
         self.shared.applied(shard)
     }
 
+    /// What tells the last entry that was read from another with its sequence; `None` after a
+    /// snapshot was loaded.
+    pub(crate) fn stamp(&self, shard: ShardId) -> Option<Stamp> {
+        self.read(shard)?.stamp
+    }
+
     /// The epoch of the last `Opened` that is in the rows.
     #[must_use]
     pub fn epoch(&self, shard: ShardId) -> Epoch {
