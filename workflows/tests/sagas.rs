@@ -362,3 +362,42 @@ fn a_broken_manager_is_left_for_another_before_anything_was_made() {
     world.run(&job("elsewhere", Request::Provision(provision("web", 1)))).expect("another takes it");
     world.check();
 }
+
+#[test]
+fn work_that_is_sent_again_after_it_ended_is_not_done_again() {
+    let mut world = World::new(16, 2);
+    let vm = made(&mut world, "web");
+    // A job whose home is not the VM's, so that its work travels on a queue.
+    let restart = (0..)
+        .map(|n| job(&format!("r{n}"), operate(vm, Operation::Restart(StopMode::Hard))))
+        .find(|job| job.id.shard(world.count) != vm.shard(world.count))
+        .expect("one of them");
+    world.run(&restart).expect("restarted");
+    let calls = world.calls.len();
+    let queue = (vm.shard(world.count).index(), true);
+    let sent = world.queues[&queue].last().cloned().expect("the work");
+    world.queues.get_mut(&queue).expect("there").push(sent.clone());
+    world.settle();
+    // Not by a new owner either.
+    world.open(usize::from(queue.0));
+    world.queues.get_mut(&queue).expect("there").push(sent);
+    world.settle();
+    assert_eq!(world.calls.len(), calls, "it was restarted once");
+    world.check();
+}
+
+#[test]
+fn a_new_owner_takes_no_call_back_that_the_old_one_may_have_made() {
+    let mut world = World::new(2, 2);
+    let vm = made(&mut world, "web");
+    let suspend = with(&job("s", operate(vm, Operation::Suspend)), |j| j.deadline = Some(Duration::from_secs(5)));
+    world.fates.insert(Step::Suspend, [Fate::DoAndLose].into());
+    world.submit(&suspend);
+    while world.step() {}
+    // The old owner dies; to the new one the manager is closed until long after the deadline.
+    world.fates.insert(Step::Suspend, [Fate::Closed; 8].into());
+    world.open(usize::from(vm.shard(world.count).index()));
+    world.settle();
+    assert_eq!(world.state(suspend.id), JobState::Succeeded, "it took effect, and that is what the job says");
+    world.check();
+}
