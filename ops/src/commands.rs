@@ -12,6 +12,7 @@ mod paging;
 mod queue;
 mod scale;
 mod shards;
+mod sim_managers;
 mod submit;
 mod vm;
 
@@ -46,6 +47,7 @@ enum Command {
     Scale(scale::Command),
     DeadLetters(dead_letters::Command),
     Audit(audit::Command),
+    SimManagers(sim_managers::Command),
     Config(config::Command),
     Completions(completions::Command),
 }
@@ -65,10 +67,24 @@ impl Cli {
             Command::Scale(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),
             Command::Audit(command) => client(async |env| command.run(&env).await),
+            Command::SimManagers(command) => server(async |env| command.run(&env).await),
             Command::Config(command) => command.run(),
             Command::Completions(command) => command.run(),
         }
     }
+}
+
+/// Runs a command that serves: a thread for each processor.
+fn server(command: impl AsyncFnOnce(Env) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let env = env::real(runtime.handle().clone());
+    let result = runtime.block_on(command(env));
+    // What still blocks (a look-up of a name, a read) holds nothing that matters any more.
+    runtime.shutdown_background();
+    result
 }
 
 /// Runs a command that only talks to a server: one thread is enough.

@@ -5,8 +5,10 @@ mod client;
 mod commands;
 mod exit;
 mod jobs;
+mod logging;
 mod output;
 mod settings;
+mod shutdown;
 mod table;
 
 use std::process::ExitCode;
