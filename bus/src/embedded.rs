@@ -209,7 +209,7 @@ impl Embedded {
             .map_err(|error| OpenError::io(dir, "listing its snapshots", error))?;
         let space = Space::new(dir.to_owned(), &env, config.free_bytes_min)
             .map_err(|error| OpenError::io(dir, "reading its free space", error))?;
-        let recovered = recover::recover(dir, config.segment_bytes)?;
+        let recovered = recover::recover(dir, env.random_u64(), config.segment_bytes)?;
         let log_dir = recover::log_dir(dir);
         let shared = Arc::new(Shared {
             env,

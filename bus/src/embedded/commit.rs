@@ -21,7 +21,7 @@ use super::clean::Cleaning;
 use super::data_dir::Lock;
 use super::intake::{Request, Write};
 use super::record::{self, FrameBuilder};
-use super::segment::Segment;
+use super::segment::{AHEAD_BYTES, Segment};
 use super::stream::{Place, Stream, StreamId};
 
 /// A frame takes no further request once it has this many bytes: the disk can then begin, and
@@ -30,11 +30,25 @@ const FRAME_BYTES_TARGET: usize = 4 << 20;
 /// Beyond this a segment takes no more, though no new one could be made: places have 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
+static ZEROS: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
+
 /// Where the log ends.
 pub(super) struct Active {
     pub(super) segment: Arc<Segment>,
     pub(super) position: u64,
     pub(super) next_frame: u64,
+    /// Up to here the file has blocks that were written once.
+    written_ahead: u64,
+    /// Up to here it has blocks, or they are reserved.
+    allocated: u64,
+}
+
+impl Active {
+    /// Goes on after the last frame of `segment`.
+    pub(super) fn new(segment: Arc<Segment>, next_frame: u64) -> io::Result<Self> {
+        let written_ahead = segment.file.metadata()?.len();
+        Ok(Self { position: segment.size(), segment, next_frame, written_ahead, allocated: written_ahead })
+    }
 }
 
 pub(super) struct Committer {
@@ -158,16 +172,15 @@ impl Committer {
             frame.state(stream.id, state.first, state.next);
         }
         self.shared.ingress.each_acked(|seq| frame.acked(seq));
-        let segment = Segment::create(
-            &self.segments_dir,
-            id,
-            &record::segment_header(id, number),
-            frame.finish(number),
-            self.shared.config.segment_bytes,
-        )?;
+        let salt = self.shared.env.random_u64();
+        let reserve = self.shared.config.segment_bytes;
+        let segment = Segment::create(&self.segments_dir, id, salt, (number, frame), reserve)?;
         let segment = Arc::new(segment);
         self.shared.segments.insert(Arc::clone(&segment));
-        self.active = Active { position: segment.size(), segment, next_frame: number + 1 };
+        self.active = Active::new(segment, number + 1)?;
+        self.active.allocated = self.active.allocated.max(reserve);
+        // As if it were a new file; a spare one costs less, which the next reading shows.
+        self.shared.space.spent(self.active.allocated);
         self.clean_up();
         Ok(())
     }
@@ -293,22 +306,36 @@ impl Committer {
 
     fn write_frame(&mut self) -> Result<(), Error> {
         self.shared.failed()?;
-        let frame = self.frame.finish(self.active.next_frame);
+        let segment = &self.active.segment;
+        let frame = self.frame.finish(segment.salt, self.active.next_frame);
         let end = self.active.position + frame.len() as u64;
         if end > SEGMENT_BYTES_MAX {
             return Err(full());
         }
-        let file = &self.active.segment.file;
-        if let Err(error) = file.write_all_at(frame, self.active.position) {
-            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-                && file.set_len(self.active.position).is_ok()
-            {
+        let written = segment.file.write_all_at(frame, self.active.position);
+        if written.is_ok() && end > self.active.written_ahead {
+            // Large frames are few; for them the zeros would cost more than they spare.
+            let left = self.shared.config.segment_bytes.saturating_sub(end);
+            let ahead = if (frame.len() as u64) < AHEAD_BYTES { AHEAD_BYTES.min(left) } else { 0 };
+            let zeros = segment.file.write_all_at(&ZEROS[..ahead as usize], end);
+            // Only a saving: without room for them, the frame itself is still written.
+            self.active.written_ahead = end + if zeros.is_ok() { ahead } else { 0 };
+        }
+        if let Err(error) = written {
+            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            if is_full && segment.file.set_len(self.active.position).is_ok() {
                 // Nothing of the frame is left, so the bus is sound and only full.
+                self.active.written_ahead = self.active.position;
+                self.active.allocated = self.active.position;
                 return Err(full());
             }
             return Err(self.fail("could not write to", &error));
         }
-        self.shared.space.spent(frame.len() as u64);
+        let reach = self.active.written_ahead.max(end);
+        if reach > self.active.allocated {
+            self.shared.space.spent(reach - self.active.allocated);
+            self.active.allocated = reach;
+        }
         self.dirty = true;
         self.active.position = end;
         self.active.segment.set_size(end);
@@ -465,10 +492,11 @@ impl Committer {
                 self.fail("could not make durable what was written to", &error);
                 return;
             }
-            self.shared.segments.remove(segment.id);
-            if let Err(error) = segment.remove_file() {
+            let id = segment.id;
+            self.shared.segments.remove(id);
+            if let Err(error) = segment.retire() {
                 // It is read again at the next start, and found empty again.
-                tracing::warn!(%error, segment = segment.id, "could not remove an empty segment of the bus's store");
+                tracing::warn!(%error, segment = id, "could not remove an empty segment of the bus's store");
             }
         }
     }

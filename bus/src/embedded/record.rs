@@ -1,15 +1,17 @@
 //! The bytes of a segment: a header, then frames of records. All numbers are big endian.
 //!
 //! ```text
-//! segment: "CELLBUS1" | id u32 | number of its first frame u64 | crc u32
-//! frame:   magic u32 | crc u32 (of all that follows) | payload length u32 | number u64 | records
+//! segment: "CELLBUS1" | id u32 | number of its first frame u64 | salt u64 | crc u32
+//! frame:   salt u64 | crc u32 (of all that follows) | payload length u32 | number u64 | records
 //! message: tag u8 (kind, or kind + 0x40 if moved) | shard u16 | seq u64 | at u64 | length u32 | crc u32 | body
 //! trim:    0x81 | kind u8 | shard u16 | first u64          nothing below `first` is kept
 //! acked:   0x82 | seq u64                                  of the ingress
 //! state:   0x83 | kind u8 | shard u16 | first u64 | next u64
 //! ```
 //!
-//! A frame is what one commit made durable: all of it counts or none. A message has a checksum of
+//! A frame is what one commit made durable: all of it counts or none. The salt is random, another
+//! for each segment: neither what an older use of the file has left behind, nor a body that a
+//! producer made up to look like a frame, can be taken for one. A message has a checksum of
 //! its own, so that a read of one message, long after, notices damage too.
 
 use crate::env::WallMs;
@@ -17,11 +19,10 @@ use crate::env::WallMs;
 use super::stream::{StreamId, StreamKind};
 
 const SEGMENT_MAGIC: &[u8; 8] = b"CELLBUS1";
-const FRAME_MAGIC: u32 = 0xCB_F7_A3_01;
 /// Length of a segment's header.
-pub(super) const SEGMENT_HEADER: usize = 24;
+pub(super) const SEGMENT_HEADER: usize = 32;
 /// Length of a frame's header.
-pub(super) const FRAME_HEADER: usize = 20;
+pub(super) const FRAME_HEADER: usize = 24;
 /// Length of a message's header.
 pub(super) const MESSAGE_HEADER: usize = 27;
 const MOVED: u8 = 0x40;
@@ -30,21 +31,22 @@ const ACKED: u8 = 0x82;
 const STATE: u8 = 0x83;
 
 /// The header of segment `id`, whose first frame is `first_frame`.
-pub(super) fn segment_header(id: u32, first_frame: u64) -> [u8; SEGMENT_HEADER] {
+pub(super) fn segment_header(id: u32, first_frame: u64, salt: u64) -> [u8; SEGMENT_HEADER] {
     let mut out = [0; SEGMENT_HEADER];
     out[..8].copy_from_slice(SEGMENT_MAGIC);
     out[8..12].copy_from_slice(&id.to_be_bytes());
     out[12..20].copy_from_slice(&first_frame.to_be_bytes());
-    let crc = crc32fast::hash(&out[..20]);
-    out[20..].copy_from_slice(&crc.to_be_bytes());
+    out[20..28].copy_from_slice(&salt.to_be_bytes());
+    let crc = crc32fast::hash(&out[..28]);
+    out[28..].copy_from_slice(&crc.to_be_bytes());
     out
 }
 
-/// The number of the first frame, if this is the header of segment `id`.
-pub(super) fn read_segment_header(bytes: &[u8], id: u32) -> Option<u64> {
+/// The number of the first frame and the salt, if this is the header of segment `id`.
+pub(super) fn read_segment_header(bytes: &[u8], id: u32) -> Option<(u64, u64)> {
     let header = bytes.get(..SEGMENT_HEADER)?;
-    let first_frame = u64_at(header, 12)?;
-    (header == segment_header(id, first_frame)).then_some(first_frame)
+    let (first_frame, salt) = (u64_at(header, 12)?, u64_at(header, 20)?);
+    (header == segment_header(id, first_frame, salt)).then_some((first_frame, salt))
 }
 
 /// Builds one frame. Its buffer is used again for the next.
@@ -104,14 +106,14 @@ impl FrameBuilder {
     }
 
     /// Fills in the header and gives the whole frame.
-    pub(super) fn finish(&mut self, number: u64) -> &[u8] {
+    pub(super) fn finish(&mut self, salt: u64, number: u64) -> &[u8] {
         // A frame is at most a few requests of at most 64 MiB each, far below 4 GiB.
         let length = (self.bytes.len() - FRAME_HEADER) as u32;
-        self.bytes[..4].copy_from_slice(&FRAME_MAGIC.to_be_bytes());
-        self.bytes[8..12].copy_from_slice(&length.to_be_bytes());
-        self.bytes[12..20].copy_from_slice(&number.to_be_bytes());
-        let crc = crc32fast::hash(&self.bytes[8..]);
-        self.bytes[4..8].copy_from_slice(&crc.to_be_bytes());
+        self.bytes[..8].copy_from_slice(&salt.to_be_bytes());
+        self.bytes[12..16].copy_from_slice(&length.to_be_bytes());
+        self.bytes[16..24].copy_from_slice(&number.to_be_bytes());
+        let crc = crc32fast::hash(&self.bytes[12..]);
+        self.bytes[8..12].copy_from_slice(&crc.to_be_bytes());
         &self.bytes
     }
 }
@@ -152,29 +154,29 @@ pub(super) enum Frame<'a> {
 }
 
 /// Looks at the frame that begins at the start of `bytes`.
-pub(super) fn read_frame(bytes: &[u8]) -> Frame<'_> {
+pub(super) fn read_frame(bytes: &[u8], salt: u64) -> Frame<'_> {
     let whole = || {
-        if u32_at(bytes, 0)? != FRAME_MAGIC {
+        if u64_at(bytes, 0)? != salt {
             return None;
         }
-        let length = u32_at(bytes, 8)? as usize;
-        let number = u64_at(bytes, 12)?;
+        let length = u32_at(bytes, 12)? as usize;
+        let number = u64_at(bytes, 16)?;
         let end = FRAME_HEADER.checked_add(length)?;
         let payload = bytes.get(FRAME_HEADER..end)?;
-        (u32_at(bytes, 4)? == crc32fast::hash(&bytes[8..end])).then_some(Frame::Whole { number, payload })
+        (u32_at(bytes, 8)? == crc32fast::hash(&bytes[12..end])).then_some(Frame::Whole { number, payload })
     };
     whole().unwrap_or(Frame::Broken)
 }
 
 /// Whether a whole frame later than `number` begins anywhere in `bytes`: then what came before it
 /// was not the last write, and must have been whole once.
-pub(super) fn has_later_frame(bytes: &[u8], number: u64) -> bool {
-    let magic = FRAME_MAGIC.to_be_bytes();
+pub(super) fn has_later_frame(bytes: &[u8], salt: u64, number: u64) -> bool {
+    let mark = salt.to_be_bytes();
     let mut from = 0;
-    while let Some(found) = bytes[from..].windows(4).position(|window| window == magic) {
-        match read_frame(&bytes[from + found..]) {
+    while let Some(found) = bytes[from..].windows(8).position(|window| window == mark) {
+        match read_frame(&bytes[from + found..], salt) {
             Frame::Whole { number: later, payload: _ } if later > number => return true,
-            Frame::Whole { .. } | Frame::Broken => from += found + 4,
+            Frame::Whole { .. } | Frame::Broken => from += found + 8,
         }
     }
     false
@@ -252,6 +254,8 @@ mod tests {
 
     const LOG: StreamId = StreamId { kind: StreamKind::Log, shard: 0x0102 };
 
+    const SALT: u64 = 0x0011_2233_4455_6677;
+
     fn sample() -> Vec<u8> {
         let mut frame = FrameBuilder::new();
         frame.state(LOG, 3, 4);
@@ -259,7 +263,7 @@ mod tests {
         frame.trim(LOG, 4);
         frame.acked(6);
         frame.moved(LOG, 3, WallMs(1), b"");
-        frame.finish(9).to_vec()
+        frame.finish(SALT, 9).to_vec()
     }
 
     #[test]
@@ -268,7 +272,7 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "cbf7a301",
+                "0011223344556677",
                 "3b134048",
                 "00000061",
                 "0000000000000009",
@@ -303,7 +307,7 @@ mod tests {
     #[test]
     fn records_are_read_back() {
         let bytes = sample();
-        let Frame::Whole { number: 9, payload } = read_frame(&bytes) else { panic!("a whole frame") };
+        let Frame::Whole { number: 9, payload } = read_frame(&bytes, SALT) else { panic!("a whole frame") };
         let mut at = 0;
         let mut records = Vec::new();
         while let Some(record) = read_record(payload, &mut at).unwrap() {
@@ -334,12 +338,12 @@ mod tests {
     fn any_damage_breaks_a_frame_and_a_cut_never_panics() {
         let bytes = sample();
         for cut in 0..bytes.len() {
-            assert_eq!(read_frame(&bytes[..cut]), Frame::Broken);
+            assert_eq!(read_frame(&bytes[..cut], SALT), Frame::Broken);
         }
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(read_frame(&damaged), Frame::Broken, "bit {bit}");
+            assert_eq!(read_frame(&damaged, SALT), Frame::Broken, "bit {bit}");
         }
         let payload = &bytes[FRAME_HEADER..];
         for cut in 0..payload.len() {
@@ -352,15 +356,16 @@ mod tests {
     fn a_later_frame_is_found_behind_damage() {
         let mut bytes = b"damage".to_vec();
         bytes.extend(sample());
-        assert!(has_later_frame(&bytes, 8));
-        assert!(!has_later_frame(&bytes, 9));
-        assert!(!has_later_frame(b"", 0));
+        assert!(has_later_frame(&bytes, SALT, 8));
+        assert!(!has_later_frame(&bytes, SALT, 9));
+        assert!(!has_later_frame(b"", SALT, 0));
+        assert!(!has_later_frame(&bytes, SALT + 1, 8), "another segment's frames are none of this one's");
     }
 
     #[test]
     fn a_segment_header_is_checked() {
-        let header = segment_header(7, 99);
-        assert_eq!(read_segment_header(&header, 7), Some(99));
+        let header = segment_header(7, 99, SALT);
+        assert_eq!(read_segment_header(&header, 7), Some((99, SALT)));
         assert_eq!(read_segment_header(&header, 8), None);
         assert_eq!(read_segment_header(&header[..20], 7), None);
     }

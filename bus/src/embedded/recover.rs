@@ -1,8 +1,8 @@
 //! Reading the segments back at start: every message found, every checksum checked, nothing
 //! changed unless all is sound.
 //!
-//! What the last write before a crash left unfinished is cut off: nobody was told that it was
-//! durable. Damage anywhere else is an error that names the place.
+//! What the last write before a crash left unfinished is passed over, and overwritten by the next:
+//! nobody was told that it was durable. Damage anywhere else is an error that names the place.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -42,8 +42,8 @@ struct Recovery<'a> {
     acked: BTreeSet<u64>,
 }
 
-/// Reads `dir/log`, making its first segment if there is none.
-pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, OpenError> {
+/// Reads `dir/log`, making its first segment, with this salt, if there is none.
+pub(super) fn recover(dir: &Path, salt: u64, segment_bytes: u64) -> Result<Recovered, OpenError> {
     let log_dir = dir.join("log");
     let cannot = |doing| move |error| OpenError::io(dir, doing, error);
     fs::create_dir_all(&log_dir).map_err(cannot("making its log"))?;
@@ -53,63 +53,42 @@ pub(super) fn recover(dir: &Path, segment_bytes: u64) -> Result<Recovered, OpenE
     let mut recovery = Recovery { dir, streams: BTreeMap::new(), acked: BTreeSet::new() };
     let mut segments: BTreeMap<u32, Arc<Segment>> = BTreeMap::new();
     let mut next_frame = 1;
-    // Whether the last segment was being made when the process died: nothing in it was promised.
-    let mut unborn = None;
-    let mut to_cut = None;
     let mut content = Vec::new();
-    for (index, &id) in ids.iter().enumerate() {
-        let is_last = index + 1 == ids.len();
+    for &id in &ids {
         let path = log_dir.join(Segment::file_name(id));
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(cannot("opening a segment"))?;
         content.clear();
         file.read_to_end(&mut content).map_err(cannot("reading a segment"))?;
-        let Some((first_frame, end)) = recovery.read_segment(id, &content, is_last)? else {
-            unborn = Some(path);
-            continue;
-        };
-        if index > 0 && first_frame < next_frame {
-            return Err(OpenError::corrupt(
-                dir,
-                format!("segment {id} begins with frame {first_frame}, before the end of the one before it"),
+        let read = recovery.read_segment(id, &content)?;
+        // Segments in between may have been cleaned away, but frames are numbered without a gap.
+        let follows = id.checked_sub(1).is_some_and(|before| segments.contains_key(&before));
+        if read.first_frame < next_frame || (follows && read.first_frame > next_frame) {
+            let first = read.first_frame;
+            return Err(recovery.corrupt(
+                id,
+                0,
+                &format!("it begins with frame {first}, not {next_frame}: the one before is damaged"),
             ));
         }
-        next_frame = end.next_frame;
-        if end.position < content.len() as u64 {
-            to_cut = Some((id, end.position));
-        }
-        segments.insert(id, Arc::new(Segment::opened(path, id, file, end.position)));
+        next_frame = read.next_frame;
+        segments.insert(id, Arc::new(Segment::opened(path, id, read.salt, file, read.end)));
     }
 
     let (streams, acked) = recovery.finish(&segments)?;
 
     // All is sound. Only now is anything changed.
-    if let Some(path) = unborn {
-        fs::remove_file(path).map_err(cannot("removing an unfinished segment"))?;
-    }
-    if let Some((id, position)) = to_cut
-        && let Some(segment) = segments.get(&id)
-    {
-        tracing::info!(segment = id, position, "cutting off what the last write before a crash left unfinished");
-        segment
-            .file
-            .set_len(position)
-            .and_then(|()| segment.file.sync_all())
-            .map_err(cannot("cutting off an unfinished write"))?;
-    }
     let segment = match segments.last_key_value() {
         Some((_, last)) => Arc::clone(last),
         None => {
-            let header = record::segment_header(1, next_frame);
-            let mut empty = FrameBuilder::new();
-            let made = Segment::create(&log_dir, 1, &header, empty.finish(next_frame), segment_bytes)
+            let first = Segment::create(&log_dir, 1, salt, (next_frame, FrameBuilder::new()), segment_bytes)
                 .map_err(cannot("making its first segment"))?;
             next_frame += 1;
-            let made = Arc::new(made);
-            segments.insert(1, Arc::clone(&made));
-            made
+            let first = Arc::new(first);
+            segments.insert(1, Arc::clone(&first));
+            first
         }
     };
-    let active = Active { position: segment.size(), segment, next_frame };
+    let active = Active::new(segment, next_frame).map_err(cannot("opening a segment"))?;
     Ok(Recovered { streams, segments, active, acked })
 }
 
@@ -124,10 +103,13 @@ fn list(log_dir: &Path) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Where a segment ends.
-struct End {
-    position: u64,
+/// What a segment says of itself.
+struct Read {
+    salt: u64,
+    first_frame: u64,
     next_frame: u64,
+    /// Where its last frame ends.
+    end: u64,
 }
 
 impl Recovery<'_> {
@@ -135,40 +117,31 @@ impl Recovery<'_> {
         OpenError::corrupt(self.dir, format!("segment {segment} at byte {at}: {what}"))
     }
 
-    /// Reads a segment. `None` if it is the last and has no whole first frame.
-    fn read_segment(&mut self, id: u32, content: &[u8], is_last: bool) -> Result<Option<(u64, End)>, OpenError> {
-        let Some(first_frame) = record::read_segment_header(content, id) else {
-            return if is_last && !record::has_later_frame(content, 0) {
-                Ok(None)
-            } else {
-                Err(self.corrupt(id, 0, "its header is damaged"))
-            };
+    fn read_segment(&mut self, id: u32, content: &[u8]) -> Result<Read, OpenError> {
+        let Some((first_frame, salt)) = record::read_segment_header(content, id) else {
+            return Err(self.corrupt(id, 0, "its header is damaged"));
         };
-        let mut expected = first_frame;
+        let mut next_frame = first_frame;
         let mut at = SEGMENT_HEADER;
-        while at < content.len() {
-            match record::read_frame(&content[at..]) {
-                Frame::Whole { number, payload } if number == expected => {
+        loop {
+            match record::read_frame(&content[at..], salt) {
+                Frame::Whole { number, payload } if number == next_frame => {
                     self.read_payload(id, at + FRAME_HEADER, payload)?;
                     at += FRAME_HEADER + payload.len();
-                    expected += 1;
+                    next_frame += 1;
                 }
                 Frame::Whole { number, payload: _ } => {
-                    return Err(self.corrupt(id, at, &format!("frame {number} stands where {expected} should")));
+                    return Err(self.corrupt(id, at, &format!("frame {number} stands where {next_frame} should")));
                 }
-                Frame::Broken => {
-                    if !is_last || record::has_later_frame(&content[at..], expected) {
-                        return Err(self.corrupt(id, at, "a frame is damaged"));
-                    }
-                    break;
+                // The end. What comes after it was never finished, or is of an older use of the file.
+                Frame::Broken
+                    if next_frame > first_frame && !record::has_later_frame(&content[at..], salt, next_frame) =>
+                {
+                    return Ok(Read { salt, first_frame, next_frame, end: at as u64 });
                 }
+                Frame::Broken => return Err(self.corrupt(id, at, "a frame is damaged")),
             }
         }
-        if expected == first_frame {
-            // A segment becomes the last only with its first frame durable.
-            return if is_last { Ok(None) } else { Err(self.corrupt(id, at, "it has no frame")) };
-        }
-        Ok(Some((first_frame, End { position: at as u64, next_frame: expected })))
     }
 
     fn read_payload(&mut self, segment: u32, start: usize, payload: &[u8]) -> Result<(), OpenError> {

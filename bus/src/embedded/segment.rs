@@ -14,17 +14,26 @@ use rustix::fs::FallocateFlags;
 use crate::contract::{Error, Message, Result};
 use crate::ids::Seq;
 
-use super::record::{self, MESSAGE_HEADER};
+use super::record::{self, FrameBuilder, MESSAGE_HEADER};
 use super::stream::{DiskRead, Place};
+
+/// A segment that was emptied, kept to be written again: its blocks are already the file's, so a
+/// sync there has no more to do than to write the data.
+const SPARE: &str = "spare";
+/// How far a file without written blocks is filled with zeros ahead of small frames, for the same
+/// reason. Measured here, a sync of 4 KiB: 140 us where the file grows, 105 where blocks are
+/// reserved, 70 where they are written.
+pub(super) const AHEAD_BYTES: u64 = 64 << 10;
 
 /// One segment file, open for reading (and, the newest, for writing).
 pub(super) struct Segment {
     pub(super) id: u32,
+    pub(super) salt: u64,
     pub(super) file: File,
     path: PathBuf,
     /// Bytes of messages that are still kept.
     live: AtomicU64,
-    /// Bytes written.
+    /// Bytes written, up to the end of the last frame.
     size: AtomicU64,
 }
 
@@ -37,30 +46,40 @@ impl Segment {
         (Self::file_name(id) == name).then_some(id)
     }
 
-    /// Makes a segment that holds its header and `first_frame`, durable on return.
-    pub(super) fn create(dir: &Path, id: u32, header: &[u8], first_frame: &[u8], reserve: u64) -> io::Result<Self> {
-        let path = dir.join(Self::file_name(id));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        // Reserved now, so that a full disk shows itself here, where nothing is half written, and
-        // fdatasync has fewer blocks to account for. Not every file system can; that costs speed only.
+    /// Makes the segment `id` that holds its header and `first_frame`, durable on return. It has
+    /// its name only then, so a segment without a whole header and first frame is a damaged one.
+    pub(super) fn create(
+        dir: &Path,
+        id: u32,
+        salt: u64,
+        (number, mut first_frame): (u64, FrameBuilder),
+        reserve: u64,
+    ) -> io::Result<Self> {
+        let (spare, path) = (dir.join(SPARE), dir.join(Self::file_name(id)));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&spare)?;
+        // Reserved now, so that a full disk shows itself here, where nothing is half written. Not
+        // every file system can.
         match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, reserve) {
             Ok(()) | Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSYS) => {}
             Err(error) => {
                 drop(file);
-                let _ = fs::remove_file(&path);
+                let _ = fs::remove_file(&spare);
                 return Err(error.into());
             }
         }
-        file.write_all_at(header, 0)?;
+        let header = record::segment_header(id, number, salt);
+        let first_frame = first_frame.finish(salt, number);
+        file.write_all_at(&header, 0)?;
         file.write_all_at(first_frame, header.len() as u64)?;
         file.sync_all()?;
+        fs::rename(&spare, &path)?;
         File::open(dir)?.sync_all()?;
         let size = (header.len() + first_frame.len()) as u64;
-        Ok(Self { id, file, path, live: AtomicU64::new(0), size: AtomicU64::new(size) })
+        Ok(Self::opened(path, id, salt, file, size))
     }
 
-    pub(super) fn opened(path: PathBuf, id: u32, file: File, size: u64) -> Self {
-        Self { id, file, path, live: AtomicU64::new(0), size: AtomicU64::new(size) }
+    pub(super) fn opened(path: PathBuf, id: u32, salt: u64, file: File, size: u64) -> Self {
+        Self { id, salt, file, path, live: AtomicU64::new(0), size: AtomicU64::new(size) }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -78,9 +97,22 @@ impl Segment {
     pub(super) fn sub_live(&self, bytes: u64) {
         self.live.fetch_sub(bytes, Ordering::Relaxed);
     }
-    /// Removes the file. Who still has the segment open can go on reading it.
-    pub(super) fn remove_file(&self) -> io::Result<()> {
-        fs::remove_file(&self.path)
+    /// Removes the file, or keeps it to be written again if nobody can still be reading it.
+    pub(super) fn retire(self: Arc<Self>) -> io::Result<()> {
+        let spare = self.path.with_file_name(SPARE);
+        match Arc::try_unwrap(self) {
+            Ok(last) if !spare.try_exists()? => {
+                fs::rename(&last.path, &spare)?;
+                // Before it is written, or a crash could bring the old name back with new content.
+                match spare.parent() {
+                    Some(dir) => File::open(dir)?.sync_all(),
+                    None => Ok(()),
+                }
+            }
+            Ok(last) => fs::remove_file(&last.path),
+            // Who still has it open can go on reading it.
+            Err(shared) => fs::remove_file(&shared.path),
+        }
     }
 }
 

@@ -175,7 +175,8 @@ async fn a_long_life_of_writing_and_trimming_stays_small_on_disk() {
     assert!(largest < 10 * config.segment_bytes, "{largest} bytes at the most, {stats:?}");
     let on_disk: u64 =
         std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-    assert!(on_disk < 10 * config.segment_bytes, "{on_disk} bytes");
+    // And the spare, and what is written ahead.
+    assert!(on_disk < 12 * config.segment_bytes, "{on_disk} bytes");
     drop(bus);
     let bus = Embedded::open(config, real(Handle::current())).unwrap();
     assert_eq!(
