@@ -2,7 +2,7 @@
 //!
 //! Cellbus is developed and tested without a data centre: [`Fleet`] holds hundreds
 //! of simulated managers with tens of thousands of hosts, durable, with latencies and faults, and
-//! counts whatever a control plane must never do. `load` plays a workload against a cluster and
+//! counts whatever a control plane must never do. [`load`] plays a workload against a cluster and
 //! keeps books of its own. The seeded fault simulation builds on the same managers.
 //!
 //! ```text
@@ -14,6 +14,7 @@
 //! ```
 
 pub mod inventory;
+pub mod load;
 pub mod managers;
 pub mod remote;
 mod table;

@@ -1,0 +1,155 @@
+//! After a run: is everything there that must be, once, and nothing else?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cellbus_bus::Env;
+use cellbus_bus::ids::VmId;
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::books::{Expected, LABEL};
+use super::report::Report;
+use super::target::{Target, TargetError};
+use super::{Options, Phase, Progress};
+
+/// The most ids of one look-up.
+const LOCATE_MAX: usize = 10_000;
+/// Look-ups at once.
+const LOOKERS: usize = 4;
+/// A list is read again this often before what is missing counts as missing: a directory follows
+/// the logs by a moment.
+const TRIES: u32 = 10;
+const TRY_PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) struct Check<'a> {
+    pub(super) target: &'a dyn Target,
+    pub(super) options: &'a Options,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) stop: &'a CancellationToken,
+    pub(super) env: &'a Env,
+}
+
+/// How the VMs that are listed differ from those that must be there.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    listed: u64,
+    missing: u64,
+    unexpected: u64,
+    duplicates: u64,
+}
+
+impl Check<'_> {
+    pub(super) async fn all(&self, run: &str, expected: &Expected, report: &mut Report) {
+        self.progress.phase(Phase::Checking);
+        match self.settled(run, expected).await {
+            Ok(found) => {
+                report.vms_missing = found.missing;
+                report.lost += found.missing;
+                report.vms_unexpected = found.unexpected;
+                report.duplicates = found.duplicates;
+                report.directory_entries = found.listed;
+            }
+            Err(error) => report.unchecked.push(format!("the VMs could not be listed: {error}")),
+        }
+        if !self.options.lookups.is_zero() && !expected.there.is_empty() && !self.stop.is_cancelled() {
+            self.progress.phase(Phase::LookingUp);
+            match self.lookups(&expected.there).await {
+                Ok(rate) => report.lookups_per_second = rate,
+                Err(error) => report.unchecked.push(format!("look-ups failed: {error}")),
+            }
+        }
+        if self.options.audit && !self.stop.is_cancelled() {
+            self.progress.phase(Phase::Auditing);
+            match self.target.audit().await {
+                Ok(audited) => {
+                    report.directory_entries = audited.vms;
+                    report.directory_mismatches = audited.mismatches;
+                    report.duplicates += audited.duplicates;
+                }
+                Err(error) => report.unchecked.push(format!("the audit failed: {error}")),
+            }
+        }
+        report.interrupted |= self.stop.is_cancelled();
+    }
+
+    async fn settled(&self, run: &str, expected: &Expected) -> Result<Difference, TargetError> {
+        let mut tries = 1;
+        loop {
+            let found = difference(expected, &self.listed(run).await?);
+            let settled = found.missing == 0 && found.unexpected == 0;
+            if settled || tries == TRIES || self.stop.is_cancelled() {
+                return Ok(found);
+            }
+            tries += 1;
+            self.env.sleep(TRY_PAUSE).await;
+        }
+    }
+
+    async fn listed(&self, run: &str) -> Result<Vec<(VmId, String)>, TargetError> {
+        let (mut vms, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = self.target.vms(self.options.tenant.as_str(), (LABEL, run), cursor.as_deref()).await?;
+            vms.extend(page.vms);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(vms),
+            }
+        }
+    }
+
+    async fn lookups(&self, vms: &[VmId]) -> Result<f64, TargetError> {
+        let began = self.env.mono();
+        let lookers = (0..LOOKERS).map(|looker| async move {
+            let calls: Vec<&[VmId]> = vms.chunks(LOCATE_MAX).collect();
+            let (mut found, mut call) = (0, looker);
+            while self.env.mono().since(began) < self.options.lookups && !self.stop.is_cancelled() {
+                let asked = calls[call % calls.len()];
+                let located = self.target.locate(asked).await?;
+                if located < asked.len() {
+                    return Err(TargetError {
+                        detail: format!("{} of {} VMs were not found", asked.len() - located, asked.len()),
+                    });
+                }
+                found += located;
+                call += 1;
+            }
+            Ok(found)
+        });
+        let found: usize = join_all(lookers).await.into_iter().sum::<Result<usize, TargetError>>()?;
+        Ok(found as f64 / self.env.mono().since(began).as_secs_f64())
+    }
+}
+
+fn difference(expected: &Expected, listed: &[(VmId, String)]) -> Difference {
+    let mut seen: BTreeMap<VmId, u64> = BTreeMap::new();
+    let mut names: BTreeMap<&str, u64> = BTreeMap::new();
+    for (id, name) in listed {
+        *seen.entry(*id).or_default() += 1;
+        *names.entry(name).or_default() += 1;
+    }
+    let missing = expected.there.iter().filter(|vm| !seen.contains_key(vm)).count() as u64;
+    let mut known: Vec<VmId> = expected.there.iter().chain(&expected.unclear).copied().collect();
+    known.sort_unstable();
+    let unexpected = seen.keys().filter(|vm| known.binary_search(vm).is_err()).count() as u64;
+    // A name belongs to one VM of the run: another id under it was made twice.
+    let duplicates = names.values().map(|count| count - 1).sum();
+    Difference { listed: seen.len() as u64, missing, unexpected, duplicates }
+}
+
+#[cfg(test)]
+mod tests {
+    use cellbus_bus::ids::JobId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_too_much_or_there_twice_is_counted() {
+        let vm = |index| JobId::derive("t", "s", "e").vm(index);
+        let expected = Expected { there: vec![vm(0), vm(1), vm(2)], unclear: vec![vm(3)] };
+        let listed =
+            [(0, "a"), (1, "b"), (3, "d"), (4, "e"), (5, "a")].map(|(index, name)| (vm(index), name.to_owned()));
+        assert_eq!(difference(&expected, &listed), Difference { listed: 5, missing: 1, unexpected: 2, duplicates: 1 });
+        assert_eq!(difference(&expected, &listed[..0]).missing, 3);
+    }
+}
