@@ -1,5 +1,666 @@
 //! The front of a manager: the one place in the cluster that talks to it.
+//!
+//! ```text
+//!  calls of shards ──▶ mailbox ──▶ desk (one op a VM, host choice, slots, line, circuit)
+//!                                   │ start                        ▲ ended
+//!                                   ▼                              │
+//!                                  driver.perform ─────────────────┘──▶ answers, posted back
+//! ```
+//!
+//! It lives with the shard of the manager's id, under that shard's epoch: opened when the shard
+//! is, gone when the shard is. Until it has opened the manager and read its inventory and running
+//! tasks it answers nothing but `Later(Opening)` and advertises no room. Each front is a task of
+//! its own, so a manager that hangs holds up nobody else.
 
 pub mod circuit;
+mod desk;
+mod holdings;
 pub mod hosts;
 pub mod limits;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cellbus_bus::Env;
+use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
+use cellbus_directory::VmFacts;
+use cellbus_workflows::{Answer, Health, Later, LaterReason, ManagerSummary};
+use futures::future::{AbortHandle, Abortable};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::oneshot;
+
+use crate::board::Board;
+use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
+use crate::gateway::{FreeOf, HostRow, ManagerRow};
+use crate::mailbox::Mailbox;
+use crate::peers::{Answered, Peer};
+use circuit::{Circuit, Verdict};
+use desk::{Desk, Start};
+use holdings::Holdings;
+use hosts::OverCommit;
+use limits::{Kind, Slots};
+
+/// Messages that wait for a front. Each carries the calls of one append of one shard, or one
+/// question; all shards at once come to a few hundred.
+const MAILBOX_MAX: usize = 4_096;
+/// How often a front looks at what is due.
+const TICK: Duration = Duration::from_secs(1);
+/// Callers of operations that take longer than this are told that they go on.
+const LONG: Duration = Duration::from_secs(8);
+/// VMs that are read again at once after changes behind our back.
+const INSPECTS_MAX: usize = 16;
+
+/// How one manager is fronted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Its configured name.
+    pub name: ManagerName,
+    /// How far its hosts are over-committed.
+    pub over_commit: OverCommit,
+    /// Overrides what the driver says of its limits.
+    pub limits: Option<Limits>,
+    /// Calls that wait for a slot, all kinds together; beyond it callers are told to come again.
+    pub line_max: usize,
+    /// How long an operation may take before its outcome is taken as unknown.
+    pub operation_timeout: Duration,
+    /// How long reading the manager may take.
+    pub read_timeout: Duration,
+    /// When its circuit opens.
+    pub circuit: circuit::Config,
+}
+impl Config {
+    /// The defaults for a manager of this name.
+    #[must_use]
+    pub fn new(name: ManagerName) -> Self {
+        Self {
+            name,
+            over_commit: OverCommit::default(),
+            limits: None,
+            line_max: 2_048,
+            operation_timeout: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(30),
+            circuit: circuit::Config::default(),
+        }
+    }
+}
+
+/// Where answers and observations go: the cell.
+pub(crate) trait Outside: Send + Sync {
+    /// Sends answers back to the cell that asked.
+    fn answers(&self, to: &Arc<Peer>, shard: ShardId, answers: Vec<Answered>);
+    /// Tells the cell that asked that these go on.
+    fn still_running(&self, to: &Arc<Peer>, shard: ShardId, calls: Vec<(VmId, OpNumber)>);
+    /// Tells the homes of these VMs to read them again.
+    fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
+}
+
+pub(crate) enum Message {
+    Calls { from: Arc<Peer>, calls: Vec<cellbus_workflows::Call> },
+    Cordons(Vec<Option<HostId>>),
+    Hosts(oneshot::Sender<Vec<HostRow>>),
+    Live(VmId, oneshot::Sender<Result<Option<HeldVm>, String>>),
+    Inventory(oneshot::Sender<Result<Inventory, String>>),
+}
+
+/// A way to a front.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    mailbox: Arc<Mailbox<Message>>,
+    row: Arc<ArcSwap<ManagerRow>>,
+    pub(crate) epoch: Epoch,
+}
+
+impl Handle {
+    /// # Errors
+    /// When too much waits already; the message is given back.
+    pub(crate) fn put(&self, message: Message) -> Result<(), Message> { self.mailbox.put(message).map_err(|full| full.0) }
+    pub(crate) fn row(&self) -> ManagerRow { self.row.load().as_ref().clone() }
+}
+
+/// What goes on at the manager, as futures of the front's own task.
+enum Done {
+    Op { ticket: u64, vm: VmId, result: Result<Option<VmFacts>, Error> },
+    Tasks(Result<Vec<RunningTask>, Error>),
+    Probe(Result<(), Error>),
+    Inspected { vm: VmId, began: u64, result: Result<Option<HeldVm>, Error> },
+    Inventory { began: u64, result: Result<Inventory, Error> },
+    Changes(Result<Vec<Change>, Error>),
+    /// An answer to somebody who asked was sent.
+    Told,
+}
+type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// A front, to be run.
+pub(crate) struct Front {
+    config: Config,
+    env: Env,
+    epoch: Epoch,
+    driver: Arc<dyn Driver>,
+    outside: Arc<dyn Outside>,
+    board: Arc<Board>,
+    cell: CellId,
+    mailbox: Arc<Mailbox<Message>>,
+    row: Arc<ArcSwap<ManagerRow>>,
+    cordons: Vec<Option<HostId>>,
+}
+
+/// What a front has to do with beside its desk, once the manager is open.
+struct Work {
+    desk: Desk,
+    doing: FuturesUnordered<Abortable<Doing>>,
+    aborts: BTreeMap<u64, AbortHandle>,
+    /// VMs that changed at the manager and are to be read again.
+    changed: BTreeSet<VmId>,
+    inspecting: usize,
+    reread_wanted: bool,
+    rereading: bool,
+    probing: bool,
+    asking_tasks: bool,
+    changes_awaited: bool,
+    /// Waiting for them failed: it is begun anew at the next tick, not at once.
+    changes_lost: bool,
+    dirty: bool,
+}
+
+impl Front {
+    #[expect(clippy::too_many_arguments, reason = "each is another part of what a front needs; a struct would be this list again")]
+    pub(crate) fn new(
+        config: Config,
+        env: Env,
+        epoch: Epoch,
+        driver: Arc<dyn Driver>,
+        outside: Arc<dyn Outside>,
+        board: Arc<Board>,
+        cell: CellId,
+        cordons: Vec<Option<HostId>>,
+    ) -> (Self, Handle) {
+        let row = Arc::new(ArcSwap::from_pointee(unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it")));
+        let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
+        let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), epoch };
+        (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, cordons }, handle)
+    }
+
+    fn id(&self) -> ManagerId { ManagerId::derive(self.config.name.as_str()) }
+
+    /// Runs until it is dropped: its cell stops acting for the shard of the manager.
+    pub(crate) async fn run(mut self) {
+        let Some((tasks, inventory)) = self.open().await else {
+            return self.refuse_all().await;
+        };
+        tracing::debug!(manager = %self.config.name, hosts = inventory.hosts.len(), vms = inventory.vms.len(), tasks = tasks.len(), "manager open");
+        let holdings = Holdings::new(self.config.name.clone(), self.config.over_commit, &inventory);
+        drop(inventory);
+        let limits = self.config.limits.clone().unwrap_or_else(|| self.driver.limits());
+        let desk = Desk::new(&self.config.name, holdings, Circuit::new(self.config.circuit), limits, self.config.line_max, tasks);
+        let mut work = Work {
+            desk,
+            doing: FuturesUnordered::new(),
+            aborts: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            inspecting: 0,
+            reread_wanted: false,
+            rereading: false,
+            probing: false,
+            asking_tasks: false,
+            changes_awaited: false,
+            changes_lost: false,
+            dirty: true,
+        };
+        work.desk.holdings.hosts.set_cordons(&self.cordons);
+        self.publish(&mut work);
+        let mut tick = self.env.sleep(TICK);
+        loop {
+            if !work.changes_awaited && !work.desk.revoked {
+                work.changes_awaited = true;
+                let driver = Arc::clone(&self.driver);
+                work.start(None, Box::pin(async move { Done::Changes(driver.changes().await) }));
+            }
+            tokio::select! {
+                biased;
+                Some(done) = work.doing.next() => {
+                    if let Ok(done) = done {
+                        self.done(&mut work, done);
+                    }
+                }
+                () = self.mailbox.ready() => {
+                    for message in self.mailbox.take() {
+                        self.message(&mut work, message);
+                    }
+                }
+                () = &mut tick => {
+                    tick = self.env.sleep(TICK);
+                    self.tick(&mut work);
+                }
+            }
+            self.settle(&mut work).await;
+        }
+    }
+
+    // ── opening ──
+
+    /// Opens the manager and reads it, however often that takes; `None` when a newer owner has it.
+    async fn open(&mut self) -> Option<(Vec<RunningTask>, Inventory)> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let driver = Arc::clone(&self.driver);
+            let epoch = self.epoch;
+            let opening: Pin<Box<dyn Future<Output = Result<_, Error>> + Send>> = Box::pin(async move {
+                let tasks = driver.open(epoch).await?;
+                Ok((tasks, driver.inventory().await?))
+            });
+            let deadline = self.config.read_timeout.saturating_mul(2);
+            match self.answering_opening(deadline, opening).await {
+                Some(Ok(read)) => return Some(read),
+                Some(Err(Error::Revoked)) => return None,
+                Some(Err(error)) => self.not_open(&error.to_string()),
+                None => self.not_open("no answer while it was opened"),
+            }
+            let jitter = pause / 2 + pause / 1000 * (self.env.random_u64() % 501) as u32;
+            let nothing = std::future::pending::<()>();
+            self.answering_opening(jitter, Box::pin(nothing)).await;
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+    }
+
+    fn not_open(&self, why: &str) {
+        tracing::warn!(manager = %self.config.name, why, "manager cannot be opened; trying again");
+        let row = unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why);
+        self.row.store(Arc::new(row));
+        self.board.publish(self.epoch, unknown_summary(&self.config.name));
+    }
+
+    /// Awaits `what`, for `limit` at the most, and answers those who call meanwhile.
+    async fn answering_opening<T>(&mut self, limit: Duration, mut what: Pin<Box<dyn Future<Output = T> + Send>>) -> Option<T> {
+        let mut deadline = self.env.sleep(limit);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut what => return Some(output),
+                () = &mut deadline => return None,
+                () = self.mailbox.ready() => {
+                    let messages = self.mailbox.take();
+                    self.put_off(messages, LaterReason::Opening, "its owner is opening it", Some(Duration::from_millis(200)));
+                }
+            }
+        }
+    }
+
+    fn put_off(&mut self, messages: Vec<Message>, reason: LaterReason, detail: &str, after: Option<Duration>) {
+        let mut batches: BTreeMap<(Arc<Peer>, ShardId), Vec<Answered>> = BTreeMap::new();
+        for message in messages {
+            match message {
+                Message::Calls { from, calls } => {
+                    for call in calls {
+                        let answer = Answer::Later(Later { reason, detail: detail.to_owned(), after });
+                        let answered = Answered { vm: call.vm, op: call.op, answer };
+                        batches.entry((Arc::clone(&from), call.shard)).or_default().push(answered);
+                    }
+                }
+                Message::Cordons(cordons) => self.cordons = cordons,
+                // Whoever asks is told by the dropped sender.
+                Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) => {}
+            }
+        }
+        for ((to, shard), answers) in batches {
+            self.outside.answers(&to, shard, answers);
+        }
+    }
+
+    /// A newer owner has opened the manager: nothing is done any more until this front is dropped.
+    async fn refuse_all(mut self) {
+        tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
+        self.board.withdraw(&self.id(), self.epoch);
+        self.row.store(Arc::new(unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, "a newer owner has opened it")));
+        loop {
+            self.mailbox.ready().await;
+            let messages = self.mailbox.take();
+            self.put_off(messages, LaterReason::StaleOwner, "a newer owner has opened the manager", None);
+        }
+    }
+
+    // ── at work ──
+
+    fn message(&self, work: &mut Work, message: Message) {
+        match message {
+            Message::Calls { from, calls } => {
+                let now = self.env.mono();
+                for call in calls {
+                    work.desk.call(now, &from, call);
+                }
+                work.dirty = true;
+            }
+            Message::Cordons(cordons) => {
+                work.desk.holdings.hosts.set_cordons(&cordons);
+                work.dirty = true;
+                self.publish(work);
+            }
+            Message::Hosts(back) => {
+                // Whoever asked may have gone.
+                let _ = back.send(self.host_rows(work));
+            }
+            Message::Live(vm, back) => {
+                let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
+                work.start(None, Box::pin(async move {
+                    let held = said(env.timeout(limit, driver.inspect(vm)).await);
+                    let _ = back.send(held.map_err(|error| error.to_string()));
+                    Done::Told
+                }));
+            }
+            Message::Inventory(back) => {
+                let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
+                work.start(None, Box::pin(async move {
+                    let inventory = said(env.timeout(limit, driver.inventory()).await);
+                    let _ = back.send(inventory.map_err(|error| error.to_string()));
+                    Done::Told
+                }));
+            }
+        }
+    }
+
+    fn done(&self, work: &mut Work, done: Done) {
+        let now = self.env.mono();
+        match done {
+            Done::Op { ticket, vm, result } => {
+                work.aborts.remove(&ticket);
+                // Only errors need randomness.
+                let random = if result.is_err() { self.env.random_u64() } else { 0 };
+                work.desk.ended(now, random, ticket, vm, result);
+                work.dirty = true;
+            }
+            Done::Tasks(result) => {
+                work.asking_tasks = false;
+                if let Ok(tasks) = result {
+                    let over = work.desk.tasks(&tasks);
+                    work.changed.extend(over);
+                }
+            }
+            Done::Probe(result) => {
+                work.probing = false;
+                match result {
+                    Ok(()) => work.desk.circuit.probe_succeeded(),
+                    Err(error) => {
+                        work.desk.circuit.ill(now, self.env.random_u64(), &error.to_string());
+                    }
+                }
+                self.publish(work);
+            }
+            Done::Inspected { vm, began, result } => {
+                work.inspecting -= 1;
+                match result {
+                    Ok(found) => {
+                        if work.desk.inspected(vm, found.as_ref(), began) {
+                            self.outside.observed(self.id(), vec![vm]);
+                            work.dirty = true;
+                        }
+                    }
+                    Err(_) => {
+                        work.changed.insert(vm);
+                    }
+                }
+            }
+            Done::Inventory { began, result } => {
+                work.rereading = false;
+                match result {
+                    Ok(inventory) => {
+                        let news = work.desk.reread(&inventory, began);
+                        if !news.is_empty() {
+                            self.outside.observed(self.id(), news);
+                        }
+                        work.dirty = true;
+                    }
+                    Err(_) => work.reread_wanted = true,
+                }
+            }
+            Done::Changes(Ok(changes)) => {
+                work.changes_awaited = false;
+                for change in changes {
+                    match change {
+                        Change::Vm(vm) => {
+                            work.changed.insert(vm);
+                        }
+                        Change::Hosts | Change::Missed => work.reread_wanted = true,
+                    }
+                }
+            }
+            // They are awaited again at the next tick, and what was missed is read.
+            Done::Changes(Err(Error::Revoked)) => work.desk.revoked = true,
+            Done::Changes(Err(_)) => {
+                work.reread_wanted = true;
+                work.changes_lost = true;
+            }
+            Done::Told => {}
+        }
+    }
+
+    fn tick(&self, work: &mut Work) {
+        let now = self.env.mono();
+        for ticket in work.desk.overdue(now, self.env.random_u64(), self.config.operation_timeout) {
+            if let Some(abort) = work.aborts.remove(&ticket) {
+                abort.abort();
+            }
+        }
+        let mut long: BTreeMap<(Arc<Peer>, ShardId), Vec<(VmId, OpNumber)>> = BTreeMap::new();
+        for (to, shard, vm, op) in work.desk.long(now, LONG) {
+            long.entry((to, shard)).or_default().push((vm, op));
+        }
+        for ((to, shard), calls) in long {
+            self.outside.still_running(&to, shard, calls);
+        }
+        let (driver, env, limit) = (&self.driver, &self.env, self.config.read_timeout);
+        if work.desk.circuit.verdict(now) == Verdict::Probe && !work.probing {
+            work.probing = true;
+            work.desk.circuit.probing();
+            let (driver, env) = (Arc::clone(driver), env.clone());
+            work.start(None, Box::pin(async move { Done::Probe(said(env.timeout(limit, driver.tasks()).await).map(|_| ())) }));
+        }
+        let well = work.desk.circuit.closed() && !work.desk.revoked;
+        if std::mem::take(&mut work.changes_lost) {
+            work.changes_awaited = false;
+        }
+        if well && work.desk.adopted() && !work.asking_tasks {
+            work.asking_tasks = true;
+            let (driver, env) = (Arc::clone(driver), env.clone());
+            work.start(None, Box::pin(async move { Done::Tasks(said(env.timeout(limit, driver.tasks()).await)) }));
+        }
+        if well && work.reread_wanted && !work.rereading {
+            (work.reread_wanted, work.rereading) = (false, true);
+            let (driver, env, began) = (Arc::clone(driver), env.clone(), work.desk.holdings.now());
+            work.start(None, Box::pin(async move {
+                Done::Inventory { began, result: said(env.timeout(limit, driver.inventory()).await) }
+            }));
+        }
+        while well && work.inspecting < INSPECTS_MAX {
+            let Some(vm) = work.changed.pop_first() else { break };
+            if work.desk.busy(&vm) {
+                // What the operation answers is newer than any inspection begun now.
+                continue;
+            }
+            work.inspecting += 1;
+            let (driver, env, began) = (Arc::clone(driver), env.clone(), work.desk.holdings.now());
+            work.start(None, Box::pin(async move {
+                Done::Inspected { vm, began, result: said(env.timeout(limit, driver.inspect(vm)).await) }
+            }));
+        }
+        if work.dirty || !work.desk.circuit.closed() {
+            self.publish(work);
+        }
+    }
+
+    /// Starts what the desk wants done, and sends what it answers.
+    async fn settle(&self, work: &mut Work) {
+        // An operation that ends at once may free a slot for the next.
+        while !work.desk.starts.is_empty() {
+            for start in std::mem::take(&mut work.desk.starts) {
+                let ticket = start.ticket;
+                let mut doing = self.perform(start);
+                // Most managers take their time; those that do not need no slot among the futures.
+                match futures::poll!(&mut doing) {
+                    std::task::Poll::Ready(done) => self.done(work, done),
+                    std::task::Poll::Pending => work.start(Some(ticket), doing),
+                }
+            }
+        }
+        if work.desk.replies.is_empty() {
+            return;
+        }
+        let mut replies = std::mem::take(&mut work.desk.replies);
+        // Stable: the answers of one shard stay in order.
+        replies.sort_by(|a, b| (a.shard, &a.to).cmp(&(b.shard, &b.to)));
+        let mut replies = replies.into_iter().peekable();
+        while let Some(first) = replies.next() {
+            let mut answers = vec![first.answered];
+            while let Some(next) = replies.next_if(|next| next.shard == first.shard && next.to == first.to) {
+                answers.push(next.answered);
+            }
+            self.outside.answers(&first.to, first.shard, answers);
+        }
+    }
+
+    fn perform(&self, start: Start) -> Doing {
+        let driver = Arc::clone(&self.driver);
+        Box::pin(async move {
+            let Start { ticket, op, ask_tasks } = start;
+            let mut result = driver.perform(&op).await;
+            let absent = matches!(result, Ok(None) | Err(Error::NotFound));
+            if absent && ask_tasks {
+                // "Not there" counts only when no older task may yet bring it about.
+                match driver.tasks().await {
+                    Ok(tasks) if tasks.iter().any(|task| task.vm == op.vm && task.number < op.number) => {
+                        result = Err(Error::Unreachable { detail: "a task of an older operation still runs".to_owned() });
+                    }
+                    Ok(_) => {}
+                    Err(error) => result = Err(error),
+                }
+            }
+            Done::Op { ticket, vm: op.vm, result }
+        })
+    }
+
+    // ── what it says of itself ──
+
+    fn publish(&self, work: &mut Work) {
+        work.dirty = false;
+        if work.desk.revoked {
+            self.board.withdraw(&self.id(), self.epoch);
+            return;
+        }
+        let desk = &work.desk;
+        let health = if desk.circuit.closed() { Health::Healthy } else { Health::CircuitOpen };
+        let classes = desk.holdings.hosts.summary();
+        let slots: &Slots = &desk.slots;
+        let sum = |of: fn(&cellbus_workflows::ClassSummary) -> (u64, u64)| {
+            classes.iter().map(of).fold(FreeOf::default(), |sum, (free, total)| FreeOf { free: sum.free + free, total: sum.total + total })
+        };
+        let circuit = desk.circuit.shown(self.env.mono());
+        let detail = match &circuit {
+            crate::gateway::CircuitState::Open { reason, .. } => reason.clone(),
+            crate::gateway::CircuitState::Closed | crate::gateway::CircuitState::HalfOpen => String::new(),
+        };
+        self.row.store(Arc::new(ManagerRow {
+            id: self.id(),
+            name: self.config.name.to_string(),
+            cell: Some(self.cell.clone()),
+            epoch: self.epoch,
+            health,
+            circuit: Some(circuit),
+            detail,
+            cordoned: desk.holdings.hosts.cordoned(),
+            hosts: classes.iter().map(|class| class.hosts).sum(),
+            hosts_open: classes.iter().map(|class| class.hosts_open).sum(),
+            vms: desk.holdings.present(),
+            foreign_vms: desk.holdings.foreign_vms,
+            running: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), slots.running(*kind))).collect(),
+            waiting: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), desk.waiting(*kind))).collect(),
+            vcpus: sum(|c| (c.vcpus_free, c.vcpus_total)),
+            memory_mib: sum(|c| (c.memory_mib_free, c.memory_mib_total)),
+            disk_gib: sum(|c| (c.disk_gib_free, c.disk_gib_total)),
+            as_of: self.env.wall(),
+        }));
+        self.board.publish(self.epoch, ManagerSummary {
+            id: self.id(),
+            name: self.config.name.to_string(),
+            health,
+            cordoned: desk.holdings.hosts.cordoned(),
+            classes,
+            running: slots.total(),
+            waiting: desk.waiting_total(),
+            running_max: slots.operations_max(),
+        });
+    }
+
+    fn host_rows(&self, work: &Work) -> Vec<HostRow> {
+        let rows = work.desk.holdings.hosts.all().iter().map(|host| {
+            let free = host.free();
+            HostRow {
+                id: host.id.clone(),
+                manager: self.id(),
+                manager_name: self.config.name.to_string(),
+                labels: host.labels.as_ref().clone(),
+                usable: host.usable,
+                cordoned: host.cordoned,
+                vms: host.vms,
+                vcpus: FreeOf { free: free.vcpus, total: host.total.vcpus },
+                memory_mib: FreeOf { free: free.memory_mib, total: host.total.memory_mib },
+                disk_gib: FreeOf { free: free.disk_gib, total: host.total.disk_gib },
+            }
+        });
+        rows.collect()
+    }
+}
+
+impl Work {
+    fn start(&mut self, ticket: Option<u64>, doing: Doing) {
+        let (abort, registration) = AbortHandle::new_pair();
+        if let Some(ticket) = ticket {
+            self.aborts.insert(ticket, abort);
+        }
+        self.doing.push(Abortable::new(doing, registration));
+    }
+}
+
+/// What the manager said; no answer in time is no answer.
+fn said<T>(answer: Option<Result<T, Error>>) -> Result<T, Error> {
+    answer.unwrap_or_else(|| Err(Error::Unreachable { detail: "no answer in time".to_owned() }))
+}
+
+/// A manager of which nothing is known.
+pub(crate) fn unknown_summary(name: &ManagerName) -> ManagerSummary {
+    ManagerSummary {
+        id: ManagerId::derive(name.as_str()),
+        name: name.to_string(),
+        health: Health::Unknown,
+        cordoned: false,
+        classes: Vec::new(),
+        running: 0,
+        waiting: 0,
+        running_max: 0,
+    }
+}
+
+/// The row of a manager of which nothing is known.
+pub(crate) fn unknown_row(name: &ManagerName, cell: Option<CellId>, epoch: Epoch, why: &str) -> ManagerRow {
+    ManagerRow {
+        id: ManagerId::derive(name.as_str()),
+        name: name.to_string(),
+        cell,
+        epoch,
+        health: Health::Unknown,
+        circuit: None,
+        detail: why.to_owned(),
+        cordoned: false,
+        hosts: 0,
+        hosts_open: 0,
+        vms: 0,
+        foreign_vms: 0,
+        running: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        vcpus: FreeOf::default(),
+        memory_mib: FreeOf::default(),
+        disk_gib: FreeOf::default(),
+        as_of: cellbus_bus::WallMs(0),
+    }
+}

@@ -1,0 +1,514 @@
+//! The desk of a front: takes calls, decides what is asked of the manager, and makes answers of
+//! what it says. Pure: the front around it runs the operations and sends the answers.
+//!
+//! What it keeps to:
+//! - one operation a VM at a time; the same number joins it, a lower one is refused;
+//! - an older shard epoch than the last seen is refused;
+//! - [`Answer::Refused`] and `Later(CircuitOpen | Busy)` are given only when the VM is certainly
+//!   not there through this call: callers go elsewhere then;
+//! - what a VM takes is reserved when its host is chosen, and given back only when the manager
+//!   has said that nothing is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cellbus_bus::env::Mono;
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
+use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, VmFacts};
+use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
+
+use super::circuit::{Circuit, Verdict};
+use super::holdings::Holdings;
+use super::hosts::{Amount, Groups, HostIndex, Wanted};
+use super::limits::{Kind, Line, Slots};
+use crate::driver::{self, Error, HeldVm, Inventory, Op, RunningTask};
+use crate::peers::{Answered, Peer};
+
+/// Hosts tried for one create when hosts say that they have no room although we thought so.
+const HOSTS_TRIED_MAX: u32 = 4;
+
+/// An answer, and who gets it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Reply {
+    pub(super) to: Arc<Peer>,
+    pub(super) shard: ShardId,
+    pub(super) answered: Answered,
+}
+
+/// An operation to be carried out now.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Start {
+    /// Names this try.
+    pub(super) ticket: u64,
+    /// What is to be done.
+    pub(super) op: Op,
+    /// An earlier try may still run at the manager: "not there" counts only once no task on the
+    /// VM is left.
+    pub(super) ask_tasks: bool,
+}
+
+/// A call that is known and not answered.
+#[derive(Debug)]
+struct Pending {
+    call: Call,
+    from: Arc<Peer>,
+    since: Mono,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    ticket: u64,
+    since: Mono,
+    /// Counted on a host beside what the VM has: the target of a relocation, the growth of a resize.
+    extra: Option<(HostIndex, Amount)>,
+    hosts_tried: u32,
+}
+
+/// See the module.
+pub(super) struct Desk {
+    manager: ManagerId,
+    pub(super) holdings: Holdings,
+    pub(super) circuit: Circuit,
+    pub(super) slots: Slots,
+    lines: [Line<VmId>; 5],
+    line_max: usize,
+    pending: BTreeMap<VmId, Pending>,
+    adopted: BTreeMap<VmId, RunningTask>,
+    shard_epochs: BTreeMap<ShardId, Epoch>,
+    tickets: u64,
+    /// To be sent.
+    pub(super) replies: Vec<Reply>,
+    /// To be carried out.
+    pub(super) starts: Vec<Start>,
+    /// Whether a newer owner has opened the manager.
+    pub(super) revoked: bool,
+}
+
+impl Desk {
+    pub(super) fn new(
+        name: &ManagerName,
+        holdings: Holdings,
+        circuit: Circuit,
+        limits: driver::Limits,
+        line_max: usize,
+        tasks: Vec<RunningTask>,
+    ) -> Self {
+        Self {
+            manager: ManagerId::derive(name.as_str()),
+            holdings,
+            circuit,
+            slots: Slots::new(limits),
+            lines: Default::default(),
+            line_max,
+            pending: BTreeMap::new(),
+            adopted: tasks.into_iter().map(|task| (task.vm, task)).collect(),
+            shard_epochs: BTreeMap::new(),
+            tickets: 0,
+            replies: Vec::new(),
+            starts: Vec::new(),
+            revoked: false,
+        }
+    }
+
+    pub(super) fn waiting(&self, kind: Kind) -> u32 { self.lines[kind as usize].len() as u32 }
+    pub(super) fn waiting_total(&self) -> u32 { Kind::ALL.iter().map(|kind| self.waiting(*kind)).sum() }
+    pub(super) fn adopted(&self) -> bool { !self.adopted.is_empty() }
+    pub(super) fn busy(&self, vm: &VmId) -> bool { self.pending.contains_key(vm) || self.adopted.contains_key(vm) }
+
+    // ── calls ──
+
+    /// A call has come in.
+    pub(super) fn call(&mut self, now: Mono, from: &Arc<Peer>, call: Call) {
+        if let Some(later) = self.unfit(&call) {
+            self.reply(from, &call, Answer::Later(later));
+            return;
+        }
+        if let Some(pending) = self.pending.get_mut(&call.vm) {
+            match call.op.cmp(&pending.call.op) {
+                std::cmp::Ordering::Equal => {
+                    // It joins; whoever asked last is answered.
+                    pending.from = Arc::clone(from);
+                    pending.call.shard_epoch = call.shard_epoch;
+                }
+                std::cmp::Ordering::Less => self.later(from, &call, LaterReason::StaleOwner, "a newer operation is under way", None),
+                std::cmp::Ordering::Greater => self.later(from, &call, LaterReason::VmBusy, "an older operation is under way", None),
+            }
+            return;
+        }
+        if let Verdict::Wait(after, reason) = self.circuit.verdict(now) {
+            self.circuit_open(from, &call, after, &reason);
+            return;
+        }
+        if self.circuit.verdict(now) == Verdict::Probe {
+            self.circuit_open(from, &call, Duration::from_millis(200), "a probe is due");
+            return;
+        }
+        let kind = Kind::of(&call.action);
+        let (vm, shard) = (call.vm, call.shard);
+        let pending = Pending { call, from: Arc::clone(from), since: now, running: None };
+        if self.lines[kind as usize].is_empty() && self.slots.take(kind) {
+            self.pending.insert(vm, pending);
+            self.begin(now, vm, 0);
+        } else if (self.waiting_total() as usize) < self.line_max {
+            self.pending.insert(vm, pending);
+            self.lines[kind as usize].push(shard, vm);
+        } else {
+            let reason = if self.touched_before(&pending.call) { LaterReason::ManagerFailing } else { LaterReason::Busy };
+            self.later(from, &pending.call, reason, "its line is full", Some(Duration::from_secs(1)));
+        }
+    }
+
+    /// Why a call is not to be looked at.
+    fn unfit(&mut self, call: &Call) -> Option<Later> {
+        let later = |reason, detail: &str| Some(Later { reason, detail: detail.to_owned(), after: None });
+        if self.revoked {
+            return later(LaterReason::StaleOwner, "a newer owner has opened the manager");
+        }
+        let epoch = self.shard_epochs.entry(call.shard).or_default();
+        if call.shard_epoch < *epoch {
+            return later(LaterReason::StaleOwner, "a newer owner of the shard has called");
+        }
+        *epoch = call.shard_epoch;
+        if self.holdings.get(&call.vm).is_some_and(|held| call.op < held.op) {
+            return later(LaterReason::StaleOwner, "a newer operation has been done on the VM");
+        }
+        match self.adopted.get(&call.vm).map(|task| task.number.cmp(&call.op)) {
+            Some(std::cmp::Ordering::Greater) => later(LaterReason::StaleOwner, "a newer operation is under way"),
+            Some(std::cmp::Ordering::Less) => later(LaterReason::VmBusy, "a task of an older operation still runs"),
+            Some(std::cmp::Ordering::Equal) | None => None,
+        }
+    }
+
+    /// Whether this very call, or an earlier one for the same thing, may have reached the manager.
+    fn touched_before(&self, call: &Call) -> bool {
+        self.adopted.contains_key(&call.vm)
+            || self.holdings.get(&call.vm).is_some_and(|held| held.unknown || held.op == call.op)
+    }
+
+    fn circuit_open(&mut self, from: &Arc<Peer>, call: &Call, after: Duration, reason: &str) {
+        let why = if self.touched_before(call) { LaterReason::ManagerFailing } else { LaterReason::CircuitOpen };
+        self.later(from, call, why, reason, Some(after));
+    }
+
+    fn later(&mut self, to: &Arc<Peer>, call: &Call, reason: LaterReason, detail: &str, after: Option<Duration>) {
+        self.reply(to, call, Answer::Later(Later { reason, detail: detail.to_owned(), after }));
+    }
+
+    fn reply(&mut self, to: &Arc<Peer>, call: &Call, answer: Answer) {
+        let answered = Answered { vm: call.vm, op: call.op, answer };
+        self.replies.push(Reply { to: Arc::clone(to), shard: call.shard, answered });
+    }
+
+    /// Those in line get the slots that are free.
+    pub(super) fn next_in_line(&mut self, now: Mono) {
+        for kind in Kind::ALL {
+            while !self.lines[kind as usize].is_empty() && self.slots.take(kind) {
+                match self.lines[kind as usize].pop() {
+                    Some(vm) if self.pending.contains_key(&vm) => self.begin(now, vm, 0),
+                    Some(_) | None => self.slots.give_back(kind),
+                }
+            }
+        }
+    }
+
+    /// A slot is taken: makes the operation of the call, or answers it at once and gives the slot back.
+    fn begin(&mut self, now: Mono, vm: VmId, hosts_tried: u32) {
+        let Some(pending) = self.pending.get(&vm) else { return };
+        let (op, action) = (pending.call.op, pending.call.action.clone());
+        let held = self.holdings.get(&vm);
+        let ask_tasks = held.is_some_and(|h| h.unknown) && matches!(action, Action::Delete | Action::Inspect);
+        let (host, extra) = match &action {
+            Action::Create(spec) => match self.host_for(vm, spec, op) {
+                Ok(host) => (Some(host), None),
+                Err(refusal) => return self.finish(vm, Answer::Refused(refusal)),
+            },
+            Action::Relocate(to) => match self.target_of(vm, to) {
+                Ok(extra) => (Some(to.clone()), extra),
+                Err(answer) => return self.finish(vm, answer),
+            },
+            Action::Resize(size) => match self.growth_of(vm, &Amount::of(size)) {
+                Ok(extra) => (None, extra),
+                Err(answer) => return self.finish(vm, answer),
+            },
+            Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume | Action::Snapshot(_)
+            | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Delete | Action::Inspect => (None, None),
+        };
+        if let Some((host, amount)) = extra {
+            self.holdings.hosts.take(host, amount, &Groups::default());
+        }
+        self.holdings.begun(&vm, op);
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let Some(pending) = self.pending.get_mut(&vm) else { return };
+        pending.running = Some(Running { ticket, since: now, extra, hosts_tried });
+        self.starts.push(Start { ticket, op: Op { vm, number: op, action, host }, ask_tasks });
+    }
+
+    /// The host of a create: the one that it has or had, or one that is chosen and reserved now.
+    fn host_for(&mut self, vm: VmId, spec: &CreateSpec, op: OpNumber) -> Result<HostId, Refusal> {
+        if let Some(held) = self.holdings.get(&vm)
+            && let Some(host) = held.host
+        {
+            return Ok(self.holdings.hosts.host(host).id.clone());
+        }
+        let groups = Groups::of(&spec.tenant, &spec.template.policy);
+        let wanted = Wanted {
+            size: &spec.size,
+            require: &spec.template.require,
+            layout: spec.template.policy.hosts,
+            groups: &groups,
+            host: spec.host.as_ref(),
+        };
+        // A task of an older session goes on where it was sent.
+        let adopted = self.adopted.get(&vm).and_then(|task| task.host.as_ref()).and_then(|host| self.holdings.hosts.find(host));
+        let host = match adopted {
+            Some(host) => host,
+            None => self.holdings.hosts.choose(&wanted)?,
+        };
+        self.holdings.reserve(vm, host, &spec.size, groups, op);
+        Ok(self.holdings.hosts.host(host).id.clone())
+    }
+
+    fn refused(&self, reason: RefusalReason, detail: String) -> Answer {
+        Answer::Refused(Refusal { manager: self.manager, reason, detail })
+    }
+
+    fn target_of(&self, vm: VmId, to: &HostId) -> Result<Option<(HostIndex, Amount)>, Answer> {
+        let hosts = &self.holdings.hosts;
+        let Some(target) = hosts.find(to) else {
+            return Err(Answer::Failed(Failure::lasting(FailureCode::HostNotFound, format!("there is no host {to} in this manager"))));
+        };
+        // A VM that is not counted may be there all the same: the manager will say.
+        let Some(held) = self.holdings.get(&vm) else { return Ok(None) };
+        if held.host == Some(target) || held.unknown || self.adopted.contains_key(&vm) {
+            return Ok(None);
+        }
+        let state = hosts.host(target);
+        if state.cordoned || !state.usable {
+            return Err(self.refused(RefusalReason::Cordoned, format!("host {to} is cordoned or not usable")));
+        }
+        if !hosts.may_grow(target, &held.amount) {
+            return Err(self.refused(RefusalReason::NoRoom, format!("host {to} has no room for it")));
+        }
+        Ok(Some((target, held.amount)))
+    }
+
+    fn growth_of(&self, vm: VmId, wanted: &Amount) -> Result<Option<(HostIndex, Amount)>, Answer> {
+        let Some(held) = self.holdings.get(&vm) else { return Ok(None) };
+        let Some(host) = held.host else { return Ok(None) };
+        let grows = Amount {
+            vcpus: wanted.vcpus.saturating_sub(held.amount.vcpus),
+            memory_mib: wanted.memory_mib.saturating_sub(held.amount.memory_mib),
+            disk_gib: wanted.disk_gib.saturating_sub(held.amount.disk_gib),
+        };
+        if grows == Amount::default() {
+            return Ok(None);
+        }
+        if !self.holdings.hosts.may_grow(host, &grows) && !held.unknown {
+            let id = &self.holdings.hosts.host(host).id;
+            return Err(self.refused(RefusalReason::NoRoom, format!("its host {id} has no room for it to grow")));
+        }
+        Ok(Some((host, grows)))
+    }
+
+    // ── what came of them ──
+
+    /// The call is answered, and its slot free.
+    fn finish(&mut self, vm: VmId, answer: Answer) {
+        let Some(pending) = self.pending.remove(&vm) else { return };
+        self.slots.give_back(Kind::of(&pending.call.action));
+        self.reply(&pending.from, &pending.call, answer);
+    }
+
+    /// An operation has ended.
+    pub(super) fn ended(&mut self, now: Mono, random: u64, ticket: u64, vm: VmId, result: Result<Option<VmFacts>, Error>) {
+        let Some(pending) = self.pending.get_mut(&vm) else { return };
+        if pending.running.as_ref().is_none_or(|running| running.ticket != ticket) {
+            // It was given up on, and another try is under way.
+            return;
+        }
+        let Some(running) = pending.running.take() else { return };
+        let op = pending.call.op;
+        let action = pending.call.action.clone();
+        if let Some((host, amount)) = running.extra {
+            self.holdings.hosts.give_back(host, amount, &Groups::default());
+        }
+        self.adopted.remove(&vm);
+        match &result {
+            Ok(_) => self.circuit.well(),
+            Err(error) if error.ill() => {
+                if self.circuit.ill(now, random, &error.to_string()) {
+                    self.turn_away(now);
+                }
+            }
+            Err(Error::Busy { .. } | Error::Revoked) => {}
+            Err(_) => self.circuit.well(),
+        }
+        let answer = match result {
+            Ok(Some(facts)) => {
+                self.holdings.facts(vm, &facts, None, op);
+                Answer::Present(facts)
+            }
+            Ok(None) => {
+                self.holdings.forget(&vm);
+                Answer::Absent
+            }
+            Err(error) => match self.failed(vm, &action, error, running.hosts_tried) {
+                Some(answer) => answer,
+                None => {
+                    self.begin(now, vm, running.hosts_tried + 1);
+                    return self.next_in_line(now);
+                }
+            },
+        };
+        self.finish(vm, answer);
+        self.next_in_line(now);
+    }
+
+    /// What an error means to the caller; `None`: another host is tried.
+    fn failed(&mut self, vm: VmId, action: &Action, error: Error, hosts_tried: u32) -> Option<Answer> {
+        let creates = matches!(action, Action::Create(_));
+        let later = |reason, detail: String, after| Some(Answer::Later(Later { reason, detail, after }));
+        // Reserved for a create, and not seen there: nothing is left of it.
+        let give_up = |desk: &mut Self| {
+            if creates && desk.holdings.get(&vm).is_some_and(|held| held.seen.is_none()) {
+                desk.holdings.forget(&vm);
+            }
+        };
+        match error {
+            Error::Revoked => {
+                self.revoked = true;
+                self.holdings.doubtful(&vm);
+                later(LaterReason::StaleOwner, "a newer owner has opened the manager".to_owned(), None)
+            }
+            Error::Unreachable { detail } => {
+                self.holdings.doubtful(&vm);
+                later(LaterReason::ManagerFailing, detail, None)
+            }
+            Error::Transient { detail } => {
+                give_up(self);
+                later(LaterReason::ManagerFailing, detail, None)
+            }
+            Error::Busy { detail } => {
+                give_up(self);
+                later(LaterReason::Busy, detail, Some(Duration::from_millis(500)))
+            }
+            Error::NoRoom { detail } => {
+                if let Some(host) = self.holdings.get(&vm).and_then(|held| held.host)
+                    && creates
+                {
+                    self.holdings.hosts.doubt(host);
+                }
+                give_up(self);
+                if creates && hosts_tried + 1 < HOSTS_TRIED_MAX {
+                    return None;
+                }
+                Some(self.refused(RefusalReason::NoRoom, detail))
+            }
+            Error::NotFound => {
+                self.holdings.forget(&vm);
+                Some(Answer::Absent)
+            }
+            Error::Invalid { detail } => {
+                give_up(self);
+                let code = match action {
+                    Action::Snapshot(_) => FailureCode::SnapshotExists,
+                    Action::Revert(_) | Action::SnapshotDelete(_) => FailureCode::SnapshotNotFound,
+                    Action::Relocate(_) => FailureCode::HostNotFound,
+                    Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend
+                    | Action::Resume | Action::Resize(_) | Action::Delete | Action::Inspect => FailureCode::ManagerRefused,
+                };
+                Some(Answer::Failed(Failure::lasting(code, detail)))
+            }
+            Error::Permanent { detail } => {
+                // Something may have been done: what is undone next will tell.
+                self.holdings.doubtful(&vm);
+                Some(Answer::Failed(Failure::lasting(FailureCode::ManagerFailed, detail)))
+            }
+            Error::Superseded { asked, last } => {
+                self.holdings.begun(&vm, last);
+                later(LaterReason::StaleOwner, format!("operation {asked} is older than {last}"), None)
+            }
+        }
+    }
+
+    /// The circuit has opened: those in line are sent away.
+    fn turn_away(&mut self, now: Mono) {
+        let (after, reason) = match self.circuit.verdict(now) {
+            Verdict::Wait(after, reason) => (after, reason),
+            Verdict::Go | Verdict::Probe => (Duration::from_millis(200), String::new()),
+        };
+        for kind in Kind::ALL {
+            for vm in self.lines[kind as usize].drain() {
+                if let Some(pending) = self.pending.remove(&vm) {
+                    self.circuit_open(&pending.from, &pending.call, after, &reason);
+                }
+            }
+        }
+    }
+
+    /// Operations that have gone on for `limit` are given up on: their outcome is unknown. Gives
+    /// their tickets.
+    pub(super) fn overdue(&mut self, now: Mono, random: u64, limit: Duration) -> Vec<u64> {
+        let overdue: Vec<(VmId, u64)> = self
+            .pending
+            .iter()
+            .filter_map(|(vm, pending)| pending.running.as_ref().map(|running| (*vm, running)))
+            .filter(|(_, running)| now.since(running.since) >= limit)
+            .map(|(vm, running)| (vm, running.ticket))
+            .collect();
+        for (vm, ticket) in &overdue {
+            let error = Error::Unreachable { detail: format!("no answer in {} s", limit.as_secs()) };
+            self.ended(now, random, *ticket, *vm, Err(error));
+        }
+        overdue.into_iter().map(|(_, ticket)| ticket).collect()
+    }
+
+    /// Calls that have been waiting or running for longer than `than`: their callers are told.
+    pub(super) fn long(&self, now: Mono, than: Duration) -> Vec<(Arc<Peer>, ShardId, VmId, OpNumber)> {
+        self.pending
+            .values()
+            .filter(|pending| now.since(pending.since) >= than)
+            .map(|pending| (Arc::clone(&pending.from), pending.call.shard, pending.call.vm, pending.call.op))
+            .collect()
+    }
+
+    // ── what is seen at the manager ──
+
+    /// These tasks still run there. Gives the adopted ones that do not any more.
+    pub(super) fn tasks(&mut self, tasks: &[RunningTask]) -> Vec<VmId> {
+        let still: std::collections::BTreeSet<VmId> = tasks.iter().map(|task| task.vm).collect();
+        let over: Vec<VmId> = self.adopted.keys().filter(|vm| !still.contains(vm)).copied().collect();
+        over.iter().for_each(|vm| {
+            self.adopted.remove(vm);
+        });
+        over
+    }
+
+    /// The VM was read again, beginning when the count of changes was `began`. Whether that is news.
+    pub(super) fn inspected(&mut self, vm: VmId, found: Option<&HeldVm>, began: u64) -> bool {
+        if self.busy(&vm) || self.holdings.now() > began && self.holdings.get(&vm).is_some_and(|h| h.newer_than(began)) {
+            return false;
+        }
+        match (found, self.holdings.get(&vm)) {
+            (Some(found), _) => self.holdings.observe(found),
+            // Not there: unless a try with no answer may yet bring it about.
+            (None, Some(held)) if !held.unknown => {
+                self.holdings.forget(&vm);
+                true
+            }
+            (None, Some(_) | None) => false,
+        }
+    }
+
+    /// The whole inventory was read again. Gives the VMs about which it holds news.
+    pub(super) fn reread(&mut self, inventory: &Inventory, began: u64) -> Vec<VmId> {
+        let (pending, adopted) = (&self.pending, &self.adopted);
+        self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm))
+    }
+}
+
+#[cfg(test)]
+mod tests;

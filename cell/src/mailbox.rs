@@ -1,0 +1,91 @@
+//! A bounded box that many put into and one long-lived task empties, all at once.
+//!
+//! A channel wakes its reader and hands over one item at a time; here one wake-up hands over
+//! everything that has come meanwhile, which is what makes batches grow when there is much to do.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Full: the item is given back.
+#[derive(Debug)]
+pub(crate) struct Full<T>(pub(crate) T);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Mailbox<T> {
+    items: Mutex<Vec<T>>,
+    max: usize,
+    ready: Notify,
+}
+
+impl<T> Mailbox<T> {
+    /// That holds up to `max` items.
+    #[must_use]
+    pub(crate) fn new(max: usize) -> Self { Self { items: Mutex::new(Vec::new()), max, ready: Notify::new() } }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        // Nothing that can panic runs under this lock.
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts one in.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(crate) fn put(&self, item: T) -> Result<(), Full<T>> {
+        let mut items = self.lock();
+        if items.len() >= self.max {
+            return Err(Full(item));
+        }
+        items.push(item);
+        let first = items.len() == 1;
+        drop(items);
+        if first {
+            self.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes out all that there is.
+    #[must_use]
+    pub(crate) fn take(&self) -> Vec<T> { std::mem::take(&mut *self.lock()) }
+
+    /// Waits until there is something to take. Cancel safe. One waiter at a time.
+    pub(crate) async fn ready(&self) {
+        loop {
+            if !self.lock().is_empty() {
+                return;
+            }
+            self.ready.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn one_wake_up_hands_over_all() {
+        let mailbox = Arc::new(Mailbox::new(3));
+        let waiting = {
+            let mailbox = Arc::clone(&mailbox);
+            async move {
+                mailbox.ready().await;
+                mailbox.take()
+            }
+        };
+        let put = async {
+            (1..=3).for_each(|i| mailbox.put(i).unwrap());
+            assert_eq!(mailbox.put(4).unwrap_err().0, 4);
+        };
+        let (taken, ()) = futures::join!(waiting, put);
+        assert_eq!(taken, [1, 2, 3]);
+        mailbox.put(5).unwrap();
+        mailbox.ready().await;
+        mailbox.ready().await;
+        assert_eq!(mailbox.take(), [5]);
+    }
+}

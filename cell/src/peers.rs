@@ -1,0 +1,327 @@
+//! Calls between cells.
+//!
+//! Inside one process they are function calls ([`LocalPeers`]); between processes they travel over
+//! the HTTP server that each cell has. Two ways to talk:
+//! - [`Peers::call`] asks and waits for the answer;
+//! - [`Peers::post`] sends and does not wait: calls to managers and their answers, of which there
+//!   are many. A post may be lost without notice; who sent a call asks again after a while, and
+//!   the manager's owner joins it to the first by its op number.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cellbus_bus::ids::{CellId, Epoch, JobId, ManagerId, OpNumber, Seq, ShardId, VmId};
+use cellbus_bus::job::Digest;
+use cellbus_directory::record::{DeadLetter, Operator};
+use cellbus_directory::{JobState, Vm};
+use cellbus_workflows::{Answer, Call, Change, JobStatus, ManagerSummary, Stats, VmExplanation};
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{HeldVm, Inventory};
+use crate::gateway::{HostRow, ManagerRow, ShardRow};
+
+/// A cell, and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Peer {
+    /// Which incarnation.
+    pub cell: CellId,
+    /// As in its member record.
+    pub address: String,
+}
+
+/// Why another cell gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It cannot be reached, or did not answer in time. What was asked may have been done.
+    #[error("cell {cell} does not answer: {detail}")]
+    Unreachable {
+        /// Which.
+        cell: CellId,
+        /// Why.
+        detail: String,
+    },
+    /// It was certainly not delivered.
+    #[error("cell {cell} is not there: {detail}")]
+    NotDelivered {
+        /// Which.
+        cell: CellId,
+        /// Why.
+        detail: String,
+    },
+}
+impl CallError {
+    /// Whether the same call may succeed later: always, there or at the cell's successor.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NotDelivered { .. } => true,
+        }
+    }
+}
+
+/// What is sent without waiting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Post {
+    /// To the cell that fronts their managers.
+    Calls {
+        /// Who asks, and is to be answered.
+        from: Arc<Peer>,
+        /// What is asked.
+        calls: Vec<Call>,
+    },
+    /// To the cell that asked.
+    Answers {
+        /// Of which shard the calls were.
+        shard: ShardId,
+        /// The answers.
+        answers: Vec<Answered>,
+    },
+    /// To the cell that asked: these calls are known and still under way.
+    StillRunning {
+        /// Of which shard the calls were.
+        shard: ShardId,
+        /// Which.
+        calls: Vec<(VmId, OpNumber)>,
+    },
+}
+
+/// The answer to one call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// On which VM it was.
+    pub vm: VmId,
+    /// Its number.
+    pub op: OpNumber,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// What a job is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Until {
+    /// Nothing: as it is now.
+    Now,
+    /// Its home knows it, and it is not `queued`.
+    Decided,
+    /// It has ended.
+    Ended,
+}
+
+/// What is asked of another cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Jobs whose homes the cell owns.
+    Jobs {
+        /// Which.
+        ids: Vec<JobId>,
+        /// What is waited for.
+        until: Until,
+        /// How long at the most.
+        limit: Duration,
+    },
+    /// [`Request::Jobs`] until [`Until::Decided`], with short answers.
+    Decided {
+        /// Which.
+        ids: Vec<JobId>,
+        /// How long at the most.
+        limit: Duration,
+    },
+    /// VMs whose homes the cell owns.
+    Vms(Vec<VmId>),
+    /// Why a VM is as it is.
+    Explain(VmId),
+    /// The shards that it has.
+    Shards,
+    /// The managers that it fronts.
+    Managers,
+    /// What it counts, a shard.
+    Stats,
+    /// What a process tells the others once a second.
+    Summary,
+    /// Hosts of one manager that it fronts.
+    Hosts(ManagerId),
+    /// A VM, from the manager itself.
+    Live {
+        /// Which manager.
+        manager: ManagerId,
+        /// Which VM.
+        vm: VmId,
+    },
+    /// All that a manager holds, read now.
+    Inventory(ManagerId),
+    /// Dead letters that its shards keep.
+    DeadLetters,
+    /// Operators' changes that its shards keep.
+    Changes,
+    /// Hand over everything and leave.
+    Drain(Operator),
+    /// Hand this shard over to the cell that asks.
+    Release {
+        /// Which shard.
+        shard: ShardId,
+        /// Who asks.
+        to: CellId,
+    },
+}
+
+/// What another cell answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// To [`Request::Jobs`], in order.
+    Jobs(Vec<JobAnswer>),
+    /// To [`Request::Decided`], in order.
+    Decided(Vec<Decision>),
+    /// To [`Request::Vms`], in order.
+    Vms(Vec<VmAnswer>),
+    /// To [`Request::Explain`].
+    Explained(Option<Box<VmExplanation>>),
+    /// To [`Request::Shards`].
+    Shards(Vec<ShardRow>),
+    /// To [`Request::Managers`].
+    Managers(Vec<ManagerRow>),
+    /// To [`Request::Stats`].
+    Stats(Vec<(ShardId, Stats)>),
+    /// To [`Request::Summary`].
+    Summary(Summary),
+    /// To [`Request::Hosts`].
+    Hosts(Vec<HostRow>),
+    /// To [`Request::Live`].
+    Live(Option<Box<HeldVm>>),
+    /// To [`Request::Inventory`].
+    Inventory(Box<Inventory>),
+    /// To [`Request::DeadLetters`], with the shard that keeps each.
+    DeadLetters(Vec<(ShardId, Arc<DeadLetter>)>),
+    /// To [`Request::Changes`].
+    Changes(Vec<Change>),
+    /// To [`Request::Drain`]: it has begun.
+    Draining,
+    /// To [`Request::Release`]: the cell does not act for the shard (any more).
+    Released,
+    /// To [`Request::Release`]: by its own view it should keep the shard. Ask again in a while.
+    Keeps,
+    /// The cell does not own the shard, or front the manager.
+    NotMine,
+    /// It does, but cannot answer now.
+    Failed {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// What is known of one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum JobAnswer {
+    /// As it is.
+    Known(Box<JobStatus>),
+    /// Its home does not know it (yet).
+    Unknown,
+    /// The cell does not own its home.
+    NotMine,
+}
+
+/// What its home has made of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Decision {
+    /// It is known.
+    Known {
+        /// Where it is on its way.
+        state: JobState,
+        /// Of what was submitted under its key.
+        digest: Digest,
+    },
+    /// Its home does not know it (yet).
+    Unknown,
+    /// The cell does not own its home.
+    NotMine,
+}
+
+/// What its home knows of a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum VmAnswer {
+    /// Its record.
+    Known(Box<Vm>),
+    /// There is no such VM.
+    Unknown,
+    /// The cell does not own its home.
+    NotMine,
+}
+
+/// What a cell tells others of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Shards that are open here, their epochs, and the last durable entry of each.
+    pub owned: Vec<(ShardId, Epoch, Seq)>,
+    /// Managers that are fronted here.
+    pub managers: Vec<(Epoch, ManagerSummary)>,
+    /// Shards that could not be opened here.
+    pub failed: Vec<ShardId>,
+}
+
+/// A way to the other cells.
+#[async_trait]
+pub trait Peers: Send + Sync {
+    /// Asks and waits. The caller sets a limit. Cancel safe: what was asked may still be done.
+    ///
+    /// # Errors
+    /// When no answer came.
+    async fn call(&self, to: &Peer, request: Request) -> Result<Response, CallError>;
+    /// Sends and does not wait.
+    ///
+    /// # Errors
+    /// When it certainly was not sent. Success says nothing.
+    fn post(&self, to: &Peer, post: Post) -> Result<(), CallError>;
+}
+
+/// The receiving side: a cell.
+#[async_trait]
+pub trait Serve: Send + Sync {
+    /// Answers.
+    async fn serve(&self, request: Request) -> Response;
+    /// Takes what was posted. Does not block.
+    fn take(&self, post: Post);
+}
+
+/// The cells of one process. A cell that was killed is not there any more.
+#[derive(Clone, Default)]
+pub struct LocalPeers {
+    cells: Arc<RwLock<BTreeMap<CellId, Arc<dyn Serve>>>>,
+}
+
+impl LocalPeers {
+    /// Makes a cell reachable.
+    pub fn join(&self, cell: CellId, server: Arc<dyn Serve>) {
+        self.cells.write().unwrap_or_else(PoisonError::into_inner).insert(cell, server);
+    }
+    /// Makes it unreachable.
+    pub fn leave(&self, cell: &CellId) { self.cells.write().unwrap_or_else(PoisonError::into_inner).remove(cell); }
+    /// Whether it is in this process.
+    #[must_use]
+    pub fn has(&self, cell: &CellId) -> bool { self.find(cell).is_some() }
+    /// The cell itself, for whoever carries calls in from outside.
+    #[must_use]
+    pub fn find(&self, cell: &CellId) -> Option<Arc<dyn Serve>> {
+        self.cells.read().unwrap_or_else(PoisonError::into_inner).get(cell).cloned()
+    }
+}
+
+#[async_trait]
+impl Peers for LocalPeers {
+    async fn call(&self, to: &Peer, request: Request) -> Result<Response, CallError> {
+        let gone = |detail: &str| CallError::Unreachable { cell: to.cell.clone(), detail: detail.to_owned() };
+        let Some(server) = self.find(&to.cell) else { return Err(gone("it is not in this process")) };
+        let response = server.serve(request).await;
+        // One that was killed meanwhile does not answer.
+        if self.has(&to.cell) { Ok(response) } else { Err(gone("it has stopped")) }
+    }
+    fn post(&self, to: &Peer, post: Post) -> Result<(), CallError> {
+        match self.find(&to.cell) {
+            Some(server) => {
+                server.take(post);
+                Ok(())
+            }
+            None => Err(CallError::NotDelivered { cell: to.cell.clone(), detail: "it is not in this process".to_owned() }),
+        }
+    }
+}
