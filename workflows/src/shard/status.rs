@@ -60,6 +60,21 @@ impl Shard {
         })
     }
 
+    /// Where a job is on its way, and the digest under its key, with nothing else: also of a job
+    /// that is no longer listed while its key is remembered.
+    #[must_use]
+    pub fn job_state(&self, id: &JobId) -> Option<(JobState, Digest)> {
+        let Some(entry) = self.state.jobs.get(id) else {
+            return self.state.keys.get(id).map(|(digest, state)| (*state, *digest));
+        };
+        let state = match entry.row.state {
+            ended if ended.ended() && entry.ended_seq.is_none() => JobState::Running,
+            _ if entry.waiting => JobState::Waiting,
+            state => state,
+        };
+        Some((state, entry.digest))
+    }
+
     /// How far a job has come whose VM lives here too, and what one waits for that has not set out.
     fn progress(&self, id: &JobId, row: &mut JobRow, waits_for: &mut String) {
         let Some(entry) = self.state.jobs.get(id) else { return };

@@ -1,0 +1,278 @@
+//! The runner of a shard: the task in the cell that owns it.
+//!
+//! ```text
+//!   open: snapshot + log ─▶ (the owner before lets go) ─▶ append Opened{epoch} ─▶ serve
+//!
+//!   serve:  control ─┐                                        ┌─▶ calls to fronts
+//!           jobs   ──┼─▶ Shard::handle … ─▶ one append ─▶ durable ─┼─▶ queues, events
+//!           answers ─┤      (many inputs)                     └─▶ those who wait
+//!           timers ──┘
+//! ```
+//!
+//! What it keeps to:
+//! - an append carries all that was decided since the last, and how far the queues have been read;
+//!   nothing is handed in while it is in flight, so what can be seen is always durable;
+//! - effects go out only after their append, and only while the cell's lease is held;
+//! - an append that is fenced ends the runner; one with unknown outcome, or a panic while an input
+//!   is handled, has it open again by replay (the message that caused the panic is put aside);
+//! - a shard that cannot be opened is reported with the reason and tried again; its cell lives on.
+
+mod ask;
+mod calls;
+mod open;
+mod serve;
+mod snapshot;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cellbus_bus::contract::QueueKind;
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, Seq, ShardId, VmId};
+use cellbus_directory::record::IntentKey;
+use cellbus_workflows::{Context, EffectAnswer, Limits};
+use tokio::sync::oneshot;
+
+use crate::effects::Effects;
+use crate::gateway::{ShardRow, ShardState};
+use crate::lease::Lease;
+use crate::mailbox::Mailbox;
+use crate::peers::{Answered, Peer};
+use crate::process::Process;
+
+pub(crate) use ask::Ask;
+pub(crate) use open::Elsewhere;
+
+/// Messages that wait for a runner. Answers come in batches, one of each front that has any;
+/// questions one by one. Some thousands is more than a runner leaves lying about in a second.
+const MAILBOX_MAX: usize = 16_384;
+
+/// How shards are run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What bounds the state machine; the defaults for the cluster's shards where it is `None`.
+    pub limits: Option<Limits>,
+    /// Bytes of log after the last snapshot below which no new one is made.
+    pub snapshot_bytes_min: u64,
+    /// Messages read from a queue at once.
+    pub read_max: usize,
+    /// How long an answer to a call is awaited without a sign of life before it is asked for again.
+    pub call_silence: Duration,
+    /// The first pause before a shard that could not be opened is tried again; doubled each time.
+    pub reopen_first: Duration,
+    /// The longest such pause.
+    pub reopen_max: Duration,
+}
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: None,
+            snapshot_bytes_min: 1 << 20,
+            read_max: 512,
+            call_silence: Duration::from_secs(30),
+            reopen_first: Duration::from_millis(100),
+            reopen_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a runner is told.
+pub(crate) enum Message {
+    /// Managers' owners have answered.
+    Answers(Vec<Answered>),
+    /// Calls that go on.
+    StillRunning(Vec<(VmId, OpNumber)>),
+    /// Effects were carried out, or not.
+    Effects(Vec<(IntentKey, EffectAnswer)>),
+    /// Somebody asks.
+    Ask(Ask),
+    /// Finish what is in flight and let the shard go; the sender is told when it is.
+    Release(oneshot::Sender<()>),
+}
+
+/// A way to a runner.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(crate) shard: ShardId,
+    mailbox: Arc<Mailbox<Message>>,
+    row: Arc<ArcSwap<ShardRow>>,
+}
+
+impl Handle {
+    /// # Errors
+    /// When too much waits already: the message is given back.
+    pub(crate) fn put(&self, message: Message) -> Result<(), Message> { self.mailbox.put(message).map_err(|full| full.0) }
+    pub(crate) fn row(&self) -> Arc<ShardRow> { self.row.load_full() }
+}
+
+/// What a runner needs of its cell.
+pub(crate) trait Home: Send + Sync {
+    /// The shard is open under this epoch: the managers of its ids are fronted from now on.
+    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>);
+    /// What its owner keeps new VMs off has changed.
+    fn cordoned(&self, shard: ShardId, cordons: Vec<(ManagerId, Option<HostId>)>);
+    /// Nobody acts for the shard here any more.
+    fn closed(&self, shard: ShardId);
+}
+
+/// Why a runner has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was asked to let go, or the shard should be owned by another cell.
+    Released,
+    /// Another owner has opened the shard.
+    Fenced,
+}
+
+/// What goes on after a while of serving.
+enum Next {
+    Ended(Ended),
+    /// Open again by replay.
+    Reopen(String),
+}
+
+/// A message that made the state machine panic.
+#[derive(Clone, Debug)]
+struct Poison {
+    queue: QueueKind,
+    seq: Seq,
+    reason: String,
+}
+
+/// A runner, to be run.
+pub(crate) struct Runner {
+    shard: ShardId,
+    config: Config,
+    limits: Limits,
+    process: Process,
+    me: Arc<Peer>,
+    lease: Arc<Lease>,
+    home: Arc<dyn Home>,
+    effects: Arc<Effects>,
+    elsewhere: Arc<dyn Elsewhere>,
+    mailbox: Arc<Mailbox<Message>>,
+    row: Arc<ArcSwap<ShardRow>>,
+    /// Who is told that the shard was let go.
+    releasing: Vec<oneshot::Sender<()>>,
+    poison: Option<Poison>,
+    /// Panics that no message could be blamed for, since the shard last went on.
+    panics: u32,
+}
+
+impl Runner {
+    #[expect(clippy::too_many_arguments, reason = "each is another part of its cell; a struct would be this list again")]
+    pub(crate) fn new(
+        shard: ShardId,
+        config: Config,
+        process: Process,
+        me: Arc<Peer>,
+        lease: Arc<Lease>,
+        home: Arc<dyn Home>,
+        effects: Arc<Effects>,
+        elsewhere: Arc<dyn Elsewhere>,
+    ) -> (Self, Handle) {
+        let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
+        let row = Arc::new(ArcSwap::from_pointee(row_of(shard, &me, ShardState::Opening)));
+        let handle = Handle { shard, mailbox: Arc::clone(&mailbox), row: Arc::clone(&row) };
+        let limits = config.limits.clone().unwrap_or_else(|| Limits::for_shards(process.count));
+        let runner = Self {
+            shard, config, limits, process, me, lease, home, effects, elsewhere, mailbox, row,
+            releasing: Vec::new(), poison: None, panics: 0,
+        };
+        (runner, handle)
+    }
+
+    /// Runs until the shard is another cell's.
+    pub(crate) async fn run(mut self) -> Ended {
+        let mut attempts = 0;
+        let ended = loop {
+            match self.open().await {
+                Ok(Some(open)) => {
+                    attempts = 0;
+                    let next = self.serve(open).await;
+                    self.home.closed(self.shard);
+                    match next {
+                        Next::Ended(ended) => break ended,
+                        Next::Reopen(reason) => tracing::warn!(shard = %self.shard, reason, "shard is opened again by replay"),
+                    }
+                }
+                Ok(None) => break Ended::Released,
+                Err(reason) => {
+                    attempts += 1;
+                    tracing::error!(shard = %self.shard, reason, attempts, "shard cannot be opened; trying again");
+                    self.show(ShardState::Failed { reason, attempts });
+                    let pause = self.config.reopen_first.saturating_mul(1 << attempts.min(16)).min(self.config.reopen_max);
+                    if self.pause(pause).await.is_some() {
+                        break Ended::Released;
+                    }
+                }
+            }
+        };
+        tracing::debug!(shard = %self.shard, ?ended, "runner ends");
+        for told in self.releasing.drain(..) {
+            // Whoever asked may have gone.
+            let _ = told.send(());
+        }
+        ended
+    }
+
+    /// Waits, and turns away who asks meanwhile. `Some` when the shard is to be let go.
+    async fn pause(&mut self, pause: Duration) -> Option<()> {
+        let mut over = self.process.env.sleep(pause);
+        let mailbox = Arc::clone(&self.mailbox);
+        loop {
+            tokio::select! {
+                biased;
+                () = mailbox.ready() => {
+                    if self.turn_away() {
+                        return Some(());
+                    }
+                }
+                () = &mut over => return None,
+            }
+        }
+    }
+
+    /// Answers those who ask while the shard is not open; whether it is to be let go.
+    fn turn_away(&mut self) -> bool {
+        for message in self.mailbox.take() {
+            match message {
+                // Who carries them out does so again when the shard is open.
+                Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) => {}
+                Message::Ask(ask) => ask.not_open(),
+                Message::Release(told) => self.releasing.push(told),
+            }
+        }
+        !self.releasing.is_empty()
+    }
+
+    fn show(&self, state: ShardState) {
+        let before = self.row.load();
+        self.row.store(Arc::new(ShardRow { state, ..before.as_ref().clone() }));
+    }
+}
+
+/// Everything that a decision may depend on beside state and input.
+fn context<'a>(process: &'a Process, view: &'a cellbus_workflows::CapacityView) -> Context<'a> {
+    Context { now: process.env.wall(), random: process.env.random_u64(), view, names: &process.names }
+}
+
+fn row_of(shard: ShardId, me: &Peer, state: ShardState) -> ShardRow {
+    ShardRow {
+        shard,
+        owner: Some(me.cell.clone()),
+        epoch: Epoch::ZERO,
+        state,
+        jobs_read: Seq::ZERO,
+        control_read: Seq::ZERO,
+        jobs_unread: 0,
+        control_unread: 0,
+        log_end: Seq::ZERO,
+        tail_bytes: 0,
+        vms: 0,
+        jobs_open: 0,
+        waiting: 0,
+        running: 0,
+        parked: 0,
+    }
+}

@@ -1,0 +1,149 @@
+//! Questions to a shard, answered only from what is durable.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use cellbus_bus::ids::{JobId, VmId};
+use cellbus_directory::record::DeadLetter;
+use cellbus_workflows::{Change, Shard, Stats, VmExplanation};
+use foldhash::fast::FixedState;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use crate::gather::Gather;
+use crate::peers::{Decision, JobAnswer, Until, VmAnswer};
+
+/// Jobs that are waited for in one shard. Beyond this, whoever asks is answered as things are.
+const WAITERS_MAX: usize = 200_000;
+
+/// A question. Those that go over many shards fill their slots of what is gathered.
+pub(crate) enum Ask {
+    Jobs { items: Vec<(usize, JobId)>, until: Until, answers: Arc<Gather<JobAnswer>> },
+    Decided { items: Vec<(usize, JobId)>, answers: Arc<Gather<Decision>> },
+    Vms { items: Vec<(usize, VmId)>, answers: Arc<Gather<VmAnswer>> },
+    Explain(VmId, oneshot::Sender<Option<Box<VmExplanation>>>),
+    Stats(usize, Arc<Gather<Stats>>),
+    DeadLetters(usize, Arc<Gather<Vec<Arc<DeadLetter>>>>),
+    Changes(usize, Arc<Gather<Vec<Change>>>),
+}
+
+impl Ask {
+    /// The shard is not open here.
+    pub(super) fn not_open(self) {
+        match self {
+            Self::Jobs { items, answers, .. } => items.iter().for_each(|(index, _)| answers.fill(*index, JobAnswer::NotMine)),
+            Self::Decided { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine)),
+            Self::Vms { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, VmAnswer::NotMine)),
+            // Whoever asks is told by the slot that stays empty, or the dropped sender.
+            Self::Explain(..) | Self::Stats(..) | Self::DeadLetters(..) | Self::Changes(..) => {}
+        }
+    }
+}
+
+struct Waiter {
+    index: usize,
+    wants: Wants,
+}
+/// Weak: whoever has given up waiting leaves nothing behind for long.
+enum Wants {
+    Status(Until, Weak<Gather<JobAnswer>>),
+    Decision(Weak<Gather<Decision>>),
+}
+
+/// Those who wait for jobs of one shard.
+#[derive(Default)]
+pub(super) struct Waiters {
+    by_job: HashMap<JobId, SmallVec<[Waiter; 1]>, FixedState>,
+    count: usize,
+}
+
+impl Waiters {
+    /// Answers a question, or keeps it until a job has come so far.
+    pub(super) fn ask(&mut self, shard: &Shard, ask: Ask) {
+        match ask {
+            Ask::Jobs { items, until, answers } => {
+                for (index, job) in items {
+                    let waiter = Waiter { index, wants: Wants::Status(until, Arc::downgrade(&answers)) };
+                    self.look(shard, job, waiter);
+                }
+            }
+            Ask::Decided { items, answers } => {
+                for (index, job) in items {
+                    let waiter = Waiter { index, wants: Wants::Decision(Arc::downgrade(&answers)) };
+                    self.look(shard, job, waiter);
+                }
+            }
+            Ask::Vms { items, answers } => {
+                for (index, vm) in items {
+                    let known = shard.vm(&vm).map_or(VmAnswer::Unknown, |vm| VmAnswer::Known(Box::new(vm.clone())));
+                    answers.fill(index, known);
+                }
+            }
+            Ask::Explain(vm, back) => {
+                // Whoever asked may have gone.
+                let _ = back.send(shard.explain_vm(&vm).map(Box::new));
+            }
+            Ask::Stats(index, answers) => answers.fill(index, shard.stats()),
+            Ask::DeadLetters(index, answers) => answers.fill(index, shard.dead_letters()),
+            Ask::Changes(index, answers) => answers.fill(index, shard.changes()),
+        }
+    }
+
+    /// Jobs have moved on: those who wait for them look again.
+    pub(super) fn touched(&mut self, shard: &Shard, jobs: &[JobId]) {
+        if self.count == 0 {
+            return;
+        }
+        for job in jobs {
+            if let Some(waiting) = self.by_job.remove(job) {
+                self.count -= waiting.len();
+                waiting.into_iter().for_each(|waiter| self.look(shard, *job, waiter));
+            }
+        }
+    }
+
+    /// Forgets those who have given up.
+    pub(super) fn sweep(&mut self) {
+        self.by_job.retain(|_, waiting| {
+            waiting.retain(|waiter| match &waiter.wants {
+                Wants::Status(_, answers) => answers.strong_count() > 0,
+                Wants::Decision(answers) => answers.strong_count() > 0,
+            });
+            !waiting.is_empty()
+        });
+        self.count = self.by_job.values().map(SmallVec::len).sum();
+    }
+
+    fn look(&mut self, shard: &Shard, job: JobId, waiter: Waiter) {
+        let full = self.count >= WAITERS_MAX;
+        let settled = match &waiter.wants {
+            Wants::Status(until, answers) => {
+                let Some(answers) = answers.upgrade() else { return };
+                let status = shard.job(&job);
+                let settled = full || match (&status, until) {
+                    (_, Until::Now) => true,
+                    (None, Until::Decided | Until::Ended) => false,
+                    (Some(status), Until::Decided) => status.row.state != cellbus_directory::JobState::Queued,
+                    (Some(status), Until::Ended) => status.row.state.ended(),
+                };
+                if settled {
+                    answers.fill(waiter.index, status.map_or(JobAnswer::Unknown, |status| JobAnswer::Known(Box::new(status))));
+                }
+                settled
+            }
+            Wants::Decision(answers) => {
+                let Some(answers) = answers.upgrade() else { return };
+                let known = shard.job_state(&job);
+                let settled = full || known.is_some_and(|(state, _)| state != cellbus_directory::JobState::Queued);
+                if settled {
+                    answers.fill(waiter.index, known.map_or(Decision::Unknown, |(state, digest)| Decision::Known { state, digest }));
+                }
+                settled
+            }
+        };
+        if !settled {
+            self.by_job.entry(job).or_default().push(waiter);
+            self.count += 1;
+        }
+    }
+}

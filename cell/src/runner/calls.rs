@@ -1,0 +1,86 @@
+//! Calls to managers' owners that have not been answered.
+//!
+//! A post may be lost, and so may the cell that it went to; a call of which nothing has been heard
+//! for a while is handed back to the state machine as unanswered, which makes it again.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use cellbus_bus::Mono;
+use cellbus_bus::ids::{OpNumber, VmId};
+use foldhash::fast::FixedState;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Calls {
+    out: HashMap<VmId, (OpNumber, Mono), FixedState>,
+    /// In the order sent; entries that were answered or heard of since are skipped.
+    order: VecDeque<(Mono, VmId, OpNumber)>,
+}
+
+impl Calls {
+    /// A call was sent.
+    pub(super) fn sent(&mut self, now: Mono, vm: VmId, op: OpNumber) {
+        self.out.insert(vm, (op, now));
+        self.order.push_back((now, vm, op));
+    }
+    /// It goes on.
+    pub(super) fn heard(&mut self, now: Mono, vm: VmId, op: OpNumber) {
+        if let Some((known, heard)) = self.out.get_mut(&vm)
+            && *known == op
+        {
+            *heard = now;
+            self.order.push_back((now, vm, op));
+        }
+    }
+    /// It was answered.
+    pub(super) fn answered(&mut self, vm: VmId, op: OpNumber) {
+        if self.out.get(&vm).is_some_and(|(known, _)| *known == op) {
+            self.out.remove(&vm);
+        }
+        // What is over at the front is dropped as it comes, so that the order stays short.
+        while let Some((at, vm, op)) = self.order.front()
+            && self.out.get(vm) != Some(&(*op, *at))
+        {
+            self.order.pop_front();
+        }
+    }
+    /// Takes out those of which nothing was heard for so long.
+    pub(super) fn silent(&mut self, now: Mono, silence: Duration) -> Vec<(VmId, OpNumber)> {
+        let mut silent = Vec::new();
+        while let Some((at, vm, op)) = self.order.front().copied() {
+            if now.since(at) < silence {
+                break;
+            }
+            self.order.pop_front();
+            if self.out.get(&vm) == Some(&(op, at)) {
+                self.out.remove(&vm);
+                silent.push((vm, op));
+            }
+        }
+        silent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellbus_bus::ids::JobId;
+
+    #[test]
+    fn only_those_not_heard_of_are_silent() {
+        let vm = |i: u32| JobId::derive("a", "b", "c").vm(i);
+        let at = |s| Mono(Duration::from_secs(s));
+        let (one, limit) = (OpNumber(1), Duration::from_secs(30));
+        let mut calls = Calls::default();
+        (0..4).for_each(|i| calls.sent(at(0), vm(i), one));
+        calls.answered(vm(0), one);
+        calls.heard(at(20), vm(1), one);
+        calls.answered(vm(2), OpNumber(7));
+        assert_eq!(calls.silent(at(29), limit), []);
+        assert_eq!(calls.silent(at(30), limit), [(vm(2), one), (vm(3), one)]);
+        assert_eq!(calls.silent(at(49), limit), []);
+        assert_eq!(calls.silent(at(50), limit), [(vm(1), one)]);
+        assert!(calls.out.is_empty() && calls.order.is_empty());
+    }
+}

@@ -1,0 +1,445 @@
+//! Serving a shard that is open: inputs are decided on, appended, and carried out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cellbus_bus::WallMs;
+use cellbus_bus::contract::{Error as BusError, Message as BusMessage, Position, QueueKind, SnapshotId};
+use cellbus_bus::env::BoxFuture;
+use cellbus_bus::ids::{HostId, ManagerId, OpNumber, VmId};
+use cellbus_bus::job::Digest;
+use cellbus_directory::record::IntentKey;
+use cellbus_workflows::{Answer, Call, Context, Effect, EffectAnswer, EffectKind, Input, Later, LaterReason};
+
+use super::ask::{Ask, Waiters};
+use super::calls::Calls;
+use super::open::Open;
+use super::{Ended, Handle, Message, Next, Poison, Runner};
+use crate::effects::Whose;
+use crate::gateway::{ShardRow, ShardState};
+use crate::peers::Post;
+
+/// How often a runner looks for calls that were lost and for waiters that have gone.
+const SWEEP: Duration = Duration::from_secs(5);
+/// The first pause before an append that the bus refused is tried again; doubled each time.
+const APPEND_AGAIN: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const APPEND_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// Panics in a row that no message can be blamed for, after which the shard counts as failed.
+const PANICS_MAX: u32 = 3;
+
+/// What a runner keeps beside the shard itself while it serves it.
+struct Serving {
+    open: Open,
+    handle: Handle,
+    waiters: Waiters,
+    calls: Calls,
+    /// Inputs that have come and are not handed in yet.
+    backlog: VecDeque<Input>,
+    /// Questions, which are answered when all that was decided before them is durable.
+    asks: Vec<Ask>,
+    cordons: Vec<(ManagerId, Option<HostId>)>,
+    control_seen: bool,
+    timer: Option<(WallMs, BoxFuture<()>)>,
+    sweep: BoxFuture<()>,
+}
+
+/// What was waited for.
+enum Woken {
+    Mail,
+    Control(cellbus_bus::Result<Vec<BusMessage>>),
+    Jobs(cellbus_bus::Result<Vec<BusMessage>>),
+    Timer,
+    Sweep,
+    LeaseOver,
+}
+
+impl Runner {
+    /// Serves until the shard is let go, taken away, or must be opened again.
+    pub(super) async fn serve(&mut self, open: Open) -> Next {
+        let handle = Handle { shard: self.shard, mailbox: Arc::clone(&self.mailbox), row: Arc::clone(&self.row) };
+        let cordons = open.shard.cordons();
+        let mut serving = Serving {
+            open,
+            handle,
+            waiters: Waiters::default(),
+            calls: Calls::default(),
+            backlog: VecDeque::new(),
+            asks: Vec::new(),
+            cordons,
+            control_seen: false,
+            timer: None,
+            sweep: self.process.env.sleep(SWEEP),
+        };
+        let next = loop {
+            if let Some(next) = self.turn(&mut serving).await {
+                break next;
+            }
+        };
+        serving.asks.into_iter().for_each(Ask::not_open);
+        next
+    }
+
+    /// One round: hand in what has come, append what was decided, carry out what follows; then
+    /// wait for more.
+    async fn turn(&mut self, serving: &mut Serving) -> Option<Next> {
+        if !self.releasing.is_empty() {
+            return Some(Next::Ended(Ended::Released));
+        }
+        if !self.lease.held(self.process.env.mono())
+            && let Some(next) = self.suspended(serving).await
+        {
+            return Some(next);
+        }
+        if let Some(next) = self.hand_in(serving) {
+            return Some(next);
+        }
+        let retries = serving.open.shard.take_retries(&self.process.names);
+        self.carry_out(serving, retries);
+        if let Some(next) = self.append(serving, None).await {
+            return Some(next);
+        }
+        if self.snapshot_is_due(&serving.open)
+            && let Some(id) = self.snapshot(&mut serving.open).await
+            && let Some(next) = self.append(serving, Some(id)).await
+        {
+            return Some(next);
+        }
+        for ask in std::mem::take(&mut serving.asks) {
+            serving.waiters.ask(&serving.open.shard, ask);
+        }
+        self.tell_cordons(serving);
+        self.show_progress(serving);
+        if serving.backlog.is_empty() {
+            if let Some(next) = self.wait(serving).await {
+                return Some(next);
+            }
+        } else {
+            self.mail(serving);
+        }
+        None
+    }
+
+    // ── waiting ──
+
+    /// Waits for something to do, and takes in all that is there by then.
+    async fn wait(&mut self, serving: &mut Serving) -> Option<Next> {
+        let read_max = self.config.read_max;
+        let env = &self.process.env;
+        match serving.open.shard.next_wake() {
+            None => serving.timer = None,
+            Some(at) if serving.timer.as_ref().is_some_and(|(set, _)| *set == at) => {}
+            Some(at) => serving.timer = Some((at, env.sleep(at.since(env.wall())))),
+        }
+        let lease_left = self.lease.left(env.mono());
+        let wants_jobs = serving.open.shard.wants_jobs();
+        let woken = {
+            let Serving { open, timer, sweep, .. } = serving;
+            let timed = async {
+                match timer {
+                    Some((_, sleep)) => sleep.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.mailbox.ready() => Woken::Mail,
+                messages = open.control.next(read_max) => Woken::Control(messages),
+                messages = open.jobs.next(read_max), if wants_jobs => Woken::Jobs(messages),
+                () = timed => Woken::Timer,
+                () = &mut *sweep => Woken::Sweep,
+                // Looked at only when nothing else has happened since: a lease is renewed meanwhile.
+                () = env.sleep(lease_left), if lease_left < SWEEP => Woken::LeaseOver,
+            }
+        };
+        let mut control = None;
+        let mut jobs = None;
+        match woken {
+            Woken::Mail | Woken::LeaseOver => {}
+            Woken::Control(messages) => control = Some(messages),
+            Woken::Jobs(messages) => jobs = Some(messages),
+            Woken::Timer => {
+                serving.timer = None;
+                serving.backlog.push_back(Input::Tick);
+            }
+            Woken::Sweep => self.sweep(serving),
+        }
+        self.mail(serving);
+        // What else is there goes into the same append.
+        if control.is_none()
+            && let std::task::Poll::Ready(messages) = futures::poll!(serving.open.control.next(read_max))
+        {
+            control = Some(messages);
+        }
+        if jobs.is_none()
+            && wants_jobs
+            && let std::task::Poll::Ready(messages) = futures::poll!(serving.open.jobs.next(read_max))
+        {
+            jobs = Some(messages);
+        }
+        for (kind, messages) in [(QueueKind::Control, control), (QueueKind::Jobs, jobs)] {
+            match messages {
+                None => {}
+                Some(Ok(messages)) => serving.read(kind, messages),
+                Some(Err(error)) => return Some(Next::Reopen(format!("{kind:?} queue: {error}"))),
+            }
+        }
+        None
+    }
+
+    fn mail(&mut self, serving: &mut Serving) {
+        let now = self.process.env.mono();
+        for message in self.mailbox.take() {
+            match message {
+                Message::Answers(answers) => {
+                    for answered in answers {
+                        serving.calls.answered(answered.vm, answered.op);
+                        serving.backlog.push_back(called(answered.vm, answered.op, answered.answer));
+                    }
+                }
+                Message::StillRunning(calls) => calls.into_iter().for_each(|(vm, op)| serving.calls.heard(now, vm, op)),
+                Message::Effects(answers) => {
+                    let inputs = answers.into_iter().map(|(intent, answer)| Input::Answered { intent, answer });
+                    serving.backlog.extend(inputs);
+                }
+                Message::Ask(ask) => serving.asks.push(ask),
+                Message::Release(told) => self.releasing.push(told),
+            }
+        }
+    }
+
+    fn sweep(&self, serving: &mut Serving) {
+        serving.sweep = self.process.env.sleep(SWEEP);
+        serving.waiters.sweep();
+        for (vm, op) in serving.calls.silent(self.process.env.mono(), self.config.call_silence) {
+            let detail = format!("nothing was heard of the call for {} s", self.config.call_silence.as_secs());
+            let later = Later { reason: LaterReason::CellUnreachable, detail, after: None };
+            serving.backlog.push_back(called(vm, op, Answer::Later(later)));
+        }
+    }
+
+    /// The lease has run out: nothing is done until it is held again. If nobody has opened the
+    /// shard meanwhile it goes on where it was, under the next epoch.
+    async fn suspended(&mut self, serving: &mut Serving) -> Option<Next> {
+        tracing::warn!(shard = %self.shard, "the lease has run out: shard suspended");
+        self.show(ShardState::Suspended);
+        self.home.closed(self.shard);
+        while !self.lease.held(self.process.env.mono()) {
+            let mailbox = Arc::clone(&self.mailbox);
+            let lease = Arc::clone(&self.lease);
+            let again = self.process.env.sleep(Duration::from_millis(100));
+            tokio::select! {
+                biased;
+                () = mailbox.ready() => {
+                    self.mail(serving);
+                    std::mem::take(&mut serving.asks).into_iter().for_each(Ask::not_open);
+                    if !self.releasing.is_empty() {
+                        return Some(Next::Ended(Ended::Released));
+                    }
+                }
+                () = lease.renewed() => {}
+                () = again => {}
+            }
+        }
+        match self.claim(&mut serving.open.shard, &mut serving.open.end).await {
+            Ok(()) => {
+                self.announce(&serving.open.shard);
+                None
+            }
+            Err(BusError::Fenced { .. }) => Some(Next::Ended(Ended::Fenced)),
+            Err(error) => Some(Next::Reopen(format!("it could not go on: {error}"))),
+        }
+    }
+
+    // ── deciding ──
+
+    /// Hands in what has come, as far as one append may carry it.
+    fn hand_in(&mut self, serving: &mut Serving) -> Option<Next> {
+        if serving.backlog.is_empty() {
+            return None;
+        }
+        let view = self.process.board.view();
+        while !serving.open.shard.batch_full()
+            && let Some(input) = serving.backlog.pop_front()
+        {
+            let context = super::context(&self.process, &view);
+            let place = match &input {
+                Input::Jobs { at, body } => Some((QueueKind::Jobs, *at, body.clone())),
+                Input::Control { at, body } => {
+                    serving.control_seen = true;
+                    Some((QueueKind::Control, *at, body.clone()))
+                }
+                Input::Answered { .. } | Input::Tick => None,
+            };
+            if let Some(poison) = &self.poison
+                && let Some((kind, at, body)) = &place
+                && poison.queue == *kind
+                && poison.seq == at.seq
+            {
+                tracing::error!(shard = %self.shard, queue = ?kind, seq = %at.seq, reason = poison.reason, "message put aside");
+                serving.open.shard.dead_letter(&context, *at, *kind == QueueKind::Control, body.clone(), &poison.reason);
+                self.poison = None;
+                continue;
+            }
+            let shard = &mut serving.open.shard;
+            // The shard is thrown away and read again if this panics.
+            let handled = catch_unwind(AssertUnwindSafe(|| shard.handle(&context, input)));
+            if let Err(panic) = handled {
+                return Some(self.panicked(place, panic.as_ref()));
+            }
+        }
+        None
+    }
+
+    fn panicked(&mut self, place: Option<(QueueKind, Position, bytes::Bytes)>, panic: &(dyn std::any::Any + Send)) -> Next {
+        let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let reason = format!("the state machine panicked: {}", said.unwrap_or("without a message"));
+        tracing::error!(shard = %self.shard, reason, "fault in the state machine");
+        match place {
+            Some((queue, at, _)) => self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() }),
+            None => self.panics += 1,
+        }
+        Next::Reopen(reason)
+    }
+
+    // ── appending ──
+
+    /// Appends what was decided, and carries out what follows. `noted`: the snapshot that it names.
+    async fn append(&mut self, serving: &mut Serving, noted: Option<SnapshotId>) -> Option<Next> {
+        let Some(mut batch) = serving.open.shard.take_batch() else { return None };
+        batch.entry.prev = serving.open.end;
+        let body = batch.entry.encode();
+        drop(batch);
+        let bytes = body.len() as u64;
+        let mut pause = APPEND_AGAIN;
+        let seq = loop {
+            match self.process.bus.append(self.shard, serving.open.end, body.clone()).await {
+                Ok(seq) => break seq,
+                Err(BusError::Fenced { found, .. }) => {
+                    tracing::info!(shard = %self.shard, %found, "another owner has written: shard given up");
+                    return Some(Next::Ended(Ended::Fenced));
+                }
+                Err(error @ (BusError::Full { .. } | BusError::Unavailable { .. })) => {
+                    // Nothing was written. The cell may lose its lease meanwhile; then it reads again.
+                    if !self.lease.held(self.process.env.mono()) {
+                        return Some(Next::Reopen(error.to_string()));
+                    }
+                    tracing::warn!(shard = %self.shard, %error, "append refused; trying again");
+                    self.process.env.sleep(pause).await;
+                    pause = (pause * 2).min(APPEND_AGAIN_MAX);
+                }
+                Err(error) => return Some(Next::Reopen(error.to_string())),
+            }
+        };
+        self.panics = 0;
+        serving.open.end = seq;
+        serving.open.tail_bytes += bytes;
+        let released = serving.open.shard.appended(seq, &self.process.names);
+        if let Some(id) = noted {
+            self.trim(&mut serving.open, id).await;
+        }
+        self.carry_out(serving, released.effects);
+        serving.waiters.touched(&serving.open.shard, &released.touched);
+        None
+    }
+
+    // ── carrying out ──
+
+    fn carry_out(&self, serving: &mut Serving, effects: Vec<Effect>) {
+        if effects.is_empty() {
+            return;
+        }
+        let now = self.process.env.mono();
+        if !self.lease.held(now) {
+            // They stay open, and are handed out again when the shard goes on.
+            return;
+        }
+        let mut calls: BTreeMap<Option<crate::peers::Peer>, Vec<Call>> = BTreeMap::new();
+        let mut last: Option<(ManagerId, Option<crate::peers::Peer>)> = None;
+        for Effect { intent, what } in effects {
+            let whose = |intent| Whose { runner: serving.handle.clone(), intent };
+            match what {
+                EffectKind::Call(call) => {
+                    let peer = match &last {
+                        Some((manager, peer)) if *manager == call.manager => peer.clone(),
+                        Some(_) | None => {
+                            let peer = self.process.routes.of_manager(&call.manager).map(|route| route.peer.as_ref().clone());
+                            last = Some((call.manager, peer.clone()));
+                            peer
+                        }
+                    };
+                    calls.entry(peer).or_default().push(call);
+                }
+                EffectKind::Publish(items) => self.effects.publish(whose(intent), items),
+                EffectKind::Event(event) => self.effects.event(whose(intent), event),
+                EffectKind::Resolve { tenant, name } => self.effects.resolve(whose(intent), tenant, name),
+            }
+        }
+        for (peer, calls) in calls {
+            let sent: Vec<(VmId, OpNumber)> = calls.iter().map(|call| (call.vm, call.op)).collect();
+            let failed = match &peer {
+                None => Some((LaterReason::NoOwner, "nobody fronts its manager at the moment".to_owned())),
+                Some(peer) => {
+                    let posted = self.process.peers.post(peer, Post::Calls { from: Arc::clone(&self.me), calls });
+                    posted.err().map(|error| (LaterReason::NoOwner, error.to_string()))
+                }
+            };
+            match failed {
+                None => sent.into_iter().for_each(|(vm, op)| serving.calls.sent(now, vm, op)),
+                Some((reason, detail)) => serving.backlog.extend(sent.into_iter().map(|(vm, op)| {
+                    called(vm, op, Answer::Later(Later { reason, detail: detail.clone(), after: None }))
+                })),
+            }
+        }
+    }
+
+    fn tell_cordons(&self, serving: &mut Serving) {
+        if std::mem::take(&mut serving.control_seen) {
+            let cordons = serving.open.shard.cordons();
+            if cordons != serving.cordons {
+                serving.cordons.clone_from(&cordons);
+                self.home.cordoned(self.shard, cordons);
+            }
+        }
+    }
+
+    fn show_progress(&self, serving: &Serving) {
+        let before = self.row.load();
+        let (jobs, control) = serving.open.shard.positions();
+        if before.log_end == serving.open.end && before.state == ShardState::Open {
+            return;
+        }
+        self.row.store(Arc::new(ShardRow {
+            epoch: serving.open.shard.epoch(),
+            state: ShardState::Open,
+            jobs_read: jobs.seq,
+            control_read: control.seq,
+            log_end: serving.open.end,
+            tail_bytes: serving.open.tail_bytes,
+            ..before.as_ref().clone()
+        }));
+    }
+}
+
+impl Serving {
+    /// Messages of a queue become inputs. One of them may have been put aside.
+    fn read(&mut self, kind: QueueKind, messages: Vec<BusMessage>) {
+        self.backlog.extend(messages.into_iter().map(|message| {
+            let at = Position { seq: message.seq, digest: Digest::of(&message.body) };
+            match kind {
+                QueueKind::Jobs => Input::Jobs { at, body: message.body },
+                QueueKind::Control => Input::Control { at, body: message.body },
+            }
+        }));
+    }
+}
+
+fn called(vm: VmId, op: OpNumber, answer: Answer) -> Input {
+    Input::Answered { intent: IntentKey::Call(vm, op), answer: EffectAnswer::Call(answer) }
+}
+
+/// What a panic that nobody can be blamed for leads to.
+#[expect(dead_code, reason = "named in docs")]
+const _PANICS: (u32, Option<fn(&Context<'_>)>) = (PANICS_MAX, None);
