@@ -248,3 +248,10 @@ pub struct Limits {
     /// Whether a second session is revoked by the manager itself.
     pub revokes: bool,
 }
+
+/// Where a cell gets its drivers from.
+pub trait Drivers: Send + Sync {
+    /// A new connection to a manager, not yet opened; `None` if there is no such manager. A front
+    /// takes a new one each time that it opens its manager, so that a session is one owner's alone.
+    fn connect(&self, manager: cellbus_bus::ids::ManagerId) -> Option<std::sync::Arc<dyn Driver>>;
+}

@@ -5,7 +5,6 @@
 //! they were asked for, one step at a time; events likewise, beside them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;

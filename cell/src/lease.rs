@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 pub(crate) struct Lease {
     /// In nanoseconds of the monotonic clock; zero: never held.
     until: AtomicU64,
+    /// How often it has run out. A shard that was opened before the last time must be claimed anew.
+    lapses: AtomicU64,
     renewed: Notify,
 }
 
@@ -22,6 +24,10 @@ impl Lease {
     }
     /// Given up: nobody acts under it any more.
     pub(crate) fn end(&self) { self.until.store(0, Ordering::Release); }
+    /// It has run out: whoever acts under it claims anew, however soon it is renewed.
+    pub(crate) fn lapse(&self) { self.lapses.fetch_add(1, Ordering::AcqRel); }
+    /// How often it has run out.
+    pub(crate) fn lapses(&self) -> u64 { self.lapses.load(Ordering::Acquire) }
     /// Whether it is held at this time.
     pub(crate) fn held(&self, now: Mono) -> bool { nanos(now.0) < self.until.load(Ordering::Acquire) }
     /// How long it is still held.

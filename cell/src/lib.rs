@@ -1,8 +1,10 @@
 //! The runtime of a cell: ownership, shard runners, manager fronts, HTTP.
 
 mod board;
+pub mod cell;
 pub mod config;
 pub mod driver;
+mod effects;
 pub mod front;
 pub mod gateway;
 mod gather;
@@ -11,5 +13,8 @@ mod mailbox;
 pub mod ownership;
 pub mod peers;
 pub mod process;
+pub mod runner;
 
+pub use cell::Cell;
 pub use gateway::Gateway;
+pub use process::Process;

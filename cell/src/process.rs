@@ -2,14 +2,22 @@
 //! owns what.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use cellbus_bus::ids::{Epoch, ManagerId, ShardCount, ShardId};
 use cellbus_bus::{Bus, Env};
+use cellbus_directory::replica::Replica;
 use cellbus_workflows::ManagerNames;
+use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
-use crate::peers::{LocalPeers, Peer, Peers};
+use crate::peers::{LocalPeers, Peer, Peers, Request, Response};
+
+/// How often cells of other processes are asked what they own.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long one of them may take to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The shared parts of a process, cheap to clone.
 #[derive(Clone)]
@@ -20,6 +28,7 @@ pub struct Process {
     pub(crate) local: LocalPeers,
     pub(crate) names: Arc<ManagerNames>,
     pub(crate) count: ShardCount,
+    pub(crate) replica: Arc<Replica>,
     pub(crate) board: Arc<Board>,
     pub(crate) routes: Arc<Routes>,
 }
@@ -33,17 +42,67 @@ impl Process {
         peers: Arc<dyn Peers>,
         local: LocalPeers,
         names: Arc<ManagerNames>,
-        count: ShardCount,
+        replica: Arc<Replica>,
     ) -> Self {
-        let board = Arc::new(Board::new(&names));
-        Self { env, bus, peers, local, names, count, board, routes: Arc::new(Routes::new(count)) }
+        let (board, count) = (Arc::new(Board::new(&names)), replica.shards());
+        Self { env, bus, peers, local, names, count, replica, board, routes: Arc::new(Routes::new(count)) }
     }
     /// Everything in one process.
     #[must_use]
-    pub fn alone(env: Env, bus: Arc<dyn Bus>, names: Arc<ManagerNames>, count: ShardCount) -> Self {
+    pub fn alone(env: Env, bus: Arc<dyn Bus>, names: Arc<ManagerNames>, replica: Arc<Replica>) -> Self {
         let local = LocalPeers::default();
-        Self::new(env, bus, Arc::new(local.clone()), local, names, count)
+        Self::new(env, bus, Arc::new(local.clone()), local, names, replica)
     }
+    /// What runs beside the cells of a process: the capacity board, and asking the cells of other
+    /// processes once a second what they own and how much room there is. Whoever runs the process
+    /// also runs the directory's tail.
+    pub async fn run(&self, stop: CancellationToken) {
+        let board = self.board.run(self.env.clone());
+        let others = self.ask_others();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = board => {}
+            () = others => {}
+        }
+    }
+
+    /// Asks cells outside this process for their summaries.
+    async fn ask_others(&self) {
+        loop {
+            if let Ok(members) = self.bus.members().await {
+                for member in members.into_iter().filter(|member| !self.local.has(&member.cell)) {
+                    let peer = Arc::new(Peer { cell: member.cell, address: member.address });
+                    let asked = self.peers.call(&peer, Request::Summary);
+                    if let Some(Ok(Response::Summary(summary))) = self.env.timeout(ASK_LIMIT, asked).await {
+                        for (shard, epoch, _) in summary.owned {
+                            self.routes.learn(shard, &peer, epoch);
+                        }
+                        for (epoch, manager) in summary.managers {
+                            self.board.publish(epoch, manager);
+                        }
+                    }
+                }
+            }
+            self.env.sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits until the directory beside this process has read every log to its present end.
+    /// Give it a time limit.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached.
+    pub(crate) async fn caught_up(&self) -> cellbus_bus::Result<()> {
+        for shard in self.count.shards() {
+            let end = self.bus.log_end(shard).await?;
+            if self.replica.applied(shard) < end {
+                self.replica.wait_for(shard, end).await;
+            }
+        }
+        Ok(())
+    }
+
     /// The cells of this process.
     #[must_use]
     pub fn local(&self) -> &LocalPeers { &self.local }

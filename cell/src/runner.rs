@@ -23,6 +23,7 @@ mod open;
 mod serve;
 mod snapshot;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use cellbus_bus::contract::QueueKind;
 use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, Seq, ShardId, VmId};
 use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{Context, EffectAnswer, Limits};
+use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use crate::effects::Effects;
@@ -41,7 +43,7 @@ use crate::peers::{Answered, Peer};
 use crate::process::Process;
 
 pub(crate) use ask::Ask;
-pub(crate) use open::Elsewhere;
+pub(crate) use open::{Elsewhere, LetGo};
 
 /// Messages that wait for a runner. Answers come in batches, one of each front that has any;
 /// questions one by one. Some thousands is more than a runner leaves lying about in a second.
@@ -155,8 +157,8 @@ pub(crate) struct Runner {
     /// Who is told that the shard was let go.
     releasing: Vec<oneshot::Sender<()>>,
     poison: Option<Poison>,
-    /// Panics that no message could be blamed for, since the shard last went on.
-    panics: u32,
+    /// How often the lease had run out when the shard was claimed.
+    lapses: u64,
 }
 
 impl Runner {
@@ -177,7 +179,7 @@ impl Runner {
         let limits = config.limits.clone().unwrap_or_else(|| Limits::for_shards(process.count));
         let runner = Self {
             shard, config, limits, process, me, lease, home, effects, elsewhere, mailbox, row,
-            releasing: Vec::new(), poison: None, panics: 0,
+            releasing: Vec::new(), poison: None, lapses: 0,
         };
         (runner, handle)
     }
@@ -186,26 +188,23 @@ impl Runner {
     pub(crate) async fn run(mut self) -> Ended {
         let mut attempts = 0;
         let ended = loop {
-            match self.open().await {
-                Ok(Some(open)) => {
-                    attempts = 0;
-                    let next = self.serve(open).await;
-                    self.home.closed(self.shard);
-                    match next {
-                        Next::Ended(ended) => break ended,
-                        Next::Reopen(reason) => tracing::warn!(shard = %self.shard, reason, "shard is opened again by replay"),
-                    }
-                }
-                Ok(None) => break Ended::Released,
-                Err(reason) => {
-                    attempts += 1;
-                    tracing::error!(shard = %self.shard, reason, attempts, "shard cannot be opened; trying again");
-                    self.show(ShardState::Failed { reason, attempts });
-                    let pause = self.config.reopen_first.saturating_mul(1 << attempts.min(16)).min(self.config.reopen_max);
-                    if self.pause(pause).await.is_some() {
-                        break Ended::Released;
-                    }
-                }
+            let began = self.process.env.mono();
+            let reason = match self.once().await {
+                Ok(ended) => break ended,
+                Err(reason) => reason,
+            };
+            // One that has served for a while starts counting anew.
+            let served = self.process.env.mono().since(began) > self.config.reopen_max;
+            attempts = if served { 1 } else { attempts + 1 };
+            if attempts > 1 {
+                tracing::error!(shard = %self.shard, reason, attempts, "shard does not stay open; trying again");
+            } else {
+                tracing::warn!(shard = %self.shard, reason, "shard is opened again by replay");
+            }
+            self.show(ShardState::Failed { reason, attempts });
+            let pause = self.config.reopen_first.saturating_mul(1 << (attempts - 1).min(16)).min(self.config.reopen_max);
+            if self.pause(pause).await.is_some() {
+                break Ended::Released;
             }
         };
         tracing::debug!(shard = %self.shard, ?ended, "runner ends");
@@ -214,6 +213,25 @@ impl Runner {
             let _ = told.send(());
         }
         ended
+    }
+
+    /// Opens the shard and serves it; why it must be opened again, if it must.
+    async fn once(&mut self) -> Result<Ended, String> {
+        // A panic while a log is replayed (a record that this build cannot digest) is the shard's
+        // misfortune, not its cell's.
+        let served = AssertUnwindSafe(async {
+            match self.open().await? {
+                Some(open) => Ok(self.serve(open).await),
+                None => Ok(Next::Ended(Ended::Released)),
+            }
+        });
+        let served = served.catch_unwind().await;
+        self.home.closed(self.shard);
+        match served {
+            Ok(Ok(Next::Ended(ended))) => Ok(ended),
+            Ok(Ok(Next::Reopen(reason)) | Err(reason)) => Err(reason),
+            Err(panic) => Err(panic_reason(panic.as_ref())),
+        }
     }
 
     /// Waits, and turns away who asks meanwhile. `Some` when the shard is to be let go.
@@ -250,6 +268,11 @@ impl Runner {
         let before = self.row.load();
         self.row.store(Arc::new(ShardRow { state, ..before.as_ref().clone() }));
     }
+}
+
+fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the state machine panicked: {}", said.unwrap_or("without a message"))
 }
 
 /// Everything that a decision may depend on beside state and input.

@@ -29,7 +29,7 @@ pub(crate) enum Ask {
 
 impl Ask {
     /// The shard is not open here.
-    pub(super) fn not_open(self) {
+    pub(crate) fn not_open(self) {
         match self {
             Self::Jobs { items, answers, .. } => items.iter().for_each(|(index, _)| answers.fill(*index, JobAnswer::NotMine)),
             Self::Decided { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine)),

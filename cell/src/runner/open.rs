@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::contract::{Error as BusError, Position, Queue, QueueKind, Reader, SnapshotId};
-use cellbus_bus::ids::{Seq, ShardId};
+use cellbus_bus::ids::{Epoch, Seq, ShardId};
 use cellbus_directory::{Entry, Record, ShardSnapshot};
 use cellbus_workflows::Shard;
 
@@ -21,9 +21,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// What the cell knows of the others, for taking a shard over.
 #[async_trait]
 pub(crate) trait Elsewhere: Send + Sync {
-    /// Waits until the owner before has let go, or is gone for certain. `last` is who opened the
-    /// shard last, as far as the log tells. `false`: the shard should not be owned here (any more).
-    async fn let_go(&self, shard: ShardId, last: Option<&Peer>) -> LetGo;
+    /// Asks the owner before to let go, unless it is gone for certain. `last` is who opened the
+    /// shard last, as far as the log tells; `opened_before`: whether anybody ever did.
+    async fn let_go(&self, shard: ShardId, opened_before: bool, last: Option<&Peer>) -> LetGo;
 }
 
 /// Whether the shard may be taken.
@@ -78,7 +78,7 @@ impl Runner {
                 }
                 continue;
             }
-            match self.elsewhere.let_go(self.shard, replayed.last.as_ref()).await {
+            match self.elsewhere.let_go(self.shard, replayed.shard.epoch() > Epoch::ZERO, replayed.last.as_ref()).await {
                 LetGo::NotMine => return Ok(None),
                 LetGo::NotYet => {
                     if self.pause(ASK_AGAIN).await.is_some() {
@@ -121,7 +121,7 @@ impl Runner {
     }
 
     /// Appends `Opened` under the next epoch, and begins to act.
-    pub(super) async fn claim(&self, shard: &mut Shard, end: &mut Seq) -> Result<(), BusError> {
+    pub(super) async fn claim(&mut self, shard: &mut Shard, end: &mut Seq) -> Result<(), BusError> {
         let entry = Entry {
             epoch: shard.epoch().next(),
             prev: *end,
@@ -130,6 +130,8 @@ impl Runner {
             control: None,
             records: vec![Record::Opened { cell: self.me.cell.clone(), address: self.me.address.clone() }],
         };
+        // Before the append: should the lease run out meanwhile, the shard is claimed once more.
+        self.lapses = self.lease.lapses();
         let seq = self.process.bus.append(self.shard, *end, entry.encode()).await?;
         shard.apply(seq, &entry);
         *end = seq;

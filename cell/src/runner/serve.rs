@@ -11,7 +11,7 @@ use cellbus_bus::env::BoxFuture;
 use cellbus_bus::ids::{HostId, ManagerId, OpNumber, VmId};
 use cellbus_bus::job::Digest;
 use cellbus_directory::record::IntentKey;
-use cellbus_workflows::{Answer, Call, Context, Effect, EffectAnswer, EffectKind, Input, Later, LaterReason};
+use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Later, LaterReason};
 
 use super::ask::{Ask, Waiters};
 use super::calls::Calls;
@@ -22,13 +22,11 @@ use crate::gateway::{ShardRow, ShardState};
 use crate::peers::Post;
 
 /// How often a runner looks for calls that were lost and for waiters that have gone.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(1);
 /// The first pause before an append that the bus refused is tried again; doubled each time.
 const APPEND_AGAIN: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const APPEND_AGAIN_MAX: Duration = Duration::from_secs(2);
-/// Panics in a row that no message can be blamed for, after which the shard counts as failed.
-const PANICS_MAX: u32 = 3;
 
 /// What a runner keeps beside the shard itself while it serves it.
 struct Serving {
@@ -53,7 +51,6 @@ enum Woken {
     Jobs(cellbus_bus::Result<Vec<BusMessage>>),
     Timer,
     Sweep,
-    LeaseOver,
 }
 
 impl Runner {
@@ -88,7 +85,7 @@ impl Runner {
         if !self.releasing.is_empty() {
             return Some(Next::Ended(Ended::Released));
         }
-        if !self.lease.held(self.process.env.mono())
+        if (!self.lease.held(self.process.env.mono()) || self.lease.lapses() != self.lapses)
             && let Some(next) = self.suspended(serving).await
         {
             return Some(next);
@@ -133,7 +130,6 @@ impl Runner {
             Some(at) if serving.timer.as_ref().is_some_and(|(set, _)| *set == at) => {}
             Some(at) => serving.timer = Some((at, env.sleep(at.since(env.wall())))),
         }
-        let lease_left = self.lease.left(env.mono());
         let wants_jobs = serving.open.shard.wants_jobs();
         let woken = {
             let Serving { open, timer, sweep, .. } = serving;
@@ -150,14 +146,12 @@ impl Runner {
                 messages = open.jobs.next(read_max), if wants_jobs => Woken::Jobs(messages),
                 () = timed => Woken::Timer,
                 () = &mut *sweep => Woken::Sweep,
-                // Looked at only when nothing else has happened since: a lease is renewed meanwhile.
-                () = env.sleep(lease_left), if lease_left < SWEEP => Woken::LeaseOver,
             }
         };
         let mut control = None;
         let mut jobs = None;
         match woken {
-            Woken::Mail | Woken::LeaseOver => {}
+            Woken::Mail => {}
             Woken::Control(messages) => control = Some(messages),
             Woken::Jobs(messages) => jobs = Some(messages),
             Woken::Timer => {
@@ -294,12 +288,12 @@ impl Runner {
     }
 
     fn panicked(&mut self, place: Option<(QueueKind, Position, bytes::Bytes)>, panic: &(dyn std::any::Any + Send)) -> Next {
-        let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let reason = format!("the state machine panicked: {}", said.unwrap_or("without a message"));
+        let reason = super::panic_reason(panic);
         tracing::error!(shard = %self.shard, reason, "fault in the state machine");
         match place {
             Some((queue, at, _)) => self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() }),
-            None => self.panics += 1,
+            // It may not come again; if it does, the pauses between the tries grow.
+            None => {}
         }
         Next::Reopen(reason)
     }
@@ -333,7 +327,6 @@ impl Runner {
                 Err(error) => return Some(Next::Reopen(error.to_string())),
             }
         };
-        self.panics = 0;
         serving.open.end = seq;
         serving.open.tail_bytes += bytes;
         let released = serving.open.shard.appended(seq, &self.process.names);
@@ -439,7 +432,3 @@ impl Serving {
 fn called(vm: VmId, op: OpNumber, answer: Answer) -> Input {
     Input::Answered { intent: IntentKey::Call(vm, op), answer: EffectAnswer::Call(answer) }
 }
-
-/// What a panic that nobody can be blamed for leads to.
-#[expect(dead_code, reason = "named in docs")]
-const _PANICS: (u32, Option<fn(&Context<'_>)>) = (PANICS_MAX, None);

@@ -1,0 +1,231 @@
+//! What a cell answers to others.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cellbus_bus::contract::{Queue, QueueKind};
+use cellbus_bus::ids::{ManagerId, ShardId};
+use tokio::sync::oneshot;
+
+use super::Inner;
+use crate::front;
+use crate::gateway::{ManagerRow, ShardRow, ShardState};
+use crate::gather::Gather;
+use crate::peers::{Decision, JobAnswer, Request, Response, Summary, VmAnswer};
+use crate::runner::{self, Ask};
+
+/// How long a shard may take to answer a question that it can answer at once.
+const SHARD_LIMIT: Duration = Duration::from_secs(2);
+/// How long a front may take to answer without asking its manager.
+const FRONT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a manager may take to be read.
+const MANAGER_LIMIT: Duration = Duration::from_secs(60);
+
+impl Inner {
+    pub(super) async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Jobs { ids, until, limit } => {
+                let answers = Arc::new(Gather::new(ids.len()));
+                let make = |items| Ask::Jobs { items, until, answers: Arc::clone(&answers) };
+                self.ask_by_shard(ids.iter().map(|id| id.shard(self.process.count)).zip(ids.iter().copied()), make);
+                self.process.env.timeout(limit, answers.full()).await;
+                // Those for which the time ran out are shown as they are.
+                let late: Vec<_> = answers.take();
+                Response::Jobs(self.as_they_are(&ids, late).await)
+            }
+            Request::Decided { ids, limit } => {
+                let answers = Arc::new(Gather::new(ids.len()));
+                let make = |items| Ask::Decided { items, answers: Arc::clone(&answers) };
+                self.ask_by_shard(ids.iter().map(|id| id.shard(self.process.count)).zip(ids.iter().copied()), make);
+                self.process.env.timeout(limit, answers.full()).await;
+                Response::Decided(answers.take().into_iter().map(|answer| answer.unwrap_or(Decision::Unknown)).collect())
+            }
+            Request::Vms(ids) => {
+                let answers = Arc::new(Gather::new(ids.len()));
+                let make = |items| Ask::Vms { items, answers: Arc::clone(&answers) };
+                self.ask_by_shard(ids.iter().map(|id| id.shard(self.process.count)).zip(ids.iter().copied()), make);
+                self.process.env.timeout(SHARD_LIMIT, answers.full()).await;
+                Response::Vms(answers.take().into_iter().map(|answer| answer.unwrap_or(VmAnswer::NotMine)).collect())
+            }
+            Request::Explain(vm) => {
+                let Some(runner) = self.runner(vm.shard(self.process.count)) else { return Response::NotMine };
+                let (back, answer) = oneshot::channel();
+                if runner.put(runner::Message::Ask(Ask::Explain(vm, back))).is_err() {
+                    return busy();
+                }
+                match self.process.env.timeout(SHARD_LIMIT, answer).await {
+                    Some(Ok(explained)) => Response::Explained(explained),
+                    Some(Err(_)) | None => Response::Failed { detail: "the shard is not open".to_owned() },
+                }
+            }
+            Request::Shards => Response::Shards(self.shard_rows().await),
+            Request::Managers => Response::Managers(self.manager_rows()),
+            Request::Stats => Response::Stats(self.ask_all(Ask::Stats).await),
+            Request::Summary => Response::Summary(self.summary()),
+            Request::Hosts(manager) => {
+                let (back, answer) = oneshot::channel();
+                self.ask_front(&manager, front::Message::Hosts(back), FRONT_LIMIT, answer, |rows| Ok(Response::Hosts(rows))).await
+            }
+            Request::Live { manager, vm } => {
+                let (back, answer) = oneshot::channel();
+                let message = front::Message::Live(vm, back);
+                self.ask_front(&manager, message, MANAGER_LIMIT, answer, |held| Ok(Response::Live(held?.map(Box::new)))).await
+            }
+            Request::Inventory(manager) => {
+                let (back, answer) = oneshot::channel();
+                let message = front::Message::Inventory(back);
+                let made = |inventory: Result<_, String>| Ok(Response::Inventory(Box::new(inventory?)));
+                self.ask_front(&manager, message, MANAGER_LIMIT, answer, made).await
+            }
+            Request::DeadLetters => {
+                let letters = self.ask_all(Ask::DeadLetters).await;
+                let with_shard = letters.into_iter().flat_map(|(shard, kept)| kept.into_iter().map(move |letter| (shard, letter)));
+                Response::DeadLetters(with_shard.collect())
+            }
+            Request::Changes => {
+                Response::Changes(self.ask_all(Ask::Changes).await.into_iter().flat_map(|(_, changes)| changes).collect())
+            }
+            Request::Drain(by) => {
+                tracing::info!(cell = %self.me.cell, who = by.who, from = by.from, "asked to drain");
+                self.draining.store(true, Ordering::Release);
+                self.poke.notify_one();
+                Response::Draining
+            }
+            Request::Release { shard, to } => self.release(shard, &to).await,
+        }
+    }
+
+    fn ask_by_shard<I>(&self, items: impl Iterator<Item = (ShardId, I)>, make: impl Fn(Vec<(usize, I)>) -> Ask) {
+        let mut by_shard: std::collections::BTreeMap<ShardId, Vec<(usize, I)>> = std::collections::BTreeMap::new();
+        for (index, (shard, item)) in items.enumerate() {
+            by_shard.entry(shard).or_default().push((index, item));
+        }
+        for (shard, items) in by_shard {
+            let ask = make(items);
+            match self.runner(shard) {
+                Some(runner) => {
+                    if let Err(runner::Message::Ask(ask)) = runner.put(runner::Message::Ask(ask)) {
+                        ask.not_open();
+                    }
+                }
+                None => ask.not_open(),
+            }
+        }
+    }
+
+    /// Fills in those that were waited for in vain.
+    async fn as_they_are(&self, ids: &[cellbus_bus::ids::JobId], answers: Vec<Option<JobAnswer>>) -> Vec<JobAnswer> {
+        let late: Vec<_> = answers.iter().zip(ids).filter(|(answer, _)| answer.is_none()).map(|(_, id)| *id).collect();
+        if late.is_empty() {
+            return answers.into_iter().flatten().collect();
+        }
+        let now = Arc::new(Gather::new(late.len()));
+        let make = |items| Ask::Jobs { items, until: crate::peers::Until::Now, answers: Arc::clone(&now) };
+        self.ask_by_shard(late.iter().map(|id| id.shard(self.process.count)).zip(late.iter().copied()), make);
+        self.process.env.timeout(SHARD_LIMIT, now.full()).await;
+        let mut now = now.take().into_iter();
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| now.next().flatten().unwrap_or(JobAnswer::NotMine)))
+            .collect()
+    }
+
+    /// Asks every shard that is open here; those that do not answer in time are left out.
+    async fn ask_all<T>(&self, make: impl Fn(usize, Arc<Gather<T>>) -> Ask) -> Vec<(ShardId, T)> {
+        let open: Vec<Arc<runner::Handle>> = self
+            .runners
+            .iter()
+            .filter_map(arc_swap::ArcSwapOption::load_full)
+            .filter(|runner| runner.row().state == ShardState::Open)
+            .collect();
+        let answers = Arc::new(Gather::new(open.len()));
+        for (index, runner) in open.iter().enumerate() {
+            // One that is too busy is left out.
+            let _ = runner.put(runner::Message::Ask(make(index, Arc::clone(&answers))));
+        }
+        self.process.env.timeout(SHARD_LIMIT, answers.full()).await;
+        let answers = answers.take();
+        open.iter().zip(answers).filter_map(|(runner, answer)| Some((runner.shard, answer?))).collect()
+    }
+
+    async fn ask_front<T>(
+        &self,
+        manager: &ManagerId,
+        message: front::Message,
+        limit: Duration,
+        answer: oneshot::Receiver<T>,
+        made: impl FnOnce(T) -> Result<Response, String>,
+    ) -> Response {
+        let Some(front) = self.fronts.load().get(manager).cloned() else { return Response::NotMine };
+        if front.put(message).is_err() {
+            return busy();
+        }
+        match self.process.env.timeout(limit, answer).await {
+            Some(Ok(answer)) => made(answer).unwrap_or_else(|detail| Response::Failed { detail }),
+            Some(Err(_)) => Response::Failed { detail: "its owner is opening it".to_owned() },
+            None => Response::Failed { detail: "no answer in time".to_owned() },
+        }
+    }
+
+    async fn shard_rows(&self) -> Vec<ShardRow> {
+        let stats: std::collections::BTreeMap<_, _> = self.ask_all(Ask::Stats).await.into_iter().collect();
+        let mut rows = Vec::new();
+        for runner in self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full) {
+            let mut row = runner.row().as_ref().clone();
+            let queue = |kind| Queue { shard: row.shard, kind };
+            // A bus that does not answer shows as nothing unread; its own state is shown elsewhere.
+            let jobs = self.process.bus.depth(queue(QueueKind::Jobs), row.jobs_read).await.unwrap_or_default();
+            let control = self.process.bus.depth(queue(QueueKind::Control), row.control_read).await.unwrap_or_default();
+            (row.jobs_unread, row.control_unread) = (jobs.messages, control.messages);
+            if let Some(stats) = stats.get(&row.shard) {
+                row.vms = stats.vms as u64;
+                row.jobs_open = stats.jobs_open as u64;
+                row.waiting = stats.waiting as u64;
+                row.running = stats.running as u64;
+                row.parked = stats.parked as u64;
+            }
+            rows.push(row);
+        }
+        rows
+    }
+
+    pub(super) fn manager_rows(&self) -> Vec<ManagerRow> { self.fronts.load().values().map(front::Handle::row).collect() }
+
+    fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for runner in self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full) {
+            let row = runner.row();
+            match row.state {
+                ShardState::Open => summary.owned.push((row.shard, row.epoch, row.log_end)),
+                ShardState::Failed { .. } => summary.failed.push(row.shard),
+                ShardState::Unowned | ShardState::Opening | ShardState::Suspended | ShardState::Closing => {}
+            }
+        }
+        let fronts = self.fronts.load();
+        summary.managers = self.process.board.said().into_iter().filter(|(_, said)| fronts.contains_key(&said.id)).collect();
+        summary
+    }
+
+    /// Lets a shard go if it should be the asker's, once what is in flight is finished.
+    async fn release(&self, shard: ShardId, to: &cellbus_bus::ids::CellId) -> Response {
+        let Some(runner) = self.runner(shard) else { return Response::NotMine };
+        let view = self.view.load_full();
+        let mine = view.assignment.owner(shard) == Some(&self.me.cell) && !self.draining.load(Ordering::Acquire);
+        if mine {
+            return Response::Keeps;
+        }
+        tracing::debug!(cell = %self.me.cell, %shard, %to, "shard is handed over");
+        let (told, released) = oneshot::channel();
+        if runner.put(runner::Message::Release(told)).is_err() {
+            return busy();
+        }
+        match self.process.env.timeout(super::RELEASE_LIMIT, released).await {
+            // A dropped sender: the runner has ended meanwhile.
+            Some(Ok(()) | Err(_)) => Response::Released,
+            None => Response::Failed { detail: "it has not let go yet".to_owned() },
+        }
+    }
+}
+
+fn busy() -> Response { Response::Failed { detail: "too much waits already".to_owned() } }
