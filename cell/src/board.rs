@@ -68,6 +68,12 @@ impl Board {
     /// What was said last, to be told to other processes.
     pub(crate) fn said(&self) -> Vec<(Epoch, ManagerSummary)> { self.lock().values().cloned().collect() }
 
+    /// How many managers nobody has said anything of yet, be it that they do not answer.
+    pub(crate) fn silent(&self) -> usize {
+        let said = self.lock();
+        self.configured.iter().filter(|name| !said.contains_key(&ManagerId::derive(name.as_str()))).count()
+    }
+
     fn gather(&self) {
         let said = self.lock();
         let mut managers: Vec<ManagerSummary> = self

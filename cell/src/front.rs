@@ -111,7 +111,6 @@ pub(crate) enum Message {
 pub(crate) struct Handle {
     mailbox: Arc<Mailbox<Message>>,
     row: Arc<ArcSwap<ManagerRow>>,
-    pub(crate) epoch: Epoch,
 }
 
 impl Handle {
@@ -180,7 +179,7 @@ impl Front {
     ) -> (Self, Handle) {
         let row = Arc::new(ArcSwap::from_pointee(unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it")));
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
-        let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), epoch };
+        let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row) };
         (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, cordons }, handle)
     }
 

@@ -215,8 +215,13 @@ pub enum Response {
 pub enum JobAnswer {
     /// As it is.
     Known(Box<JobStatus>),
-    /// Its home does not know it (yet).
-    Unknown,
+    /// Its home does not know it.
+    Unknown {
+        /// How far it had read its jobs queue when it said so.
+        read: Seq,
+    },
+    /// Its home does not know it, and has not read its queue to the end.
+    Unread,
     /// The cell does not own its home.
     NotMine,
 }

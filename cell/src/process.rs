@@ -2,10 +2,11 @@
 //! owns what.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use cellbus_bus::ids::{Epoch, ManagerId, ShardCount, ShardId};
+use cellbus_bus::ids::{Epoch, ManagerId, Seq, ShardCount, ShardId};
 use cellbus_bus::{Bus, Env};
 use cellbus_directory::replica::Replica;
 use cellbus_workflows::ManagerNames;
@@ -75,8 +76,11 @@ impl Process {
                     let peer = Arc::new(Peer { cell: member.cell, address: member.address });
                     let asked = self.peers.call(&peer, Request::Summary);
                     if let Some(Ok(Response::Summary(summary))) = self.env.timeout(ASK_LIMIT, asked).await {
-                        for (shard, epoch, _) in summary.owned {
-                            self.routes.learn(shard, &peer, epoch);
+                        for (shard, epoch, end) in summary.owned {
+                            self.routes.learn(shard, &peer, epoch, end);
+                        }
+                        for shard in summary.failed {
+                            self.routes.failed(shard);
                         }
                         for (epoch, manager) in summary.managers {
                             self.board.publish(epoch, manager);
@@ -133,11 +137,20 @@ pub struct Route {
 pub struct Routes {
     count: ShardCount,
     routes: Vec<ArcSwapOption<Route>>,
+    /// For each shard: whether it could not be opened when it was last tried.
+    failed: Vec<AtomicBool>,
+    /// For each shard: the last entry of its log when it was first known to be open.
+    opened_at: Vec<AtomicU64>,
 }
 
 impl Routes {
     fn new(count: ShardCount) -> Self {
-        Self { count, routes: count.shards().map(|_| ArcSwapOption::empty()).collect() }
+        Self {
+            count,
+            routes: count.shards().map(|_| ArcSwapOption::empty()).collect(),
+            failed: count.shards().map(|_| AtomicBool::new(false)).collect(),
+            opened_at: count.shards().map(|_| AtomicU64::new(0)).collect(),
+        }
     }
     /// Of a shard.
     #[must_use]
@@ -145,9 +158,30 @@ impl Routes {
     /// Of a manager: that of the shard of its id.
     #[must_use]
     pub fn of_manager(&self, manager: &ManagerId) -> Option<Arc<Route>> { self.of(manager.shard(self.count)) }
-    /// Somebody has opened a shard. News of an older epoch is no news.
-    pub fn learn(&self, shard: ShardId, peer: &Arc<Peer>, epoch: Epoch) {
+    /// How many shards nobody is known to have opened, and nobody has reported as failed.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        let known = |(route, failed): &(&ArcSwapOption<Route>, &AtomicBool)| route.load().is_some() || failed.load(Ordering::Relaxed);
+        self.routes.len() - self.routes.iter().zip(&self.failed).filter(known).count()
+    }
+    /// The last entry of the shard's log when this process first heard that it is open.
+    #[must_use]
+    pub fn opened_at(&self, shard: ShardId) -> Seq {
+        Seq(self.opened_at.get(usize::from(shard.index())).map_or(0, |at| at.load(Ordering::Relaxed)))
+    }
+    /// A shard could not be opened.
+    pub(crate) fn failed(&self, shard: ShardId) {
+        if let Some(failed) = self.failed.get(usize::from(shard.index())) {
+            failed.store(true, Ordering::Relaxed);
+        }
+    }
+    /// Somebody has opened a shard, when its log ended there. News of an older epoch is no news.
+    pub fn learn(&self, shard: ShardId, peer: &Arc<Peer>, epoch: Epoch, end: Seq) {
         let Some(slot) = self.routes.get(usize::from(shard.index())) else { return };
+        if let Some(at) = self.opened_at.get(usize::from(shard.index())) {
+            // Only the first counts: it is asked for when a process starts.
+            let _ = at.compare_exchange(0, end.0, Ordering::Relaxed, Ordering::Relaxed);
+        }
         slot.rcu(|known| match known {
             Some(route) if route.epoch >= epoch => Some(Arc::clone(route)),
             Some(_) | None => Some(Arc::new(Route { peer: Arc::clone(peer), epoch })),

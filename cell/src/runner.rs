@@ -202,6 +202,7 @@ impl Runner {
                 tracing::warn!(shard = %self.shard, reason, "shard is opened again by replay");
             }
             self.show(ShardState::Failed { reason, attempts });
+            self.process.routes.failed(self.shard);
             let pause = self.config.reopen_first.saturating_mul(1 << (attempts - 1).min(16)).min(self.config.reopen_max);
             if self.pause(pause).await.is_some() {
                 break Ended::Released;

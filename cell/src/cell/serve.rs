@@ -32,7 +32,9 @@ impl Inner {
                 self.process.env.timeout(limit, answers.full()).await;
                 // Those for which the time ran out are shown as they are.
                 let late: Vec<_> = answers.take();
-                Response::Jobs(self.as_they_are(&ids, late).await)
+                let mut answers = self.as_they_are(&ids, late).await;
+                self.tell_unread(&ids, &mut answers).await;
+                Response::Jobs(answers)
             }
             Request::Decided { ids, limit } => {
                 let answers = Arc::new(Gather::new(ids.len()));
@@ -129,6 +131,18 @@ impl Inner {
             .into_iter()
             .map(|answer| answer.unwrap_or_else(|| now.next().flatten().unwrap_or(JobAnswer::NotMine)))
             .collect()
+    }
+
+    /// A job that is not known is unknown for good only once its home has read its whole queue.
+    async fn tell_unread(&self, ids: &[cellbus_bus::ids::JobId], answers: &mut [JobAnswer]) {
+        for (id, answer) in ids.iter().zip(answers) {
+            let JobAnswer::Unknown { read } = *answer else { continue };
+            let queue = Queue { shard: id.shard(self.process.count), kind: QueueKind::Jobs };
+            let depth = self.process.bus.depth(queue, read).await;
+            if depth.is_ok_and(|depth| depth.messages > 0) {
+                *answer = JobAnswer::Unread;
+            }
+        }
     }
 
     /// Asks every shard that is open here; those that do not answer in time are left out.

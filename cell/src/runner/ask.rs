@@ -127,7 +127,11 @@ impl Waiters {
                     (Some(status), Until::Ended) => status.row.state.ended(),
                 };
                 if settled {
-                    answers.fill(waiter.index, status.map_or(JobAnswer::Unknown, |status| JobAnswer::Known(Box::new(status))));
+                    let answer = match status {
+                        Some(status) => JobAnswer::Known(Box::new(status)),
+                        None => JobAnswer::Unknown { read: shard.positions().0.seq },
+                    };
+                    answers.fill(waiter.index, answer);
                 }
                 settled
             }

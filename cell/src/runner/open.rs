@@ -100,13 +100,13 @@ impl Runner {
         }
         let Replayed { shard, end, tail_bytes, snapshot_bytes, snapshot, .. } = replayed;
         let (jobs, control) = self.readers(&shard).await?;
-        self.announce(&shard);
+        self.announce(&shard, end);
         Ok(Some(Open { shard, end, jobs, control, tail_bytes, snapshot_bytes, snapshot }))
     }
 
     /// Tells process and cell that the shard is open here.
-    pub(super) fn announce(&self, shard: &Shard) {
-        self.process.routes.learn(self.shard, &self.me, shard.epoch());
+    pub(super) fn announce(&self, shard: &Shard, end: Seq) {
+        self.process.routes.learn(self.shard, &self.me, shard.epoch(), end);
         self.home.opened(self.shard, shard.epoch(), shard.cordons());
         self.show(ShardState::Open);
     }

@@ -239,7 +239,7 @@ impl Runner {
         }
         match self.claim(&mut serving.open.shard, &mut serving.open.end).await {
             Ok(()) => {
-                self.announce(&serving.open.shard);
+                self.announce(&serving.open.shard, serving.open.end);
                 None
             }
             Err(BusError::Fenced { .. }) => Some(Next::Ended(Ended::Fenced)),

@@ -1,0 +1,236 @@
+//! The audit: the directory against what the managers hold.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cellbus_bus::contract::{Queue, QueueKind};
+use cellbus_bus::ids::{ManagerId, VmId};
+use cellbus_directory::record::Operator;
+use cellbus_directory::{PowerState, Vm, VmFilter, VmState};
+use cellbus_workflows::ControlItem;
+use futures::stream::StreamExt as _;
+use uuid::Uuid;
+
+use super::{Audit, Error, Finding, Gateway, Result, What};
+use crate::driver::HeldVm;
+use crate::peers::{Request, Response};
+
+/// Audits that are kept.
+const KEPT_MAX: usize = 16;
+/// Findings that are shown.
+const SHOWN_MAX: usize = 1_000;
+/// Managers read at once.
+const AT_ONCE: usize = 8;
+/// VMs of a manager read from the directory at once.
+const PAGE: usize = 1_000;
+
+/// An audit, under way or done.
+pub(super) struct Running {
+    state: Mutex<State>,
+}
+struct State {
+    audit: Audit,
+    /// All that were found fault with, not only those that are shown.
+    suspects: BTreeMap<VmId, ManagerId>,
+}
+
+impl Running {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gateway {
+    /// Begins to compare the directory with every manager, in the background.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`]; [`Error::TooMany`] while one runs.
+    pub async fn audit_start(&self, by: Operator) -> Result<Uuid> {
+        self.ready()?;
+        let process = &self.inner.process;
+        // Unique is all that it need be; ids of jobs and VMs are never made of chance.
+        let id = Uuid::from_u64_pair(process.env.random_u64(), process.env.random_u64());
+        let managers: Vec<ManagerId> = process.names.iter().map(|(_, id)| *id).collect();
+        let audit = Audit {
+            id,
+            started_at: process.env.wall(),
+            ended_at: None,
+            managers_done: 0,
+            managers_total: u32::try_from(managers.len()).unwrap_or(u32::MAX),
+            unreachable: Vec::new(),
+            vms: 0,
+            findings_total: 0,
+            findings: Vec::new(),
+            repairs: 0,
+        };
+        let running = Arc::new(Running { state: Mutex::new(State { audit, suspects: BTreeMap::new() }) });
+        {
+            let mut audits = self.inner.audits.lock().unwrap_or_else(PoisonError::into_inner);
+            if audits.iter().any(|audit| audit.lock().audit.ended_at.is_none()) {
+                return Err(Error::TooMany { what: "an audit is running; wait for its end".to_owned() });
+            }
+            if audits.len() == KEPT_MAX {
+                audits.pop_front();
+            }
+            audits.push_back(Arc::clone(&running));
+        }
+        self.note_change(by, format!("start audit {id}")).await?;
+        let this = self.clone();
+        process.env.spawn("audit", async move { this.audit_all(&running, managers).await });
+        Ok(id)
+    }
+
+    async fn audit_all(&self, running: &Running, managers: Vec<ManagerId>) {
+        let process = &self.inner.process;
+        futures::stream::iter(managers)
+            .for_each_concurrent(AT_ONCE, |manager| self.audit_one(running, manager))
+            .await;
+        running.lock().audit.ended_at = Some(process.env.wall());
+    }
+
+    /// Compares one manager with the directory.
+    async fn audit_one(&self, running: &Running, manager: ManagerId) {
+        let inventory = match self.inner.process.routes.of_manager(&manager) {
+            Some(route) => self.ask(&route.peer, Request::Inventory(manager)).await,
+            None => Err("nobody fronts it".to_owned()),
+        };
+        let Ok(Response::Inventory(inventory)) = inventory else {
+            let mut state = running.lock();
+            state.audit.unreachable.push(manager);
+            state.audit.managers_done += 1;
+            return;
+        };
+        let mut held: BTreeMap<VmId, HeldVm> = inventory.vms.into_iter().map(|vm| (vm.id, vm)).collect();
+        // What was done between the two readings is not a difference: the directory is read after
+        // it has caught up with the moment of the inventory, and what moved since is left out.
+        let caught_up = self.inner.process.env.timeout(super::OWNER_LIMIT, self.inner.process.caught_up()).await;
+        let mut findings: Vec<Finding> = Vec::new();
+        let mut vms = 0;
+        if !matches!(caught_up, Some(Ok(()))) {
+            running.lock().audit.unreachable.push(manager);
+        } else {
+            let filter = VmFilter { manager: Some(manager), ..VmFilter::default() };
+            let mut from = None;
+            while let Ok(page) = self.replica().list(&filter, PAGE, from.as_deref()) {
+                for vm in page.items {
+                    vms += 1;
+                    let there = held.remove(&vm.id);
+                    findings.extend(compare(manager, &vm, there.as_ref()));
+                }
+                from = page.next;
+                if from.is_none() {
+                    break;
+                }
+            }
+            for (id, there) in held {
+                vms += 1;
+                findings.extend(self.unlisted(manager, id, &there));
+            }
+        }
+        let mut state = running.lock();
+        state.audit.vms += vms;
+        state.audit.findings_total += findings.len() as u64;
+        for finding in findings {
+            state.suspects.insert(finding.vm, finding.manager);
+            if state.audit.findings.len() < SHOWN_MAX {
+                state.audit.findings.push(finding);
+            }
+        }
+        state.audit.managers_done += 1;
+    }
+
+    /// A VM that the manager holds, and the directory does not list there.
+    fn unlisted(&self, manager: ManagerId, id: VmId, there: &HeldVm) -> Option<Finding> {
+        let finding = |kind: &str, detail: String| Some(Finding { vm: id, manager, kind: kind.to_owned(), detail });
+        match self.replica().vm(id) {
+            None => finding("unknown", format!("on host {}, and the directory does not know it", there.facts.host)),
+            // A step under way explains it: it is on its way there, or off.
+            Some(vm) if vm.doing.is_some() || vm.other.as_ref().is_some_and(|other| other.manager == manager) => None,
+            Some(vm) if vm.is_deleted() => finding("unknown", format!("on host {}, although it was deleted", there.facts.host)),
+            Some(vm) => match vm.home {
+                Some(home) if home.manager != manager => {
+                    finding("duplicate", format!("on host {}, and in the directory at manager {}", there.facts.host, home.manager))
+                }
+                // It has come there since the list was read.
+                Some(_) => None,
+                None => finding("unknown", format!("on host {}, and nowhere in the directory", there.facts.host)),
+            },
+        }
+    }
+
+    /// How far an audit is, and what it has found. The last 16 are kept, in memory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn audit(&self, id: Uuid) -> Result<Audit> { self.find_audit(id).map(|running| running.lock().audit.clone()) }
+
+    fn find_audit(&self, id: Uuid) -> Result<Arc<Running>> {
+        let audits = self.inner.audits.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = audits.iter().find(|running| running.lock().audit.id == id).cloned();
+        found.ok_or_else(|| Error::NotFound { what: What::Audit, id: id.to_string() })
+    }
+
+    /// Has every VM that an audit found fault with read again at its home.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] `audit_running`; as [`Gateway::submit`].
+    pub async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit> {
+        let running = self.find_audit(id)?;
+        let suspects: Vec<(VmId, ManagerId)> = {
+            let state = running.lock();
+            if state.audit.ended_at.is_none() {
+                return Err(Error::Conflict { code: "audit_running", message: "the audit still runs: wait for its end".to_owned() });
+            }
+            state.suspects.iter().map(|(vm, manager)| (*vm, *manager)).collect()
+        };
+        self.note_change(by, format!("repair what audit {id} found: {} VMs", suspects.len())).await?;
+        let process = &self.inner.process;
+        for some in suspects.chunks(PAGE) {
+            let items = some
+                .iter()
+                .map(|(vm, manager)| {
+                    let item = ControlItem::Observed { vm: *vm, manager: *manager };
+                    (Queue { shard: vm.shard(process.count), kind: QueueKind::Control }, vec![item.encode()])
+                })
+                .collect();
+            process.bus.publish_all(items).await?;
+            running.lock().audit.repairs += some.len() as u64;
+        }
+        self.audit(id)
+    }
+}
+
+/// A VM that the directory lists at the manager, against what the manager says of it.
+fn compare(manager: ManagerId, vm: &Vm, there: Option<&HeldVm>) -> Option<Finding> {
+    // While a step is under way either may be ahead.
+    if vm.doing.is_some() {
+        return None;
+    }
+    let finding = |kind: &str, detail: String| Some(Finding { vm: vm.id, manager, kind: kind.to_owned(), detail });
+    let Some(there) = there else {
+        return match vm.settled {
+            VmState::Lost | VmState::Deleted | VmState::Creating => None,
+            VmState::Running | VmState::Stopped | VmState::Suspended | VmState::Migrating | VmState::Deleting | VmState::Unknown => {
+                finding("missing", "the manager does not have it".to_owned())
+            }
+        };
+    };
+    let host = vm.home.as_ref().and_then(|home| home.host.as_ref());
+    if host != Some(&there.facts.host) {
+        let listed = host.map_or_else(|| "no host".to_owned(), ToString::to_string);
+        return finding("host", format!("on host {}, in the directory on {listed}", there.facts.host));
+    }
+    let power = match there.facts.power {
+        PowerState::Running => VmState::Running,
+        PowerState::Stopped => VmState::Stopped,
+        PowerState::Suspended => VmState::Suspended,
+    };
+    if power != vm.settled {
+        return finding("power", format!("{power}, in the directory {}", vm.settled));
+    }
+    if there.facts.size != vm.size {
+        return finding("size", format!("{:?}, in the directory {:?}", there.facts.size, vm.size));
+    }
+    None
+}

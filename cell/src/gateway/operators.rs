@@ -1,0 +1,171 @@
+//! What operators do: drain, cordon, evacuate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
+use cellbus_bus::ids::{CellId, HostId, ManagerId};
+use cellbus_bus::job::Job;
+use cellbus_directory::record::Operator;
+use cellbus_directory::{Vm, VmFilter, VmState};
+use cellbus_workflows::placement::{Asked, Choice, choose};
+use cellbus_workflows::{Context, ControlItem};
+
+use super::{Error, Evacuation, Gateway, HostRow, Result, Submitted, What};
+use crate::peers::{Peer, Request, Response};
+
+/// VMs read from the directory and submitted at once.
+const PAGE: usize = 500;
+/// Job ids that the answer lists.
+const LISTED_MAX: usize = 100;
+
+impl Gateway {
+    /// Asks a cell to hand its shards over and leave.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::ShardAway`].
+    pub async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()> {
+        let members = self.inner.process.bus.members().await?;
+        let Some(member) = members.into_iter().find(|member| member.cell == *cell) else {
+            return Err(Error::NotFound { what: What::Cell, id: cell.to_string() });
+        };
+        self.note_change(by.clone(), format!("drain cell {cell}")).await?;
+        let peer = Peer { cell: member.cell, address: member.address };
+        match self.ask(&peer, Request::Drain(by)).await {
+            Ok(Response::Draining) => Ok(()),
+            Ok(_) => Err(super::confused()),
+            Err(reason) => Err(Error::NotReady { reason }),
+        }
+    }
+
+    fn known(&self, manager: ManagerId) -> Result<()> {
+        match self.inner.process.names.name(&manager) {
+            Some(_) => Ok(()),
+            None => Err(Error::NotFound { what: What::Manager, id: manager.to_string() }),
+        }
+    }
+
+    /// Keeps new VMs off a manager, or lets them on again. Durable on return; in force within a second.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Gateway::submit`].
+    pub async fn cordon_manager(&self, manager: ManagerId, cordoned: bool, by: Operator) -> Result<()> {
+        self.known(manager)?;
+        let item = ControlItem::CordonManager { manager, cordoned, by };
+        self.control(manager.shard(self.inner.process.count), item).await
+    }
+
+    /// Keeps new VMs off a host, or lets them on again. Durable on return; in force within a second.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Gateway::submit`].
+    pub async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
+        self.known(manager)?;
+        let item = ControlItem::CordonHost { manager, host, cordoned, by };
+        self.control(manager.shard(self.inner.process.count), item).await
+    }
+
+    /// Cordons a manager, or one host of it, and submits a migrate job for every VM there. The
+    /// jobs' keys follow from the VMs and `round`, so that asking again with the same round
+    /// submits nothing twice.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Gateway::submit`].
+    pub async fn evacuate(&self, manager: ManagerId, host: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
+        let mut targets = Vec::new();
+        match &host {
+            Some(host) => {
+                self.cordon_host(manager, host.clone(), true, by.clone()).await?;
+                let open = |row: &HostRow| row.usable && !row.cordoned && row.id != *host;
+                targets = self.hosts_of(&manager).await?.into_iter().filter(open).collect();
+            }
+            None => self.cordon_manager(manager, true, by.clone()).await?,
+        }
+        let what = host.as_ref().map_or_else(|| format!("manager {manager}"), |host| format!("host {host} of manager {manager}"));
+        self.note_change(by, format!("evacuate {what}, round {round}")).await?;
+
+        let filter = VmFilter { manager: Some(manager), host: host.clone(), ..VmFilter::default() };
+        let mut done = Evacuation::default();
+        let mut from: Option<String> = None;
+        loop {
+            let page = self.replica().list(&filter, PAGE, from.as_deref());
+            let page = page.map_err(|error| Error::Internal { message: error.to_string() })?;
+            let mut jobs = Vec::new();
+            for vm in page.items.iter().filter(|vm| !matches!(vm.state(), VmState::Deleting | VmState::Deleted | VmState::Lost)) {
+                done.vms += 1;
+                let target = take_room(&mut targets, vm).map(|host| ("host", host.to_string()));
+                // Without a host that would do, its job says why when it fails.
+                let target = target.or_else(|| self.other_manager(manager, vm).map(|name| ("manager", name)));
+                let Some((kind, name)) = target else { continue };
+                jobs.push(Arc::new(self.migrate_job(vm, kind, &name, round)?));
+            }
+            if !jobs.is_empty() {
+                for submitted in self.submit(jobs).await? {
+                    let job = match submitted {
+                        // The same round again: it is under way, perhaps to another target.
+                        Submitted::Accepted { job, .. } | Submitted::Conflict { job } => job,
+                        Submitted::Refused { .. } => continue,
+                    };
+                    done.jobs_total += 1;
+                    if done.jobs.len() < LISTED_MAX {
+                        done.jobs.push(job);
+                    }
+                }
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(done),
+            }
+        }
+    }
+
+    /// A manager that would take the VM, other than the one that it is on.
+    fn other_manager(&self, manager: ManagerId, vm: &Vm) -> Option<String> {
+        let process = &self.inner.process;
+        let mut view = process.board.view().as_ref().clone();
+        view.managers.retain(|summary| summary.id != manager);
+        let context = Context { now: process.env.wall(), random: process.env.random_u64(), view: &view, names: &process.names };
+        let asked = Asked { tenant: &vm.tenant, size: vm.size, template: &vm.template, only: None, refusals: &[], patient: false };
+        match choose(&context, &asked, |_| true) {
+            Choice::Manager(chosen) => self.manager_name(&chosen),
+            Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,
+        }
+    }
+
+    /// Jobs are made in one place only, so this is a CloudEvent too.
+    fn migrate_job(&self, vm: &Vm, kind: &str, name: &str, round: &str) -> Result<Job> {
+        let mut data = BTreeMap::new();
+        data.insert(kind, name);
+        let event = serde_json::json!({
+            "specversion": "1.0",
+            "id": format!("{round}/{}", vm.id),
+            "source": "/cellbus/evacuate",
+            "type": "io.cellbus.job.migrate.v1",
+            "subject": vm.id.to_string(),
+            "datacontenttype": "application/json",
+            "data": data,
+        });
+        let rule = TenantRule { from: TenantFrom::Sender(vm.tenant.as_str()), known: &Tenants::Any };
+        parse_structured(event.to_string().as_bytes(), rule, &Limits::default())
+            .map_err(|rejection| Error::Invalid { code: "bad_round", message: rejection.message })
+    }
+}
+
+/// The host with the most room that would take the VM, with what the VM needs taken off it.
+fn take_room(targets: &mut [HostRow], vm: &Vm) -> Option<HostId> {
+    let fits = |row: &&mut HostRow| {
+        u64::from(vm.size.vcpus) <= row.vcpus.free
+            && vm.size.memory_mib <= row.memory_mib.free
+            && vm.size.disk_gib <= row.disk_gib.free
+            && vm.template.require.iter().all(|(key, value)| match key.as_str() {
+                "host" => *value == row.id.as_str(),
+                "manager" => *value == row.manager_name,
+                _ => row.labels.get(key) == Some(value),
+            })
+    };
+    let best = targets.iter_mut().filter(fits).max_by_key(|row| (row.memory_mib.free, row.vcpus.free))?;
+    best.vcpus.free -= u64::from(vm.size.vcpus);
+    best.memory_mib.free -= vm.size.memory_mib;
+    best.disk_gib.free -= vm.size.disk_gib;
+    Some(best.id.clone())
+}

@@ -1,0 +1,160 @@
+//! Cells in one process over the embedded bus: jobs end once, whatever happens to the cells.
+
+mod support;
+
+use std::time::Duration;
+
+use cellbus_cell::gateway::Submitted;
+use cellbus_directory::{JobState, VmState};
+use support::{Cluster, job, provision};
+
+const WAIT: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provision_succeeds_and_its_vm_is_found() {
+    let cluster = Cluster::start(1, 8, &[("vc-1", 4, 16)]).await;
+    let wanted = provision("one");
+    let submitted = cluster.gateway.submit(vec![wanted.clone()]).await.unwrap();
+    assert!(matches!(submitted[..], [Submitted::Accepted { .. }]), "{submitted:?}");
+    let ended = cluster.gateway.wait_job(wanted.id, WAIT).await.unwrap();
+    assert_eq!(ended.row.state, JobState::Succeeded, "{ended:?}");
+    let vm = cluster.gateway.vm(wanted.id.vm(0)).await.unwrap();
+    assert_eq!(vm.state, VmState::Running);
+    let located = cluster.gateway.locate(vm.id).await.unwrap();
+    assert_eq!(located.manager, Some(cluster.managers[0].id()));
+    assert_eq!(cluster.managers[0].facts(&vm.id).unwrap().host, located.host.unwrap());
+
+    // The same key again is the same job; with other data it is a conflict.
+    let again = cluster.gateway.submit(vec![wanted.clone()]).await.unwrap();
+    assert!(matches!(again[..], [Submitted::Accepted { state: JobState::Succeeded, .. }]), "{again:?}");
+    let other = job("provision", "one", None, serde_json::json!({"name": "db", "vcpus": 2, "memory_mib": 1024, "disk_gib": 10, "image": "x"}));
+    let conflict = cluster.gateway.submit(vec![other]).await.unwrap();
+    assert!(matches!(conflict[..], [Submitted::Conflict { .. }]), "{conflict:?}");
+
+    // An operation by name, and one by id.
+    let stop = job("stop", "two", Some("web"), serde_json::json!({}));
+    cluster.gateway.submit(vec![stop.clone()]).await.unwrap();
+    let ended = cluster.gateway.wait_job(stop.id, WAIT).await.unwrap();
+    assert_eq!(ended.row.state, JobState::Succeeded, "{ended:?}");
+    assert_eq!(cluster.gateway.vm(vm.id).await.unwrap().state, VmState::Stopped);
+    let delete = job("delete", "three", Some(&vm.id.to_string()), serde_json::json!({}));
+    cluster.gateway.submit(vec![delete.clone()]).await.unwrap();
+    assert_eq!(cluster.gateway.wait_job(delete.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    assert!(cluster.vms().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_cell_loses_nothing() {
+    let mut cluster = Cluster::start(3, 32, &[("vc-1", 20, 64), ("vc-2", 20, 64), ("vc-3", 20, 64), ("vc-4", 20, 64)]).await;
+    cluster.managers.iter().for_each(|m| m.takes_ms.store(20, std::sync::atomic::Ordering::Relaxed));
+    let jobs: Vec<_> = (0..1200).map(|i| provision(&format!("job-{i}"))).collect();
+    for (i, some) in jobs.chunks(100).enumerate() {
+        if i == 4 {
+            cluster.cells.remove(1).kill();
+        }
+        if i == 8 {
+            cluster.add_cell();
+        }
+        for submitted in cluster.gateway.submit(some.to_vec()).await.unwrap() {
+            assert!(matches!(submitted, Submitted::Accepted { .. }), "{submitted:?}");
+        }
+    }
+    for job in &jobs {
+        let ended = cluster.gateway.wait_job(job.id, WAIT).await.unwrap();
+        assert_eq!(ended.row.state, JobState::Succeeded, "{ended:?}");
+    }
+    assert_eq!(cluster.vms().len(), jobs.len());
+    assert_eq!(cluster.made_twice(), 0);
+    assert!(cluster.managers.iter().all(|m| m.overfilled() == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_that_drains_hands_over_without_a_gap() {
+    let mut cluster = Cluster::start(2, 16, &[("vc-1", 20, 64), ("vc-2", 20, 64)]).await;
+    let leaving = cluster.cells.remove(0);
+    let jobs: Vec<_> = (0..300).map(|i| provision(&format!("job-{i}"))).collect();
+    cluster.gateway.submit(jobs[..100].to_vec()).await.unwrap();
+    leaving.drain();
+    let mut slowest = Duration::ZERO;
+    for job in &jobs[100..] {
+        let began = cluster.env.mono();
+        cluster.gateway.submit(vec![job.clone()]).await.unwrap();
+        slowest = slowest.max(cluster.env.mono().since(began));
+    }
+    for job in &jobs {
+        assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    }
+    cluster.until("the cell has left", || async {
+        let cells = cluster.gateway.cells().await.map_err(|e| e.to_string())?;
+        if cells.len() == 1 { Ok(()) } else { Err(format!("{cells:?}")) }
+    }).await;
+    assert_eq!(cluster.made_twice(), 0);
+    eprintln!("slowest submission during the hand-over: {slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_hangs_holds_up_nobody_else() {
+    let cluster = Cluster::start(2, 16, &[("vc-1", 4, 16), ("vc-2", 4, 64)]).await;
+    cluster.managers[0].hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    let jobs: Vec<_> = (0..60).map(|i| provision(&format!("job-{i}"))).collect();
+    cluster.gateway.submit(jobs.clone()).await.unwrap();
+    cluster.until("the circuit opens", || async {
+        let rows = cluster.gateway.managers().await.map_err(|e| e.to_string())?;
+        if rows[0].health == cellbus_workflows::Health::CircuitOpen { Ok(()) } else { Err(format!("{rows:?}")) }
+    }).await;
+    // What was never sent to it goes elsewhere; what was, waits for it.
+    cluster.until("others are served", || async {
+        let there = cluster.managers[1].vms().len();
+        if there >= 60 - 16 { Ok(()) } else { Err(format!("{there}")) }
+    }).await;
+    cluster.managers[0].hangs.store(false, std::sync::atomic::Ordering::Relaxed);
+    for job in &jobs {
+        let ended = cluster.gateway.wait_job(job.id, WAIT).await.unwrap();
+        assert_eq!(ended.row.state, JobState::Succeeded, "{ended:?}");
+    }
+    assert_eq!(cluster.made_twice(), 0);
+    assert_eq!(cluster.vms().len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn capacity_is_never_overfilled_and_then_it_is_no_room() {
+    let cluster = Cluster::start(2, 16, &[("vc-1", 3, 8), ("vc-2", 3, 8)]).await;
+    let jobs: Vec<_> = (0..60).map(|i| provision(&format!("job-{i}"))).collect();
+    cluster.gateway.submit(jobs.clone()).await.unwrap();
+    let mut failed = 0;
+    for job in &jobs {
+        let ended = cluster.gateway.wait_job(job.id, WAIT).await.unwrap();
+        if ended.row.state == JobState::Failed {
+            failed += 1;
+        }
+    }
+    assert_eq!((cluster.vms().len(), failed), (48, 12));
+    assert!(cluster.managers.iter().all(|m| m.overfilled() == 0 && m.under_way_max() <= 16));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_behind_our_back_is_seen_and_an_audit_is_clean() {
+    let cluster = Cluster::start(1, 8, &[("vc-1", 4, 16)]).await;
+    let wanted = provision("one");
+    cluster.gateway.submit(vec![wanted.clone()]).await.unwrap();
+    cluster.gateway.wait_job(wanted.id, WAIT).await.unwrap();
+    cluster.managers[0].stop_behind_our_back(&wanted.id.vm(0));
+    cluster.until("seen as stopped", || async {
+        let vm = cluster.gateway.vm(wanted.id.vm(0)).await.map_err(|e| e.to_string())?;
+        if vm.state == VmState::Stopped { Ok(()) } else { Err(format!("{vm:?}")) }
+    }).await;
+    let by = || cellbus_directory::record::Operator { who: "test".into(), from: "here".into() };
+    let audit = cluster.gateway.audit_start(by()).await.unwrap();
+    cluster.until("the audit ends", || async {
+        let audit = cluster.gateway.audit(audit).map_err(|e| e.to_string())?;
+        if audit.ended_at.is_some() && audit.findings_total == 0 && audit.vms == 1 { Ok(()) } else { Err(format!("{audit:?}")) }
+    }).await;
+    let shards = cluster.gateway.shards().await.unwrap();
+    assert_eq!(shards.len(), 8);
+    let hosts = cluster.gateway.hosts(None, None, 3).await.unwrap();
+    assert_eq!((hosts.items.len(), hosts.next.is_some()), (3, true));
+    let rest = cluster.gateway.hosts(None, hosts.next.as_deref(), 3).await.unwrap();
+    assert_eq!((rest.items.len(), rest.next), (1, None));
+    assert_eq!(cluster.gateway.live(wanted.id.vm(0)).await.unwrap().held.unwrap().facts.power, cellbus_directory::PowerState::Stopped);
+    assert_eq!(cluster.gateway.queue().await.unwrap().shards_unknown, 0);
+}

@@ -1,0 +1,315 @@
+//! A cluster in one process, with managers that a test can bend.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cellbus_bus::cloudevent::{Limits as EventLimits, TenantFrom, TenantRule, Tenants, parse_structured};
+use cellbus_bus::embedded::{Config as BusConfig, Embedded};
+use cellbus_bus::env;
+use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardCount, VmId};
+use cellbus_bus::job::{Job, Labels, Size};
+use cellbus_bus::{Bus, Env};
+use cellbus_cell::cell::{self, Cell, Handle};
+use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Host, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::{Gateway, Process, front};
+use cellbus_directory::tail::Tail;
+use cellbus_directory::{PowerState, Replica, VmFacts};
+use cellbus_workflows::{Action, ManagerNames};
+use tokio_util::sync::CancellationToken;
+
+/// A manager in memory.
+pub struct FakeManager {
+    env: Env,
+    pub name: ManagerName,
+    hosts: Vec<Host>,
+    state: Mutex<FakeState>,
+    /// Operations never end while this is set.
+    pub hangs: AtomicBool,
+    /// How long an operation takes.
+    pub takes_ms: AtomicU64,
+    changed: tokio::sync::Notify,
+    pub limits: Limits,
+}
+
+#[derive(Default)]
+struct FakeState {
+    epoch: Epoch,
+    vms: BTreeMap<VmId, HeldVm>,
+    changes: Vec<Change>,
+    made: BTreeMap<VmId, u32>,
+    overfilled: u32,
+    under_way: u32,
+    under_way_max: u32,
+    stale: u32,
+}
+
+impl FakeManager {
+    pub fn new(env: Env, name: &str, hosts: u32, vcpus: u32) -> Arc<Self> {
+        let hosts = (0..hosts).map(|i| Host {
+            id: format!("{name}-h{i:03}").parse().unwrap(),
+            vcpus,
+            memory_mib: u64::from(vcpus) * 8192,
+            disk_gib: 10_000,
+            labels: Labels::from([("gear".to_owned(), format!("g{}", i % 3 + 1))]),
+            usable: true,
+        });
+        Arc::new(Self {
+            env,
+            name: name.parse().unwrap(),
+            hosts: hosts.collect(),
+            state: Mutex::default(),
+            hangs: AtomicBool::new(false),
+            takes_ms: AtomicU64::new(0),
+            changed: tokio::sync::Notify::new(),
+            limits: Limits { operations_max: 64, creates_max: 16, relocations_max: 8, power_max: 32, snapshots_max: 8, revokes: true },
+        })
+    }
+    pub fn id(&self) -> ManagerId { ManagerId::derive(self.name.as_str()) }
+    pub fn vms(&self) -> BTreeSet<VmId> { self.state.lock().unwrap().vms.keys().copied().collect() }
+    pub fn facts(&self, vm: &VmId) -> Option<VmFacts> { self.state.lock().unwrap().vms.get(vm).map(|vm| vm.facts.clone()) }
+    /// VMs that were made more than once.
+    pub fn made_twice(&self) -> usize { self.state.lock().unwrap().made.values().filter(|n| **n > 1).count() }
+    pub fn overfilled(&self) -> u32 { self.state.lock().unwrap().overfilled }
+    pub fn under_way_max(&self) -> u32 { self.state.lock().unwrap().under_way_max }
+    /// Somebody stops a VM behind Cellbus's back.
+    pub fn stop_behind_our_back(&self, vm: &VmId) {
+        let mut state = self.state.lock().unwrap();
+        state.vms.get_mut(vm).unwrap().facts.power = PowerState::Stopped;
+        state.changes.push(Change::Vm(*vm));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn do_it(&self, epoch: Epoch, op: &Op) -> Result<Option<VmFacts>, Error> {
+        let mut state = self.state.lock().unwrap();
+        if epoch < state.epoch {
+            state.stale += 1;
+            return Err(Error::Revoked);
+        }
+        let held = state.vms.get(&op.vm).cloned();
+        if let Some(held) = &held {
+            if op.number < held.op {
+                return Err(Error::Superseded { asked: op.number, last: held.op });
+            }
+            if op.number == held.op {
+                return Ok(Some(held.facts.clone()));
+            }
+        }
+        let Some(mut vm) = held else {
+            return match &op.action {
+                Action::Create(spec) => {
+                    let host = op.host.clone().expect("a create has a host");
+                    let facts = VmFacts { host: host.clone(), power: PowerState::Running, size: spec.size, snapshots: vec![] };
+                    let listed = self.hosts.iter().find(|h| h.id == host).ok_or(Error::NoRoom { detail: "no such host".into() })?;
+                    let used: u32 = state.vms.values().filter(|v| v.facts.host == host).map(|v| v.facts.size.vcpus).sum();
+                    if used + spec.size.vcpus > listed.vcpus {
+                        state.overfilled += 1;
+                    }
+                    *state.made.entry(op.vm).or_default() += 1;
+                    state.vms.insert(op.vm, HeldVm {
+                        id: op.vm, facts: facts.clone(), tenant: spec.tenant.clone(), name: spec.name.clone(), op: op.number,
+                        affinity: spec.template.policy.affinity.clone(), anti_affinity: spec.template.policy.anti_affinity.clone(),
+                    });
+                    Ok(Some(facts))
+                }
+                Action::Delete => Ok(None),
+                _ => Err(Error::NotFound),
+            };
+        };
+        vm.op = op.number;
+        match &op.action {
+            Action::Create(_) | Action::Inspect => {}
+            Action::Start | Action::Resume | Action::Restart(_) => vm.facts.power = PowerState::Running,
+            Action::Stop(_) => vm.facts.power = PowerState::Stopped,
+            Action::Suspend => vm.facts.power = PowerState::Suspended,
+            Action::Resize(size) => vm.facts.size = *size,
+            Action::Snapshot(name) => vm.facts.snapshots.push(name.clone()),
+            Action::Revert(_) => {}
+            Action::SnapshotDelete(name) => vm.facts.snapshots.retain(|known| known != name),
+            Action::Relocate(host) => vm.facts.host = host.clone(),
+            Action::Delete => {
+                state.vms.remove(&op.vm);
+                return Ok(None);
+            }
+        }
+        let facts = vm.facts.clone();
+        state.vms.insert(op.vm, vm);
+        Ok(Some(facts))
+    }
+}
+
+struct Session {
+    manager: Arc<FakeManager>,
+    epoch: Mutex<Epoch>,
+}
+
+#[async_trait]
+impl Driver for Session {
+    async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        let mut state = self.manager.state.lock().unwrap();
+        if epoch < state.epoch {
+            return Err(Error::Revoked);
+        }
+        state.epoch = epoch;
+        *self.epoch.lock().unwrap() = epoch;
+        Ok(vec![])
+    }
+    async fn inventory(&self) -> Result<Inventory, Error> {
+        let state = self.manager.state.lock().unwrap();
+        Ok(Inventory { hosts: self.manager.hosts.clone(), vms: state.vms.values().cloned().collect(), foreign_vms: 0 })
+    }
+    async fn tasks(&self) -> Result<Vec<RunningTask>, Error> {
+        if self.manager.hangs.load(Ordering::Relaxed) {
+            return Err(Error::Unreachable { detail: "hangs".into() });
+        }
+        Ok(vec![])
+    }
+    async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> {
+        let epoch = *self.epoch.lock().unwrap();
+        {
+            let mut state = self.manager.state.lock().unwrap();
+            state.under_way += 1;
+            state.under_way_max = state.under_way_max.max(state.under_way);
+        }
+        let _under_way = UnderWay(Arc::clone(&self.manager));
+        if self.manager.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let takes = self.manager.takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            self.manager.env.sleep(Duration::from_millis(takes)).await;
+        }
+        self.manager.do_it(epoch, op)
+    }
+    async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> {
+        Ok(self.manager.state.lock().unwrap().vms.get(&vm).cloned())
+    }
+    async fn changes(&self) -> Result<Vec<Change>, Error> {
+        loop {
+            let changes = std::mem::take(&mut self.manager.state.lock().unwrap().changes);
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+            self.manager.changed.notified().await;
+        }
+    }
+    fn limits(&self) -> Limits { self.manager.limits.clone() }
+}
+
+struct UnderWay(Arc<FakeManager>);
+impl Drop for UnderWay {
+    fn drop(&mut self) { self.0.state.lock().unwrap().under_way -= 1; }
+}
+
+pub struct FakeDrivers(pub BTreeMap<ManagerId, Arc<FakeManager>>);
+impl Drivers for FakeDrivers {
+    fn connect(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
+        let manager = self.0.get(&manager)?;
+        Some(Arc::new(Session { manager: Arc::clone(manager), epoch: Mutex::new(Epoch::ZERO) }))
+    }
+}
+
+/// A cluster in one process.
+pub struct Cluster {
+    pub env: Env,
+    pub bus: Arc<Embedded>,
+    pub managers: Vec<Arc<FakeManager>>,
+    pub gateway: Gateway,
+    pub cells: Vec<Handle>,
+    pub process: Process,
+    pub lease: Duration,
+    stop: CancellationToken,
+    drivers: Arc<FakeDrivers>,
+    incarnations: u32,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub async fn start(cells: usize, shards: u16, managers: &[(&str, u32, u32)]) -> Self {
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let env = env::real(tokio::runtime::Handle::current());
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = BusConfig::new(dir.path());
+        config.free_bytes_min = 1 << 20;
+        let bus = Embedded::open(config, env.clone()).unwrap();
+        let count = ShardCount::new(shards).unwrap();
+        let managers: Vec<_> = managers.iter().map(|(name, hosts, vcpus)| FakeManager::new(env.clone(), name, *hosts, *vcpus)).collect();
+        let names = Arc::new(ManagerNames::new(managers.iter().map(|m| m.name.clone())));
+        let replica = Arc::new(Replica::new(count, 7));
+        let stop = CancellationToken::new();
+        let (tail, _) = Tail::new(bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
+        env.spawn("tail", tail.run(stop.clone()));
+        let process = Process::alone(env.clone(), bus.clone() as Arc<dyn Bus>, names, replica);
+        let (running, token) = (process.clone(), stop.clone());
+        env.spawn("process", async move { running.run(token).await });
+        let drivers = Arc::new(FakeDrivers(managers.iter().map(|m| (m.id(), Arc::clone(m))).collect()));
+        let gateway = Gateway::new(process.clone());
+        let mut cluster = Self {
+            env, bus, managers, gateway, cells: vec![], process, lease: Duration::from_millis(600), stop, drivers, incarnations: 0, _dir: dir,
+        };
+        for _ in 0..cells {
+            cluster.add_cell_of(cells);
+        }
+        cluster.until("ready", || async { cluster.gateway.ready().map_err(|e| e.to_string()) }).await;
+        cluster
+    }
+
+    pub fn add_cell(&mut self) -> Handle { self.add_cell_of(1) }
+    fn add_cell_of(&mut self, gather: usize) -> Handle {
+        self.incarnations += 1;
+        let id: CellId = format!("cell-{}", self.incarnations).parse().unwrap();
+        let managers = self.managers.iter().map(|m| {
+            let mut config = front::Config::new(m.name.clone());
+            config.operation_timeout = Duration::from_secs(2);
+            config
+        });
+        let mut config = cell::Config::local(id, managers.collect());
+        config.lease = self.lease;
+        config.gather = (gather, Duration::from_secs(2));
+        let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
+        self.env.spawn("cell", cell.run(self.stop.clone()));
+        self.cells.push(handle.clone());
+        handle
+    }
+
+    /// Waits for a condition, and tells the last state when it does not come about.
+    pub async fn until<F: Future<Output = Result<(), String>>>(&self, what: &str, mut check: impl FnMut() -> F) {
+        let mut last = String::new();
+        for _ in 0..1500 {
+            match check().await {
+                Ok(()) => return,
+                Err(state) => last = state,
+            }
+            self.env.sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{what}: still {last}");
+    }
+
+    pub fn vms(&self) -> BTreeSet<VmId> { self.managers.iter().flat_map(|m| m.vms()).collect() }
+    pub fn made_twice(&self) -> usize { self.managers.iter().map(|m| m.made_twice()).sum() }
+}
+
+pub fn job(kind: &str, id: &str, subject: Option<&str>, data: serde_json::Value) -> Arc<Job> {
+    let mut event = serde_json::json!({
+        "specversion": "1.0", "id": id, "source": "/test", "type": format!("io.cellbus.job.{kind}.v1"), "tenant": "acme",
+        "datacontenttype": "application/json", "data": data,
+    });
+    if let Some(subject) = subject {
+        event["subject"] = subject.into();
+    }
+    let rule = TenantRule { from: TenantFrom::Attribute, known: &Tenants::Any };
+    Arc::new(parse_structured(event.to_string().as_bytes(), rule, &EventLimits::default()).unwrap())
+}
+
+pub fn provision(id: &str) -> Arc<Job> {
+    job("provision", id, None, serde_json::json!({"name": "web", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "debian-12"}))
+}
+
+pub fn size(vcpus: u32) -> Size { Size { vcpus, memory_mib: 1024, disk_gib: 10 } }
+pub fn host(name: &str) -> HostId { name.parse().unwrap() }
+pub fn op(n: u64) -> OpNumber { OpNumber(n) }
