@@ -270,7 +270,7 @@ pub trait Bus: Send + Sync {
     /// [`Error::Full`], [`Error::TooLarge`], [`Error::Unavailable`], [`Error::Unknown`].
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()>;
     /// The next message that nobody has taken. One not acked within `redeliver_after` comes again,
-    /// to any cell. Cancel safe.
+    /// to any cell. A late ack of the first delivery counts. Cancel safe.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -292,7 +292,9 @@ pub trait Bus: Send + Sync {
     /// As `publish`; some queues may then have their items and others not.
     async fn publish_all(&self, items: Vec<(Queue, Vec<Bytes>)>) -> Result<()>;
     /// A reader of what comes after `after`. If the message at `after` is not the one whose digest
-    /// it carries (the queue was lost or replaced), reading begins at the start of the queue.
+    /// it carries (the queue was lost or replaced), or lies beyond the end, reading begins at the
+    /// start of the queue: the first message that is kept. So it does for the position zero, and
+    /// for one whose message has been trimmed.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -326,10 +328,13 @@ pub trait Bus: Send + Sync {
     /// A reader of entries after `after`.
     ///
     /// # Errors
-    /// [`Error::Trimmed`] when entries after `after` are no longer kept: load the snapshot.
+    /// [`Error::Trimmed`] when entries after `after` are no longer kept: load the snapshot (a
+    /// transport may say so in the reader's first call instead). [`Error::Damaged`] when `after`
+    /// lies beyond the end, where a reader would wait in silence for what was there once.
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>>;
     /// Stores a snapshot, in chunks of its own choosing. Durable on return. It counts only once a
-    /// fenced record in the log names it.
+    /// fenced record in the log names it. One name has one content: written again under the same
+    /// id, the first stays.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::Unavailable`]; a partial snapshot is never readable.
@@ -377,7 +382,7 @@ pub trait Bus: Send + Sync {
     /// [`Error::Full`], [`Error::Unavailable`], [`Error::Unknown`].
     async fn publish_events(&self, events: Vec<Event>) -> Result<()>;
     /// Events after `after` (`None`: only those that come from now on), then what comes. An
-    /// `after` older than what is kept begins with the oldest.
+    /// `after` older than what is kept, or beyond the end, begins with the oldest.
     ///
     /// # Errors
     /// [`Error::Unavailable`].

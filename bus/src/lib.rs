@@ -14,6 +14,7 @@
 //! promises) and [`env`](mod@env) (the only door to time, randomness, tasks and files).
 
 pub mod cloudevent;
+pub mod cluster;
 pub mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;

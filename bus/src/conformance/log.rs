@@ -91,6 +91,8 @@ pub(super) async fn a_log_is_read_in_order_and_followed(subject: &mut dyn Subjec
     let (bus, env) = (subject.bus(), subject.env());
     let mut follower = bus.read_log(shard(5), Seq::ZERO).await.expect("a reader");
     not_yet(&env, "an entry of an empty log", follower.next(1)).await;
+    let beyond = bus.read_log(shard(5), Seq(1)).await.map(drop);
+    assert!(matches!(beyond, Err(Error::Damaged { .. })), "a reader beyond the end would wait in silence: {beyond:?}");
     let mut ends = vec![Seq::ZERO];
     for number in 0..50_u64 {
         let end = ends.last().copied().unwrap_or_default();

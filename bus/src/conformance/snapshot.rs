@@ -21,6 +21,8 @@ pub(super) async fn snapshots_are_read_back(subject: &mut dyn Subject) {
         bus.write_snapshot(id(1, seq, 1), state(bytes)).await.expect("a write");
         assert!(bus.read_snapshot(id(1, seq, 1)).await.expect("a read") == Some(state(bytes)), "{bytes} bytes");
     }
+    bus.write_snapshot(id(1, 6, 1), state(100)).await.expect("a write under the same id");
+    assert_eq!(bus.read_snapshot(id(1, 6, 1)).await.expect("a read"), Some(state(1)), "a snapshot is immutable");
     assert_eq!(bus.read_snapshot(id(1, 7, 2)).await.expect("a read"), None, "another epoch is another snapshot");
     assert_eq!(bus.read_snapshot(id(2, 7, 1)).await.expect("a read"), None, "another shard too");
 }
