@@ -10,6 +10,7 @@
 //! types that the log is written in live here ([`record`], [`vm`], [`job`]), because both the
 //! shard's owner and every replica fold them, with the same code.
 
+pub mod checkpoint;
 pub mod failure;
 pub mod fold;
 pub mod job;
@@ -21,6 +22,7 @@ pub mod tail;
 mod testing;
 pub mod vm;
 
+pub use checkpoint::Checkpoint;
 pub use failure::{Failure, FailureCode, Refusal, RefusalReason};
 pub use fold::{Fence, Tables};
 pub use job::{JobRow, JobState};

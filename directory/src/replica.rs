@@ -30,6 +30,7 @@ use crate::vm::{Template, Vm, VmState};
 
 mod grow;
 mod hash;
+mod image;
 mod intern;
 mod key;
 mod list;
@@ -40,8 +41,9 @@ mod row;
 mod slab;
 mod spot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub(crate) use image::{Head, JobChunk, Loader, VmChunk};
 pub use list::{JobFilter, ListError, PAGE_MAX, Page, VmFilter};
 pub(crate) use partition::Stamp;
 use partition::{Partition, Writer};

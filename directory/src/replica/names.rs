@@ -25,8 +25,8 @@ impl Names {
         Self { hasher: FixedState::with_seed(seed), parts: (0..PARTS).map(|_| RwLock::new(BTreeSet::new())).collect() }
     }
 
-    fn place(&self, tenant: &TenantId, name: &VmName) -> (usize, u64) {
-        let hash = self.hasher.hash_one((tenant.as_str(), name.as_str()));
+    fn place(&self, tenant: &str, name: &str) -> (usize, u64) {
+        let hash = self.hasher.hash_one((tenant, name));
         ((hash % PARTS as u64) as usize, hash >> (64 - HASH_BITS))
     }
     fn entry(hash: u64, shard: ShardId, row: u32) -> u64 {
@@ -34,15 +34,30 @@ impl Names {
     }
 
     pub(super) fn insert(&self, tenant: &TenantId, name: &VmName, shard: ShardId, row: u32) {
-        let (part, hash) = self.place(tenant, name);
+        let (part, hash) = self.place(tenant.as_str(), name.as_str());
         let mut entries = self.parts[part].write().unwrap_or_else(PoisonError::into_inner);
         entries.insert(Self::entry(hash, shard, row));
     }
 
     pub(super) fn remove(&self, tenant: &TenantId, name: &VmName, shard: ShardId, row: u32) {
-        let (part, hash) = self.place(tenant, name);
+        let (part, hash) = self.place(tenant.as_str(), name.as_str());
         let mut entries = self.parts[part].write().unwrap_or_else(PoisonError::into_inner);
         entries.remove(&Self::entry(hash, shard, row));
+    }
+
+    /// What [`Names::fill`] takes for this row.
+    pub(super) fn entry_of(&self, tenant: &str, name: &str, shard: ShardId, row: u32) -> (usize, u64) {
+        let (part, hash) = self.place(tenant, name);
+        (part, Self::entry(hash, shard, row))
+    }
+
+    /// Fills the index, which must be empty, with all rows at once.
+    pub(super) fn fill(&self, rows: &mut [(usize, u64)]) {
+        rows.sort_unstable();
+        for run in rows.chunk_by(|(a, _), (b, _)| a == b) {
+            let mut entries = self.parts[run[0].0].write().unwrap_or_else(PoisonError::into_inner);
+            *entries = run.iter().map(|(_, entry)| *entry).collect();
+        }
     }
 
     /// Index of the shard, and row, of those that may have the name, at most `max`, from the
@@ -54,7 +69,7 @@ impl Names {
         after: Option<(u16, u32)>,
         max: usize,
     ) -> Vec<(u16, u32)> {
-        let (part, hash) = self.place(tenant, name);
+        let (part, hash) = self.place(tenant.as_str(), name.as_str());
         let low = hash << (ROW_BITS + SHARD_BITS);
         let high = low | ((1 << (ROW_BITS + SHARD_BITS)) - 1);
         let from = match after {

@@ -320,6 +320,15 @@ impl Writer<'_> {
         self.add_job(row);
     }
 
+    /// Adds a job with what its end waits for.
+    pub(super) fn restore_job(&mut self, row: JobRow, behind: Vec<(ShardId, Seq)>) {
+        let id = row.id;
+        self.add_job(row);
+        if !behind.is_empty() {
+            self.change_job_and_wait(id, |_| (), |_| behind);
+        }
+    }
+
     fn change_job_and_wait<T>(
         &mut self,
         id: JobId,

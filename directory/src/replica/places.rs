@@ -130,6 +130,17 @@ impl Places {
         }
     }
 
+    /// Fills the index, which must be empty, with all VMs at once.
+    pub(super) fn fill(&self, vms: &mut [(u32, Key)]) {
+        vms.sort_unstable();
+        for run in vms.chunk_by(|(a, _), (b, _)| a == b) {
+            let place = run[0].0;
+            let Some(manager) = self.manager_of(place).and_then(|number| self.managers.get(number)) else { continue };
+            let mut index = manager.index.write().unwrap_or_else(PoisonError::into_inner);
+            index.insert(place, run.iter().map(|(_, key)| *key).collect());
+        }
+    }
+
     /// Whether a VM on this place is on this manager and host.
     pub(super) fn matches(&self, place: u32, manager: Option<ManagerId>, host: Option<&HostId>) -> bool {
         match self.get(place) {
@@ -221,6 +232,10 @@ impl Places {
     /// How many places there are.
     pub(super) fn len(&self) -> usize {
         self.slots.len() as usize
+    }
+    /// One more than the highest number.
+    pub(super) fn len_u32(&self) -> u32 {
+        self.slots.len()
     }
 }
 

@@ -20,7 +20,7 @@ fn shard(n: u16) -> ShardId {
 }
 
 /// The rows of a shard as the fold knows them.
-fn tables(replica: &Replica, shard: ShardId) -> Tables {
+pub(crate) fn tables(replica: &Replica, shard: ShardId) -> Tables {
     let part = replica.read(shard).unwrap();
     let vms = part.vms.by_id.iter().map(|key| part.vm(&replica.shared, part.vms.rows.get(key.row()).unwrap()).unwrap());
     let jobs =
@@ -35,7 +35,7 @@ fn tables(replica: &Replica, shard: ShardId) -> Tables {
 }
 
 /// Whatever is kept beside the rows says the same as they do.
-fn check_indexes(replica: &Replica) {
+pub(crate) fn check_indexes(replica: &Replica) {
     let mut vms: Vec<Vm> = Vec::new();
     let mut jobs: Vec<JobRow> = Vec::new();
     for shard in replica.shards().shards() {
