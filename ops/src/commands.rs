@@ -7,6 +7,7 @@ mod config;
 mod dead_letters;
 mod hosts;
 mod job;
+mod load;
 mod managers;
 mod paging;
 mod queue;
@@ -47,6 +48,7 @@ enum Command {
     Scale(scale::Command),
     DeadLetters(dead_letters::Command),
     Audit(audit::Command),
+    Load(Box<load::Command>),
     SimManagers(sim_managers::Command),
     Config(config::Command),
     Completions(completions::Command),
@@ -67,6 +69,7 @@ impl Cli {
             Command::Scale(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),
             Command::Audit(command) => client(async |env| command.run(&env).await),
+            Command::Load(command) => server(async |env| command.run(&env).await),
             Command::SimManagers(command) => server(async |env| command.run(&env).await),
             Command::Config(command) => command.run(),
             Command::Completions(command) => command.run(),

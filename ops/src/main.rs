@@ -7,6 +7,8 @@ mod exit;
 mod jobs;
 mod logging;
 mod output;
+mod progress;
+mod report;
 mod settings;
 mod shutdown;
 mod table;

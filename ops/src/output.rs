@@ -33,6 +33,14 @@ impl Remote {
     pub(crate) fn open(&self) -> Result<(Client, Printer)> {
         Ok((Client::new(&self.server, self.output == Format::Json)?, Printer { format: self.output }))
     }
+    /// The URL as it was given.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+    /// How to print.
+    pub(crate) fn format(&self) -> Format {
+        self.output
+    }
 }
 
 /// Standard output. Every write may find that its reader has gone, which ends the command quietly.
