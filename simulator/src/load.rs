@@ -32,7 +32,9 @@ pub mod workload;
 pub use books::Counts;
 pub use http::HttpTarget;
 pub use report::{Failures, LatencyMs, Report};
-pub use target::{Audited, Cluster, Ended, Heard, How, JobView, Sample, SubmitError, Target, TargetError, VmPage};
+pub use target::{
+    Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
+};
 pub use workload::{Mix, Planned, Speedup, Task, Workload};
 
 /// How a run is made.

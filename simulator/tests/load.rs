@@ -168,11 +168,21 @@ async fn submit(State(cluster): State<Cluster>, headers: HeaderMap, body: Bytes)
     if !bad.is_empty() {
         return problem(StatusCode::BAD_REQUEST, "batch_refused", bad.into());
     }
-    events.iter().for_each(|event| cluster.take(event));
+    let mut answers = Vec::new();
+    for event in &events {
+        if event["data"]["vcpus"] == 998 {
+            answers.push(
+                json!({"job_id": "x", "state": null, "error": {"index": 0, "code": "job_conflict", "detail": "taken"}}),
+            );
+        } else {
+            cluster.take(event);
+            answers.push(json!({"job_id": "x", "state": "accepted"}));
+        }
+    }
     if unanswered {
         return problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", json!([]));
     }
-    (StatusCode::ACCEPTED, Json(json!({"jobs": []}))).into_response()
+    (StatusCode::ACCEPTED, Json(json!({ "jobs": answers }))).into_response()
 }
 
 async fn job(State(cluster): State<Cluster>, Path(id): Path<JobId>) -> Response {
@@ -220,11 +230,18 @@ async fn vms(State(cluster): State<Cluster>, Query(query): Query<BTreeMap<String
     Json(json!({"items": items, "next_cursor": next})).into_response()
 }
 
-async fn locate(State(cluster): State<Cluster>, Json(ids): Json<Vec<VmId>>) -> Response {
+async fn locate(State(cluster): State<Cluster>, headers: HeaderMap, body: Bytes) -> Vec<u8> {
+    assert_eq!(headers["content-type"], "application/octet-stream");
     let books = cluster.books.lock().unwrap();
-    let places: Vec<Value> =
-        ids.iter().map(|id| books.vms.get(id).map_or(Value::Null, |_| json!({"vm": id}))).collect();
-    Json(places).into_response()
+    let (ids, rest) = body.as_chunks::<16>();
+    assert!(rest.is_empty());
+    let mut answer = b"CBLO\0\x01\0\x02".to_vec();
+    answer.extend_from_slice(&u32::try_from(ids.len()).unwrap().to_be_bytes());
+    answer.extend_from_slice(&[0; 4]);
+    for id in ids {
+        answer.extend_from_slice(&[u8::from(books.vms.contains_key(&VmId::from_uuid(uuid::Uuid::from_bytes(*id)))), 0]);
+    }
+    answer
 }
 
 async fn audit(State(cluster): State<Cluster>) -> Response {
@@ -340,13 +357,14 @@ async fn failures_and_refusals_are_counted_by_code() {
         let size = cellbus_bus::job::Size { vcpus, memory_mib: 1, disk_gib: 1 };
         Planned { due: None, task: Task::Create { key: None, size } }
     };
-    let work = vec![create(1), create(0), create(999), create(2), create(0)];
+    let work = vec![create(1), create(0), create(999), create(998), create(2), create(0)];
     let (report, _) = play(Wrong::default(), Box::new(work.into_iter()), options()).await;
     assert_eq!(
         (report.jobs_submitted, report.jobs_succeeded, report.jobs_failed, report.jobs_refused),
-        (3, 2, 1, 2),
+        (3, 2, 1, 3),
         "{report:?}"
     );
+    assert_eq!(report.failures["job_conflict"].count, 1);
     assert_eq!((report.failures["invalid_size"].count, report.failures["no_room"].first.as_str()), (2, "too large"));
     assert_eq!((report.lost, report.vms_missing, report.jobs_unfinished), (0, 0, 0));
 }

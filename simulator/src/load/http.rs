@@ -13,7 +13,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::sse::Parser;
-use super::target::{Audited, Cluster, Ended, Heard, How, JobView, Sample, SubmitError, Target, TargetError, VmPage};
+use super::target::{
+    Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server waits for its shards before it answers.
@@ -144,6 +146,31 @@ struct ManagerOf {
 }
 #[derive(Deserialize)]
 struct Anything {}
+/// What a submission is answered with, taken or not.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    jobs: Vec<SaidOfJob>,
+    code: Option<String>,
+    errors: Vec<Member>,
+}
+#[derive(Deserialize)]
+struct SaidOfJob {
+    error: Option<Member>,
+}
+#[derive(Deserialize)]
+struct Member {
+    index: Option<usize>,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    detail: String,
+}
+impl Member {
+    fn of(self, index: usize) -> Refused {
+        Refused { index, code: self.code, words: self.detail }
+    }
+}
 #[derive(Deserialize)]
 struct OutgoingEvent {
     #[serde(rename = "type")]
@@ -206,50 +233,35 @@ fn outcome(data: &str) -> Option<Ended> {
 
 #[async_trait]
 impl Target for HttpTarget {
-    async fn submit(&self, events: &[String]) -> Result<(), SubmitError> {
+    async fn submit(&self, events: &[String]) -> Result<Vec<Refused>, SubmitError> {
         let body = format!("[{}]", events.join(","));
-        let request = self
-            .http
-            .post(self.url(&["v1", "jobs"]))
-            .header(CONTENT_TYPE, "application/cloudevents-batch+json")
-            .body(body);
+        let batch = "application/cloudevents-batch+json";
+        let request = self.http.post(self.url(&["v1", "jobs"])).header(CONTENT_TYPE, batch).body(body);
         let later = |after, detail| Err(SubmitError::Later { after, detail });
         let (status, after, body) = match self.call(request).await {
             Ok(answer) => answer,
             Err(error) => return later(None, error.detail),
         };
+        let said: Said = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
-            return Ok(());
+            // Some may be refused by their homes, with the others acknowledged.
+            let refused =
+                said.jobs.into_iter().enumerate().filter_map(|(index, job)| job.error.map(|error| error.of(index)));
+            return Ok(refused.filter(|refused| refused.index < events.len()).collect());
         }
         let words = problem(status, &body).detail;
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             return later(after, words);
         }
         // A batch is refused whole and names its bad members; one that names none is bad all over.
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let said = |from: &Value, name: &str| from.get(name).and_then(Value::as_str).map(str::to_owned);
-        let code = said(&value, "code").unwrap_or_else(|| format!("http_{}", status.as_u16()));
-        let members: Vec<_> = value
-            .get("errors")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|member| {
-                let index =
-                    usize::try_from(member.get("index")?.as_u64()?).ok().filter(|index| *index < events.len())?;
-                Some((
-                    index,
-                    said(member, "code").unwrap_or_else(|| code.clone()),
-                    said(member, "detail").unwrap_or_default(),
-                ))
-            })
-            .collect();
-        if members.is_empty() {
-            return Err(SubmitError::Refused(
-                (0..events.len()).map(|index| (index, code.clone(), words.clone())).collect(),
-            ));
+        let named = said.errors.into_iter().filter_map(|error| error.index.map(|index| error.of(index)));
+        let mut refused: Vec<Refused> = named.filter(|refused| refused.index < events.len()).collect();
+        if refused.is_empty() {
+            let code = said.code.unwrap_or_else(|| format!("http_{}", status.as_u16()));
+            let all = |index| Refused { index, code: code.clone(), words: words.clone() };
+            refused = (0..events.len()).map(all).collect();
         }
-        Err(SubmitError::Refused(members))
+        Err(SubmitError::Refused(refused))
     }
 
     async fn listen(&self, after: Option<&str>, heard: &mpsc::Sender<Heard>) -> Result<(), TargetError> {
@@ -319,10 +331,14 @@ impl Target for HttpTarget {
     }
 
     async fn locate(&self, vms: &[VmId]) -> Result<usize, TargetError> {
-        let answer: Value = self.json(self.http.post(self.url(&["v1", "locate"])).json(vms)).await?;
-        // One place an id, in order; null for one that is not there.
-        let places = answer.get("items").unwrap_or(&answer).as_array().map(Vec::as_slice).unwrap_or_default();
-        Ok(places.iter().filter(|place| !place.is_null()).count())
+        let ids: Vec<u8> = vms.iter().flat_map(|vm| *vm.as_bytes()).collect();
+        let request =
+            self.http.post(self.url(&["v1", "locate"])).header(CONTENT_TYPE, "application/octet-stream").body(ids);
+        let (status, _, body) = self.call(request).await?;
+        if !status.is_success() {
+            return Err(problem(status, &body));
+        }
+        found(&body).ok_or_else(|| failed("what comes is no list of places".to_owned()))
     }
 
     async fn audit(&self) -> Result<Audited, TargetError> {
@@ -352,6 +368,17 @@ impl Target for HttpTarget {
         let text = if status.is_success() { String::from_utf8_lossy(&body).into_owned() } else { String::new() };
         Ok(Sample { cells: cells.len() as u64, rss_mib: rss_mib(&text) })
     }
+}
+
+/// How many places a binary answer has: a header of 16 bytes (`CBLO`, version, bytes of a record,
+/// records, bytes of names), then the records, whose first byte is 1 where the VM was found.
+fn found(answer: &[u8]) -> Option<usize> {
+    let (header, rest) = answer.split_at_checked(16)?;
+    let record = usize::from(u16::from_be_bytes([header[6], header[7]]));
+    let records = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    let known = header.starts_with(b"CBLO") && record > 0;
+    let records = rest.get(..record.checked_mul(records).filter(|_| known)?)?;
+    Some(records.chunks_exact(record).filter(|record| record[0] == 1).count())
 }
 
 /// Memory, from Prometheus text: the peak where there is one.
@@ -391,6 +418,17 @@ mod tests {
         ] {
             assert_eq!(outcome(&none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn places_are_counted_in_a_binary_answer() {
+        let mut answer = b"CBLO\0\x01\0\x04\0\0\0\x03\0\0\0\x02".to_vec();
+        answer.extend_from_slice(b"\x01aaa\0bbb\x01cccno");
+        assert_eq!(found(&answer), Some(2));
+        for cut in [0, 15, 16, 27] {
+            assert_eq!(found(&answer[..cut]), None, "{cut}");
+        }
+        assert_eq!(found(b"{\"items\":[],\"missing\":[]}"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::books::{Books, Expected, Next, Prepared};
 use super::report::Report;
-use super::target::{Ended, Heard, Sample, SubmitError, Target};
+use super::target::{Ended, Heard, Refused, Sample, SubmitError, Target};
 use super::workload::Workload;
 use super::{Options, Progress};
 
@@ -321,7 +321,8 @@ impl Sender {
         let mut backoff = BACKOFF_FIRST;
         while !jobs.is_empty() && !self.stop.is_cancelled() {
             match self.target.submit(&events).await {
-                Ok(()) => {
+                Ok(refused) => {
+                    self.refused(&mut jobs, &mut events, refused).await;
                     self.tell(News::Acknowledged(std::mem::take(&mut jobs))).await;
                 }
                 Err(SubmitError::Later { after, detail }) => {
@@ -334,20 +335,23 @@ impl Sender {
                         () = pause => {}
                     }
                 }
-                Err(SubmitError::Refused(mut members)) => {
-                    // From the last, so that the places of the others stay what they are.
-                    members.sort_by_key(|(index, ..)| std::cmp::Reverse(*index));
-                    members.dedup_by_key(|(index, ..)| *index);
-                    for (index, code, words) in members {
-                        if index < jobs.len() {
-                            events.remove(index);
-                            self.tell(News::Refused(jobs.remove(index), code, words)).await;
-                        }
-                    }
-                }
+                Err(SubmitError::Refused(refused)) => self.refused(&mut jobs, &mut events, refused).await,
             }
         }
         self.tell(News::SenderFree).await;
+    }
+
+    /// Takes out what is refused.
+    async fn refused(&self, jobs: &mut Vec<JobId>, events: &mut Vec<String>, mut refused: Vec<Refused>) {
+        // From the last, so that the places of the others stay what they are.
+        refused.sort_by_key(|refused| std::cmp::Reverse(refused.index));
+        refused.dedup_by_key(|refused| refused.index);
+        for Refused { index, code, words } in refused {
+            if index < jobs.len() {
+                events.remove(index);
+                self.tell(News::Refused(jobs.remove(index), code, words)).await;
+            }
+        }
     }
 
     /// The run may be over.

@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 /// can stand in for it.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// Submits CloudEvents, each a JSON object. Returns once all are acknowledged.
+    /// Submits CloudEvents, each a JSON object. Returns once all are acknowledged but those given.
     ///
     /// # Errors
     /// [`SubmitError`]; what was refused or unanswered may be submitted again unchanged.
-    async fn submit(&self, events: &[String]) -> Result<(), SubmitError>;
+    async fn submit(&self, events: &[String]) -> Result<Vec<Refused>, SubmitError>;
     /// Hears outcomes over one connection, for as long as it holds, and hands them to `heard`:
     /// [`Heard::Connected`] first, from when on nothing is missed. With `after`, from that event on.
     ///
@@ -64,9 +64,20 @@ pub enum SubmitError {
         /// Why.
         detail: String,
     },
-    /// Nothing was taken because these are refused: place in the batch, code, words.
+    /// Nothing was taken, because these are refused.
     #[error("{} jobs are refused", .0.len())]
-    Refused(Vec<(usize, String, String)>),
+    Refused(Vec<Refused>),
+}
+
+/// A job that is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its place in what was submitted.
+    pub index: usize,
+    /// Stable.
+    pub code: String,
+    /// In words.
+    pub words: String,
 }
 
 /// No answer, or one that makes no sense.
