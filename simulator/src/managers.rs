@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerId, ManagerName};
-use cellbus_cell::driver::{Driver, Limits};
+use cellbus_cell::driver::{Driver, Drivers, Limits};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
@@ -241,6 +241,12 @@ impl Fleet {
     /// Writes what waits and lets the directory go; operations answer `Unreachable` from now on.
     pub async fn close(&self) {
         self.store.close().await
+    }
+}
+
+impl Drivers for Fleet {
+    fn connect(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
+        self.driver(manager)
     }
 }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerId, VmId};
-use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
@@ -112,6 +112,12 @@ impl RemoteFleet {
             segments.pop_if_empty().extend(["sim", "v1"]).extend(path);
         }
         url
+    }
+}
+
+impl Drivers for RemoteFleet {
+    fn connect(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
+        self.driver(manager)
     }
 }
 
