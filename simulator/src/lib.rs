@@ -15,12 +15,14 @@
 
 pub mod inventory;
 pub mod load;
+pub mod local;
 pub mod managers;
 pub mod remote;
 mod table;
 pub mod trace;
 
 pub use inventory::{HostSpec, Inventory, ManagerSpec};
+pub use local::Local;
 pub use managers::Fleet;
 pub use table::Error as CsvError;
 pub use trace::{Trace, TraceAction, TraceEvent};
