@@ -5,6 +5,7 @@ mod cells;
 mod completions;
 mod config;
 mod dead_letters;
+mod demo;
 mod hosts;
 mod job;
 mod load;
@@ -37,6 +38,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Command),
     Submit(submit::Command),
     Vm(vm::Command),
     Job(job::Command),
@@ -58,6 +60,7 @@ impl Cli {
     /// Runs the command to its end.
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
+            Command::Demo(command) => server(async |env| command.run(&env).await),
             Command::Submit(command) => client(async |env| command.run(&env).await),
             Command::Vm(command) => client(async |env| command.run(&env).await),
             Command::Job(command) => client(async |env| command.run(&env).await),

@@ -4,6 +4,7 @@
 mod client;
 mod commands;
 mod exit;
+mod inventory;
 mod jobs;
 mod logging;
 mod output;

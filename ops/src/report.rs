@@ -141,6 +141,8 @@ impl load::Progress for Watched {
             Phase::LookingUp => ("looking VMs up", 0),
             Phase::Auditing => ("auditing the directory", 0),
         };
+        // The one before ends first, or its last line would come after the first of this one.
+        self.next(None);
         self.next(Some(Progress::begin(&self.env, what, total)));
     }
     fn counts(&self, counts: &Counts, _open: usize) {

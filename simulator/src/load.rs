@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 mod books;
 mod check;
 mod http;
-mod page;
 mod report;
 mod run;
 mod sse;
@@ -32,7 +31,7 @@ pub mod workload;
 
 pub use books::Counts;
 pub use http::HttpTarget;
-pub use report::{Failures, LatencyMs, Moment, Report};
+pub use report::{Failures, LatencyMs, Report};
 pub use target::{
     Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
 };
