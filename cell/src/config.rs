@@ -28,6 +28,7 @@ mod value;
 pub use keys::markdown;
 pub use source::{File, Origin, Override, Sources};
 pub use value::Secret;
+pub(crate) use value::read_time;
 
 use keys::{KEYS, Key, MANAGER_KEYS};
 use source::Set;

@@ -49,8 +49,11 @@ use limits::{Kind, Slots};
 const MAILBOX_MAX: usize = 4_096;
 /// How often a front looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
+/// The shortest time between two summaries, unless a person or the circuit changed something:
+/// short enough that placement does not send everybody to the manager that was emptiest a while ago.
+const PUBLISH: Duration = Duration::from_millis(250);
 /// Callers of operations that take longer than this are told that they go on.
-const LONG: Duration = Duration::from_secs(8);
+const LONG: Duration = Duration::from_secs(5);
 /// VMs that are read again at once after changes behind our back.
 const INSPECTS_MAX: usize = 16;
 
@@ -163,6 +166,7 @@ struct Work {
     /// Waiting for them failed: it is begun anew at the next tick, not at once.
     changes_lost: bool,
     dirty: bool,
+    published_at: cellbus_bus::Mono,
 }
 
 impl Front {
@@ -208,6 +212,7 @@ impl Front {
             changes_awaited: false,
             changes_lost: false,
             dirty: true,
+            published_at: cellbus_bus::Mono::default(),
         };
         work.desk.holdings.hosts.set_cordons(&self.cordons);
         self.publish(&mut work);
@@ -236,6 +241,9 @@ impl Front {
                 }
             }
             self.settle(&mut work).await;
+            if work.dirty && self.env.mono().since(work.published_at) >= PUBLISH {
+                self.publish(&mut work);
+            }
         }
     }
 
@@ -543,6 +551,7 @@ impl Front {
 
     fn publish(&self, work: &mut Work) {
         work.dirty = false;
+        work.published_at = self.env.mono();
         if work.desk.revoked {
             self.board.withdraw(&self.id(), self.epoch);
             return;

@@ -25,7 +25,7 @@ mod operators;
 mod rows;
 mod vms;
 
-pub use error::{Error, Kind, What};
+pub use error::{CODES, Error, Kind, What};
 pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
     Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,

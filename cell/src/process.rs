@@ -141,6 +141,8 @@ pub struct Routes {
     failed: Vec<AtomicBool>,
     /// For each shard: the last entry of its log when it was first known to be open.
     opened_at: Vec<AtomicU64>,
+    /// Grows with every change.
+    version: AtomicU64,
 }
 
 impl Routes {
@@ -150,6 +152,7 @@ impl Routes {
             routes: count.shards().map(|_| ArcSwapOption::empty()).collect(),
             failed: count.shards().map(|_| AtomicBool::new(false)).collect(),
             opened_at: count.shards().map(|_| AtomicU64::new(0)).collect(),
+            version: AtomicU64::new(0),
         }
     }
     /// Of a shard.
@@ -169,6 +172,9 @@ impl Routes {
     pub fn opened_at(&self, shard: ShardId) -> Seq {
         Seq(self.opened_at.get(usize::from(shard.index())).map_or(0, |at| at.load(Ordering::Relaxed)))
     }
+    /// Grows with every change.
+    #[must_use]
+    pub fn version(&self) -> u64 { self.version.load(Ordering::Acquire) }
     /// A shard could not be opened.
     pub(crate) fn failed(&self, shard: ShardId) {
         if let Some(failed) = self.failed.get(usize::from(shard.index())) {
@@ -182,9 +188,12 @@ impl Routes {
             // Only the first counts: it is asked for when a process starts.
             let _ = at.compare_exchange(0, end.0, Ordering::Relaxed, Ordering::Relaxed);
         }
-        slot.rcu(|known| match known {
+        let before = slot.rcu(|known| match known {
             Some(route) if route.epoch >= epoch => Some(Arc::clone(route)),
             Some(_) | None => Some(Arc::new(Route { peer: Arc::clone(peer), epoch })),
         });
+        if before.is_none_or(|route| route.epoch < epoch) {
+            self.version.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Default for Config {
             limits: None,
             snapshot_bytes_min: 1 << 20,
             read_max: 512,
-            call_silence: Duration::from_secs(30),
+            call_silence: Duration::from_secs(15),
             reopen_first: Duration::from_millis(100),
             reopen_max: Duration::from_secs(10),
         }

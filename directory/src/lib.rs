@@ -10,6 +10,7 @@
 //! types that the log is written in live here ([`record`], [`vm`], [`job`]), because both the
 //! shard's owner and every replica fold them, with the same code.
 
+pub mod audit;
 pub mod checkpoint;
 pub mod failure;
 pub mod fold;

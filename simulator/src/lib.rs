@@ -16,6 +16,7 @@
 pub mod cluster;
 pub mod inventory;
 pub mod load;
+pub mod local;
 pub mod managers;
 pub mod remote;
 mod table;
@@ -23,6 +24,7 @@ pub mod trace;
 
 pub use cluster::Cluster;
 pub use inventory::{HostSpec, Inventory, ManagerSpec};
+pub use local::Local;
 pub use managers::Fleet;
 pub use table::Error as CsvError;
 pub use trace::{Trace, TraceAction, TraceEvent};

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 mod books;
 mod check;
 mod http;
+mod page;
 mod report;
 mod run;
 mod sse;
@@ -31,7 +32,7 @@ pub mod workload;
 
 pub use books::Counts;
 pub use http::HttpTarget;
-pub use report::{Failures, LatencyMs, Report};
+pub use report::{Failures, LatencyMs, Moment, Report};
 pub use target::{
     Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
 };

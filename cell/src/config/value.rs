@@ -199,7 +199,7 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// `30s`, `250ms`, `7d`.
-pub(super) fn read_time(text: &str) -> Option<Duration> {
+pub(crate) fn read_time(text: &str) -> Option<Duration> {
     let (n, unit) = split_unit(text)?;
     let millis = match unit {
         "ms" => 1,

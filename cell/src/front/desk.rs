@@ -5,7 +5,7 @@
 //! - one operation a VM at a time; the same number joins it, a lower one is refused;
 //! - an older shard epoch than the last seen is refused;
 //! - [`Answer::Refused`] and `Later(CircuitOpen | Busy)` are given only when the VM is certainly
-//!   not there through this call: callers go elsewhere then;
+//!   not there through this call: after a refusal callers go elsewhere;
 //! - what a VM takes is reserved when its host is chosen, and given back only when the manager
 //!   has said that nothing is there.
 
@@ -188,8 +188,14 @@ impl Desk {
     }
 
     fn circuit_open(&mut self, from: &Arc<Peer>, call: &Call, after: Duration, reason: &str) {
-        let why = if self.touched_before(call) { LaterReason::ManagerFailing } else { LaterReason::CircuitOpen };
-        self.later(from, call, why, reason, Some(after));
+        if self.touched_before(call) {
+            self.later(from, call, LaterReason::ManagerFailing, reason, Some(after));
+        } else if matches!(call.action, Action::Create(_)) {
+            // Nothing was asked of the manager, so the VM may go elsewhere at once.
+            self.reply(from, call, self.refused(RefusalReason::NotBegun, reason.to_owned()));
+        } else {
+            self.later(from, call, LaterReason::CircuitOpen, reason, Some(after));
+        }
     }
 
     fn later(&mut self, to: &Arc<Peer>, call: &Call, reason: LaterReason, detail: &str, after: Option<Duration>) {

@@ -128,7 +128,7 @@ impl Gateway {
     /// The hosts of one manager, or of all, a page at a time; `after` is the `next` of the page before.
     ///
     /// # Errors
-    /// [`Error::BusAway`], [`Error::NotFound`], [`Error::Invalid`] `bad_cursor`.
+    /// [`Error::BusAway`], [`Error::NotFound`], [`Error::Invalid`] `invalid_cursor`.
     pub async fn hosts(&self, manager: Option<ManagerId>, after: Option<&str>, limit: usize) -> Result<Page<HostRow>> {
         let names = &self.inner.process.names;
         if let Some(manager) = manager
@@ -140,7 +140,7 @@ impl Gateway {
             None => None,
             Some(text) => match text.split_once('/') {
                 Some((manager, host)) => Some((manager.to_owned(), host.to_owned())),
-                None => return Err(Error::Invalid { code: "bad_cursor", message: "the cursor is not one of this list".to_owned() }),
+                None => return Err(Error::Invalid { code: "invalid_cursor", message: "the cursor is not one of this list".to_owned() }),
             },
         };
         let from = |name: &ManagerName| after.as_ref().is_none_or(|(manager, _)| name.as_str() >= manager.as_str());

@@ -5,6 +5,35 @@ use std::time::Duration;
 use cellbus_bus::contract;
 use cellbus_bus::ids::ShardId;
 
+/// Every code that [`Error::code`] gives: each has a page in `ops/docs/errors/`.
+pub const CODES: &[&str] = &[
+    "not_ready",
+    "shard_away",
+    "manager_away",
+    "bus_full",
+    "bus_unavailable",
+    "bus_no_answer",
+    "too_many_requests",
+    "job_not_found",
+    "vm_not_found",
+    "manager_not_found",
+    "host_not_found",
+    "cell_not_found",
+    "dead_letter_not_found",
+    "audit_not_found",
+    "name_ambiguous",
+    "internal",
+    "too_large",
+    "too_many_ids",
+    "invalid_cursor",
+    "bad_round",
+    "not_a_provision",
+    "not_cancellable",
+    "not_parked",
+    "cannot_retry",
+    "audit_running",
+];
+
 /// What kind of answer an error deserves: HTTP maps it to a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

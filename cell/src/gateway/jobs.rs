@@ -126,6 +126,52 @@ impl Gateway {
         }
     }
 
+    /// [`Gateway::wait_job`] for many at once, in order; `None` for those that are not known.
+    ///
+    /// # Errors
+    /// As [`Gateway::job`].
+    pub async fn wait_jobs(&self, ids: &[JobId], limit: Duration) -> Result<Vec<Option<JobStatus>>> {
+        let process = &self.inner.process;
+        let mut found: Vec<Option<JobStatus>> = vec![None; ids.len()];
+        let mut open: Vec<usize> = (0..ids.len()).collect();
+        let began = process.env.mono();
+        loop {
+            let left = limit.saturating_sub(process.env.mono().since(began));
+            let mut by_peer: BTreeMap<Arc<Peer>, Vec<usize>> = BTreeMap::new();
+            for index in &open {
+                if let Some(route) = process.routes.of(ids[*index].shard(process.count)) {
+                    by_peer.entry(Arc::clone(&route.peer)).or_default().push(*index);
+                }
+            }
+            let until = if left.is_zero() { Until::Now } else { Until::Ended };
+            let asked = by_peer.into_iter().map(|(peer, indices)| async move {
+                let ids = indices.iter().map(|index| ids[*index]).collect();
+                (self.ask(&peer, Request::Jobs { ids, until, limit: left.min(WAIT_STEP) }).await, indices)
+            });
+            for (answer, indices) in futures::future::join_all(asked).await {
+                let Ok(Response::Jobs(answers)) = answer else { continue };
+                for (index, answer) in indices.into_iter().zip(answers) {
+                    if let JobAnswer::Known(status) = answer {
+                        found[index] = Some(*status);
+                    }
+                }
+            }
+            open.retain(|index| found[*index].as_ref().is_none_or(|status| !status.row.state.ended()));
+            if open.is_empty() || left.is_zero() {
+                break;
+            }
+            process.env.sleep(ASK_AGAIN.min(left)).await;
+        }
+        let mut shown = Vec::with_capacity(found.len());
+        for status in found {
+            shown.push(match status {
+                Some(status) => Some(self.shown(status).await?),
+                None => None,
+            });
+        }
+        Ok(shown)
+    }
+
     /// A job from its home; `None` if its home has read all of its queue and does not know it.
     async fn ask_job(&self, id: JobId, until: Until, limit: Duration) -> Result<Option<JobStatus>> {
         let process = &self.inner.process;

@@ -36,9 +36,9 @@ impl Gateway {
     /// All dead letters, oldest first, a page at a time.
     ///
     /// # Errors
-    /// [`Error::Invalid`] `bad_cursor`.
+    /// [`Error::Invalid`] `invalid_cursor`.
     pub async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>> {
-        let bad = || Error::Invalid { code: "bad_cursor", message: "the cursor is not one of this list".to_owned() };
+        let bad = || Error::Invalid { code: "invalid_cursor", message: "the cursor is not one of this list".to_owned() };
         let after = match after {
             None => None,
             Some(text) => {

@@ -1,49 +1,61 @@
 //! Calls to managers' owners that have not been answered.
 //!
 //! A post may be lost, and so may the cell that it went to; a call of which nothing has been heard
-//! for a while is handed back to the state machine as unanswered, which makes it again.
+//! for a while, or whose manager has another owner by now, is handed back to the state machine as
+//! unanswered, which makes it again.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use cellbus_bus::Mono;
-use cellbus_bus::ids::{OpNumber, VmId};
+use cellbus_bus::ids::{Epoch, ManagerId, OpNumber, VmId};
 use foldhash::fast::FixedState;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Calls {
-    out: HashMap<VmId, (OpNumber, Mono), FixedState>,
+    out: HashMap<VmId, Out, FixedState>,
     /// In the order sent; entries that were answered or heard of since are skipped.
     order: VecDeque<(Mono, VmId, OpNumber)>,
 }
 
+#[derive(Clone, Copy)]
+struct Out {
+    op: OpNumber,
+    heard: Mono,
+    manager: ManagerId,
+    epoch: Epoch,
+}
+
 impl Calls {
-    /// A call was sent.
-    pub(super) fn sent(&mut self, now: Mono, vm: VmId, op: OpNumber) {
-        self.out.insert(vm, (op, now));
+    /// A call was sent to the owner of its manager under this epoch.
+    pub(super) fn sent(&mut self, now: Mono, vm: VmId, op: OpNumber, manager: ManagerId, epoch: Epoch) {
+        self.out.insert(vm, Out { op, heard: now, manager, epoch });
         self.order.push_back((now, vm, op));
     }
     /// It goes on.
     pub(super) fn heard(&mut self, now: Mono, vm: VmId, op: OpNumber) {
-        if let Some((known, heard)) = self.out.get_mut(&vm)
-            && *known == op
+        if let Some(out) = self.out.get_mut(&vm)
+            && out.op == op
         {
-            *heard = now;
+            out.heard = now;
             self.order.push_back((now, vm, op));
         }
     }
     /// It was answered.
     pub(super) fn answered(&mut self, vm: VmId, op: OpNumber) {
-        if self.out.get(&vm).is_some_and(|(known, _)| *known == op) {
+        if self.out.get(&vm).is_some_and(|out| out.op == op) {
             self.out.remove(&vm);
         }
         // What is over at the front is dropped as it comes, so that the order stays short.
-        while let Some((at, vm, op)) = self.order.front()
-            && self.out.get(vm) != Some(&(*op, *at))
+        while let Some((at, vm, op)) = self.order.front().copied()
+            && !self.current(at, vm, op)
         {
             self.order.pop_front();
         }
+    }
+    fn current(&self, at: Mono, vm: VmId, op: OpNumber) -> bool {
+        self.out.get(&vm).is_some_and(|out| out.op == op && out.heard == at)
     }
     /// Takes out those of which nothing was heard for so long.
     pub(super) fn silent(&mut self, now: Mono, silence: Duration) -> Vec<(VmId, OpNumber)> {
@@ -53,12 +65,28 @@ impl Calls {
                 break;
             }
             self.order.pop_front();
-            if self.out.get(&vm) == Some(&(op, at)) {
+            if self.current(at, vm, op) {
                 self.out.remove(&vm);
                 silent.push((vm, op));
             }
         }
         silent
+    }
+    /// Takes out those whose manager has another owner, or epoch, than when they were sent.
+    pub(super) fn orphaned(&mut self, epoch_of: impl Fn(&ManagerId) -> Option<Epoch>) -> Vec<(VmId, OpNumber)> {
+        let mut orphaned = Vec::new();
+        for (at, vm, op) in std::mem::take(&mut self.order) {
+            if !self.current(at, vm, op) {
+                continue;
+            }
+            if self.out.get(&vm).is_some_and(|out| epoch_of(&out.manager) != Some(out.epoch)) {
+                self.out.remove(&vm);
+                orphaned.push((vm, op));
+            } else {
+                self.order.push_back((at, vm, op));
+            }
+        }
+        orphaned
     }
 }
 
@@ -72,15 +100,18 @@ mod tests {
         let vm = |i: u32| JobId::derive("a", "b", "c").vm(i);
         let at = |s| Mono(Duration::from_secs(s));
         let (one, limit) = (OpNumber(1), Duration::from_secs(30));
+        let manager = ManagerId::derive("vc-1");
         let mut calls = Calls::default();
-        (0..4).for_each(|i| calls.sent(at(0), vm(i), one));
+        (0..4).for_each(|i| calls.sent(at(0), vm(i), one, manager, Epoch(3)));
         calls.answered(vm(0), one);
         calls.heard(at(20), vm(1), one);
         calls.answered(vm(2), OpNumber(7));
+        assert_eq!(calls.orphaned(|_| Some(Epoch(3))), []);
         assert_eq!(calls.silent(at(29), limit), []);
         assert_eq!(calls.silent(at(30), limit), [(vm(2), one), (vm(3), one)]);
         assert_eq!(calls.silent(at(49), limit), []);
-        assert_eq!(calls.silent(at(50), limit), [(vm(1), one)]);
+        assert_eq!(calls.orphaned(|_| Some(Epoch(4))), [(vm(1), one)]);
+        assert_eq!(calls.silent(at(50), limit), []);
         assert!(calls.out.is_empty() && calls.order.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cellbus_bus::WallMs;
 use cellbus_bus::contract::{Error as BusError, Message as BusMessage, Position, QueueKind, SnapshotId};
 use cellbus_bus::env::BoxFuture;
-use cellbus_bus::ids::{HostId, ManagerId, OpNumber, VmId};
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, VmId};
 use cellbus_bus::job::Digest;
 use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Later, LaterReason};
@@ -19,7 +19,7 @@ use super::open::Open;
 use super::{Ended, Handle, Message, Next, Poison, Runner};
 use crate::effects::Whose;
 use crate::gateway::{ShardRow, ShardState};
-use crate::peers::Post;
+use crate::peers::{Peer, Post};
 
 /// How often a runner looks for calls that were lost and for waiters that have gone.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ struct Serving {
     control_seen: bool,
     timer: Option<(WallMs, BoxFuture<()>)>,
     sweep: BoxFuture<()>,
+    /// The version of the routes when calls were last looked at.
+    routes_seen: u64,
 }
 
 /// What was waited for.
@@ -69,6 +71,7 @@ impl Runner {
             control_seen: false,
             timer: None,
             sweep: self.process.env.sleep(SWEEP),
+            routes_seen: 0,
         };
         let next = loop {
             if let Some(next) = self.turn(&mut serving).await {
@@ -207,10 +210,21 @@ impl Runner {
     fn sweep(&self, serving: &mut Serving) {
         serving.sweep = self.process.env.sleep(SWEEP);
         serving.waiters.sweep();
-        for (vm, op) in serving.calls.silent(self.process.env.mono(), self.config.call_silence) {
-            let detail = format!("nothing was heard of the call for {} s", self.config.call_silence.as_secs());
-            let later = Later { reason: LaterReason::CellUnreachable, detail, after: None };
-            serving.backlog.push_back(called(vm, op, Answer::Later(later)));
+        let again = |detail: String| {
+            move |(vm, op)| {
+                let after = Some(Duration::ZERO);
+                called(vm, op, Answer::Later(Later { reason: LaterReason::CellUnreachable, detail: detail.clone(), after }))
+            }
+        };
+        let silent = serving.calls.silent(self.process.env.mono(), self.config.call_silence);
+        let detail = format!("nothing was heard of the call for {} s", self.config.call_silence.as_secs());
+        serving.backlog.extend(silent.into_iter().map(again(detail)));
+        let version = self.process.routes.version();
+        if version != serving.routes_seen {
+            serving.routes_seen = version;
+            let routes = &self.process.routes;
+            let orphaned = serving.calls.orphaned(|manager| routes.of_manager(manager).map(|route| route.epoch));
+            serving.backlog.extend(orphaned.into_iter().map(again("its manager has another owner now".to_owned())));
         }
     }
 
@@ -349,21 +363,14 @@ impl Runner {
             // They stay open, and are handed out again when the shard goes on.
             return;
         }
-        let mut calls: BTreeMap<Option<crate::peers::Peer>, Vec<Call>> = BTreeMap::new();
-        let mut last: Option<(ManagerId, Option<crate::peers::Peer>)> = None;
+        let mut calls: BTreeMap<Option<Arc<Peer>>, Vec<(Call, Epoch)>> = BTreeMap::new();
         for Effect { intent, what } in effects {
             let whose = |intent| Whose { runner: serving.handle.clone(), intent };
             match what {
                 EffectKind::Call(call) => {
-                    let peer = match &last {
-                        Some((manager, peer)) if *manager == call.manager => peer.clone(),
-                        Some(_) | None => {
-                            let peer = self.process.routes.of_manager(&call.manager).map(|route| route.peer.as_ref().clone());
-                            last = Some((call.manager, peer.clone()));
-                            peer
-                        }
-                    };
-                    calls.entry(peer).or_default().push(call);
+                    let route = self.process.routes.of_manager(&call.manager);
+                    let epoch = route.as_ref().map(|route| route.epoch).unwrap_or_default();
+                    calls.entry(route.map(|route| Arc::clone(&route.peer))).or_default().push((call, epoch));
                 }
                 EffectKind::Publish(items) => self.effects.publish(whose(intent), items),
                 EffectKind::Event(event) => self.effects.event(whose(intent), event),
@@ -371,19 +378,23 @@ impl Runner {
             }
         }
         for (peer, calls) in calls {
-            let sent: Vec<(VmId, OpNumber)> = calls.iter().map(|call| (call.vm, call.op)).collect();
-            let failed = match &peer {
-                None => Some((LaterReason::NoOwner, "nobody fronts its manager at the moment".to_owned())),
+            let sent: Vec<(VmId, OpNumber)> = calls.iter().map(|(call, _)| (call.vm, call.op)).collect();
+            for (call, epoch) in &calls {
+                serving.calls.sent(now, call.vm, call.op, call.manager, *epoch);
+            }
+            let refused = match &peer {
+                None => Some("nobody fronts its manager at the moment".to_owned()),
                 Some(peer) => {
+                    let calls = calls.into_iter().map(|(call, _)| call).collect();
                     let posted = self.process.peers.post(peer, Post::Calls { from: Arc::clone(&self.me), calls });
-                    posted.err().map(|error| (LaterReason::NoOwner, error.to_string()))
+                    posted.err().map(|error| error.to_string())
                 }
             };
-            match failed {
-                None => sent.into_iter().for_each(|(vm, op)| serving.calls.sent(now, vm, op)),
-                Some((reason, detail)) => serving.backlog.extend(sent.into_iter().map(|(vm, op)| {
-                    called(vm, op, Answer::Later(Later { reason, detail: detail.clone(), after: None }))
-                })),
+            let Some(detail) = refused else { continue };
+            for (vm, op) in sent {
+                serving.calls.answered(vm, op);
+                let later = Later { reason: LaterReason::NoOwner, detail: detail.clone(), after: None };
+                serving.backlog.push_back(called(vm, op, Answer::Later(later)));
             }
         }
     }

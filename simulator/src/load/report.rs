@@ -63,6 +63,20 @@ pub struct Report {
     pub interrupted: bool,
     /// What could not be checked, and why; empty if all was.
     pub unchecked: Vec<String>,
+    /// How it went, once a second: for [`Report::html`], not for scripts.
+    #[serde(skip)]
+    pub timeline: Vec<Moment>,
+}
+
+/// One second of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moment {
+    /// Since the start.
+    pub at_seconds: f64,
+    /// Jobs that ended, a second.
+    pub ended: f64,
+    /// Jobs under way.
+    pub open: f64,
 }
 
 /// Failures of one code.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::books::{Books, Expected, Next, Prepared};
-use super::report::Report;
+use super::report::{Moment, Report};
 use super::target::{Ended, Heard, Refused, Sample, SubmitError, Target};
 use super::workload::Workload;
 use super::{Options, Progress};
@@ -74,6 +74,9 @@ struct Run<'a> {
     not_before: Option<Duration>,
     cells_peak: u64,
     rss_mib: u64,
+    timeline: Vec<Moment>,
+    /// When the last moment of it was noted, and how many jobs had ended by then.
+    noted: (Mono, u64),
 }
 
 #[expect(clippy::too_many_arguments, reason = "all of a run's surroundings, handed on once")]
@@ -117,6 +120,8 @@ pub(super) async fn play(
         not_before: None,
         cells_peak: 0,
         rss_mib: 0,
+        timeline: Vec::new(),
+        noted: (began, 0),
     };
     let (mut ticks, mut tick) = (0_u64, env.sleep(TICK));
     while !run.finished() {
@@ -142,6 +147,7 @@ pub(super) async fn play(
                 ticks += 1;
                 progress.counts(&run.books.counts, run.books.open());
                 if ticks.is_multiple_of(SAMPLE_EVERY_TICKS) {
+                    run.note(began);
                     run.ask();
                     run.sample();
                 }
@@ -235,6 +241,17 @@ impl Run<'_> {
         }
     }
 
+    fn note(&mut self, began: Mono) {
+        let (now, ended) = (self.env.mono(), self.books.counts.succeeded + self.books.counts.failed);
+        let (then, before) = std::mem::replace(&mut self.noted, (now, ended));
+        let seconds = now.since(then).as_secs_f64().max(0.001);
+        self.timeline.push(Moment {
+            at_seconds: now.since(began).as_secs_f64(),
+            ended: (ended - before) as f64 / seconds,
+            open: self.books.open() as f64,
+        });
+    }
+
     /// Asks after jobs of which nothing was heard for long.
     fn ask(&mut self) {
         let Some(before) = self.env.mono().0.checked_sub(self.options.ask_after) else { return };
@@ -276,7 +293,8 @@ impl Run<'_> {
         });
     }
 
-    fn played(self, began: Mono) -> Played {
+    fn played(mut self, began: Mono) -> Played {
+        self.note(began);
         let interrupted = self.stop.is_cancelled();
         let (open, counts) = (self.books.open() as u64, &self.books.counts);
         let wall = self.last_outcome.since(began).as_secs_f64();
@@ -300,6 +318,7 @@ impl Run<'_> {
             skipped: counts.skipped,
             failures: self.books.failures.clone(),
             interrupted,
+            timeline: self.timeline,
             ..Report::default()
         };
         Played { report, expected: self.books.expected() }

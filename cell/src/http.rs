@@ -1,0 +1,236 @@
+//! The HTTP API: jobs in, look-ups and operators' calls, events out. One listener a process.
+//!
+//! ```text
+//!  connection ─▶ bounds (head, URI, body, time) ─▶ route ─▶ handler ─▶ Api ─▶ gateway, directory, bus
+//!                     └─────────────┴──── problem+json with a stable code ──┘
+//! ```
+//!
+//! Promises, each with a test:
+//! - nothing is held before it is bounded: heads, URIs, bodies (each, and all together), parameters,
+//!   connections, readers of events;
+//! - a body of up to 4 MiB is read to its end even when its request is refused;
+//! - every error is a problem document with a stable code, and 429 and 503 say when to come again;
+//! - every route is in `/v1/openapi.json`, refuses parameters that it does not know, and is listed
+//!   once, in `routes`.
+//!
+//! Handlers are one file a resource, and stand on [`Api`] alone, which [`Served`] makes of a gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{CONNECTION, HeaderValue};
+use axum::http::{Method, Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use cellbus_bus::Env;
+use cellbus_bus::cloudevent::{Limits, Tenants};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::Service as _;
+
+use crate::config;
+use crate::metrics::Metrics;
+
+mod api;
+mod audit;
+mod body;
+mod cells;
+mod changes;
+mod dead_letters;
+mod events;
+mod explain;
+mod extract;
+mod health;
+mod hosts;
+mod jobs;
+mod locate;
+mod log;
+mod managers;
+mod openapi;
+mod problem;
+mod query;
+mod queue;
+mod routes;
+mod scale;
+mod serve;
+mod served;
+mod shards;
+#[cfg(test)]
+mod tests;
+mod view;
+mod vms;
+
+pub use api::{Api, JobQuery, Spot, VmQuery};
+pub use log::{FixedLogLevel, LogLevel, SharedLogLevel};
+pub use problem::CODES;
+pub use serve::serve;
+pub use served::Served;
+
+use body::{Bodies, Refused};
+use extract::Caller;
+use problem::Problem;
+use query::Query;
+
+/// Bytes of a URI: a page's cursor and filters are far below.
+const URI_BYTES_MAX: usize = 8 << 10;
+
+/// How the API is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `[http]`
+    pub http: config::Http,
+    /// Which tenants there are.
+    pub tenants: Tenants,
+    /// What bounds intake.
+    pub intake: Limits,
+}
+
+impl Settings {
+    /// As configured.
+    #[must_use]
+    pub fn of(config: &config::Config) -> Self {
+        Self { http: config.http, tenants: config.tenants.clone(), intake: Limits::default() }
+    }
+}
+
+/// The API of one process, cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// What handlers share.
+pub struct Inner {
+    api: Arc<dyn Api>,
+    env: Env,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    log: SharedLogLevel,
+    bodies: Bodies,
+    event_readers: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    /// Cancelled when the server stops: what waits or streams then ends.
+    closing: CancellationToken,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("App")
+    }
+}
+
+/// Answers requests: the router and what goes before it. One clone a connection.
+#[derive(Clone)]
+pub(crate) struct Handler {
+    app: App,
+    router: Router,
+}
+
+impl App {
+    /// Over `api`.
+    #[must_use]
+    pub fn new(api: Arc<dyn Api>, env: Env, settings: Settings, metrics: Arc<Metrics>, log: SharedLogLevel) -> Self {
+        let http = settings.http;
+        Self(Arc::new(Inner {
+            api,
+            env,
+            metrics,
+            log,
+            bodies: Bodies::new(http.bodies_max_bytes, http.read_timeout),
+            event_readers: Arc::new(Semaphore::new(http.events_readers_max)),
+            connections: Arc::new(Semaphore::new(http.connections_max)),
+            closing: CancellationToken::new(),
+            settings,
+        }))
+    }
+
+    pub(crate) fn handler(&self) -> Handler {
+        let router = routes::router()
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(unknown_method)
+            // Bodies are bounded before they come here, and axum's own bound is below ours.
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(self.clone());
+        Handler { app: self.clone(), router }
+    }
+
+    /// The round of an evacuation: the caller's, or a new one.
+    fn round(&self, query: &Query) -> Result<String, Problem> {
+        match query.text("round") {
+            None => Ok(format!("{:016x}", self.env.random_u64())),
+            Some(text) if (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) => {
+                Ok(text.to_owned())
+            }
+            Some(_) => Err(Problem::bad_request("invalid_parameter", "`round` is 1 to 63 visible ASCII characters")),
+        }
+    }
+}
+
+impl Handler {
+    /// Answers one request.
+    pub(crate) async fn answer(&mut self, request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+        let app = self.app.clone();
+        let begun = app.env.mono();
+        // The one call that is made 50,000 times a second takes the short way: no router, no
+        // body, no extensions.
+        if *request.method() == Method::GET
+            && request.uri().query().is_none()
+            && let Some(vm) = request.uri().path().strip_prefix("/v1/locate/").and_then(|text| text.parse().ok())
+            && axum::body::HttpBody::is_end_stream(request.body())
+        {
+            let response = locate::find(&app, vm).await.unwrap_or_else(IntoResponse::into_response);
+            app.metrics.request("/v1/locate/", response.status().as_u16(), app.env.mono().since(begun));
+            return response;
+        }
+        let path = request.uri().path().to_owned();
+        let response = self.routed(request, peer).await;
+        app.metrics.request(&path, response.status().as_u16(), app.env.mono().since(begun));
+        response
+    }
+
+    async fn routed(&mut self, request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+        let app = &self.app;
+        let (mut parts, body) = request.into_parts();
+        let held = match app.bodies.read(&app.env, &parts.headers, body).await {
+            Ok(held) => held,
+            Err(Refused { problem, close }) => {
+                let mut response = problem.into_response();
+                if close {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                return response;
+            }
+        };
+        if parts.uri.path_and_query().map_or(0, |p| p.as_str().len()) > URI_BYTES_MAX {
+            let detail = format!("a path with its parameters has up to {URI_BYTES_MAX} bytes");
+            return Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail).into_response();
+        }
+        parts.extensions.insert(Caller(peer));
+        let request = Request::from_parts(parts, Body::from(held.bytes.clone()));
+        // The router's own error type cannot have a value.
+        let response = self.router.call(request).await.unwrap_or_else(|never| match never {});
+        // Its room is held until the handler has answered.
+        drop(held);
+        response
+    }
+}
+
+async fn unknown_path(request: Request<Body>) -> Problem {
+    let detail =
+        format!("there is nothing at {}; /v1/openapi.json lists what there is", query::shown(request.uri().path()));
+    Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+}
+
+async fn unknown_method(request: Request<Body>) -> Problem {
+    let detail = format!(
+        "{} does not take {}; `Allow` lists what it takes",
+        query::shown(request.uri().path()),
+        request.method()
+    );
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}

@@ -1,0 +1,81 @@
+//! `/v1/audit`: the directory against the managers.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::App;
+use super::extract::{Caller, Name, json_or_default};
+use super::problem::Problem;
+use super::query::Query;
+use super::view::AuditView;
+
+/// What is to be done about what an audit has found.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RepairBody {
+    #[serde(default)]
+    mode: RepairMode,
+}
+
+/// Say it, or do it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RepairMode {
+    /// Only say what would be done.
+    Plan,
+    /// Do it.
+    #[default]
+    Apply,
+}
+
+/// Begins to compare the directory with every manager, in the background.
+#[utoipa::path(post, path = "/v1/audit", tag = "audit",
+    responses((status = 202, body = AuditView), (status = 429, description = "one runs already", body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn start(
+    State(app): State<App>,
+    _: Query,
+    by: Caller,
+) -> Result<(StatusCode, Json<AuditView>), Problem> {
+    let id = app.api.audit_start(by.operator()).await?;
+    Ok((StatusCode::ACCEPTED, Json(AuditView::of(&*app.api, app.api.audit(id)?))))
+}
+
+/// Shows how far an audit is, and what it has found.
+#[utoipa::path(get, path = "/v1/audit/{id}", tag = "audit", params(("id" = String, Path, description = "its id")),
+    responses((status = 200, body = AuditView), (status = 404, body = Problem)))]
+pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<Json<AuditView>, Problem> {
+    Ok(Json(AuditView::of(&*app.api, app.api.audit(id.uuid()?)?)))
+}
+
+/// Has every VM that an audit found fault with read again at its home, or says what that would be.
+#[utoipa::path(post, path = "/v1/audit/{id}/repair", tag = "audit", params(("id" = String, Path, description = "its id")),
+    request_body = RepairBody,
+    responses((status = 200, body = AuditView), (status = 404, body = Problem),
+        (status = 409, description = "audit_running", body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn repair(
+    State(app): State<App>,
+    id: Name,
+    _: Query,
+    by: Caller,
+    body: Bytes,
+) -> Result<Json<AuditView>, Problem> {
+    let id = id.uuid()?;
+    let RepairBody { mode } = json_or_default(&body)?;
+    match mode {
+        RepairMode::Apply => Ok(Json(AuditView::of(&*app.api, app.api.audit_repair(id, by.operator()).await?))),
+        RepairMode::Plan => {
+            let audit = app.api.audit(id)?;
+            let total = audit.findings_total;
+            let mut view = AuditView::of(&*app.api, audit);
+            view.plan = Some(match total {
+                0 => "nothing: directory and managers agree".to_owned(),
+                n => format!("{n} findings: each VM's home reads it again at its manager and records what it finds"),
+            });
+            Ok(Json(view))
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Request bodies: bounded before they are held, each by itself and all together.
+//!
+//! A body is read to its end before its request is looked at, so that a refusal does not cut a
+//! client off that is still writing. What declares itself too large is refused unread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::{Bytes, BytesMut};
+use cellbus_bus::Env;
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::Problem;
+
+/// Bytes of one body.
+pub(super) const BODY_BYTES_MAX: usize = 4 << 20;
+/// What permits are counted in: a request with a small body takes one.
+const PERMIT_BYTES: usize = 4 << 10;
+
+/// Room for bodies.
+#[derive(Clone, Debug)]
+pub(super) struct Bodies {
+    room: Arc<Semaphore>,
+    read_timeout: Duration,
+}
+
+/// A body that was read; its room is given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A refusal, and whether the connection can go on: not with a body that was left unread.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) problem: Problem,
+    pub(super) close: bool,
+}
+
+impl Bodies {
+    pub(super) fn new(bytes_max: u64, read_timeout: Duration) -> Self {
+        let permits = usize::try_from(bytes_max).unwrap_or(usize::MAX) / PERMIT_BYTES;
+        // Room for one body at least, and no more than a semaphore can count.
+        let permits = permits.clamp(BODY_BYTES_MAX / PERMIT_BYTES, Semaphore::MAX_PERMITS);
+        Self { room: Arc::new(Semaphore::new(permits)), read_timeout }
+    }
+
+    /// Reads a body to its end. Waits for room first.
+    pub(super) async fn read(&self, env: &Env, headers: &HeaderMap, body: Body) -> Result<Held, Refused> {
+        use axum::body::HttpBody as _;
+        if body.is_end_stream() {
+            return Ok(Held { bytes: Bytes::new(), _room: None });
+        }
+        let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let most = match declared {
+            Some(bytes) if bytes > BODY_BYTES_MAX as u64 => return Err(Refused { problem: too_large(), close: true }),
+            Some(bytes) => usize::try_from(bytes).expect("at most BODY_BYTES_MAX"),
+            None => BODY_BYTES_MAX,
+        };
+        let permits = u32::try_from(most.div_ceil(PERMIT_BYTES).max(1)).expect("at most 1,024");
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.ok();
+        match env.timeout(self.read_timeout, collect(body, declared.map_or(0, |_| most))).await {
+            Some(Ok(bytes)) => Ok(Held { bytes, _room: room }),
+            Some(Err(refused)) => Err(refused),
+            None => {
+                let detail = format!("the body did not arrive within {} s", self.read_timeout.as_secs());
+                let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail);
+                Err(Refused { problem, close: true })
+            }
+        }
+    }
+}
+
+async fn collect(mut body: Body, expected: usize) -> Result<Bytes, Refused> {
+    let mut all = BytesMut::new();
+    // A small body mostly comes in one frame, which is then taken as it is.
+    let mut first: Option<Bytes> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let detail = format!("the body broke off: {error}");
+            Refused { problem: Problem::bad_request("body_broken", detail), close: true }
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > BODY_BYTES_MAX {
+            return Err(Refused { problem: too_large(), close: true });
+        }
+        match (first.take(), all.is_empty()) {
+            (None, true) => first = Some(data),
+            (Some(before), _) => {
+                // Room grows with what has come: a declared length alone takes no memory.
+                all.reserve((before.len() + data.len()).max(expected.min(64 << 10)));
+                all.extend_from_slice(&before);
+                all.extend_from_slice(&data);
+            }
+            (None, false) => all.extend_from_slice(&data),
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+fn too_large() -> Problem {
+    let detail = format!("a body has up to {BODY_BYTES_MAX} bytes; send fewer events at once");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+}

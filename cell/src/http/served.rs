@@ -1,0 +1,237 @@
+//! The API over the real thing: the gateway of a process, and the directory and bus beside it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cellbus_bus::contract::EventReader;
+use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, ManagerName, Seq, TenantId, VmId, VmName};
+use cellbus_bus::job::Job;
+use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
+use cellbus_directory::replica::{JobFilter, ListError, VmFilter};
+use cellbus_directory::{JobRow, VmState, VmSummary};
+use cellbus_workflows::{Change, JobStatus};
+use uuid::Uuid;
+
+use super::api::{Api, JobQuery, Spot, VmQuery};
+use crate::Gateway;
+use crate::gateway::{
+    Audit, CellRow, DryRun, Error, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
+    ShardRow, Submitted, VmRow,
+};
+
+/// What the HTTP API of a process stands on.
+#[derive(Clone)]
+pub struct Served {
+    gateway: Gateway,
+    /// Whether the directory has been complete once. From then on lists are answered whatever
+    /// becomes of cells: what is in the directory is true as of each row's time.
+    complete: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Served")
+    }
+}
+
+impl Served {
+    /// Over the gateway of a process.
+    #[must_use]
+    pub fn new(gateway: Gateway) -> Self {
+        Self { gateway, complete: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// An error until the directory has been complete once: a list must not lack what is there.
+    fn listing(&self) -> Result<()> {
+        if !self.complete.load(Ordering::Relaxed) {
+            self.gateway.ready()?;
+            self.complete.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+fn unlisted(error: ListError) -> Error {
+    Error::Invalid { code: error.code(), message: error.to_string() }
+}
+
+#[async_trait]
+impl Api for Served {
+    async fn submit(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<Submitted>> {
+        self.gateway.submit(jobs).await
+    }
+    async fn job(&self, id: JobId) -> Result<JobStatus> {
+        self.gateway.job(id).await
+    }
+    async fn wait_job(&self, id: JobId, limit: Duration) -> Result<JobStatus> {
+        self.gateway.wait_job(id, limit).await
+    }
+    async fn job_vms(&self, id: JobId, from: u32, limit: usize) -> Result<(Vec<VmSummary>, Option<u32>)> {
+        self.gateway.job_vms(id, from, limit).await
+    }
+    async fn cancel_job(&self, id: JobId, by: Operator) -> Result<JobStatus> {
+        self.gateway.cancel_job(id, None, by).await
+    }
+    async fn unpark_job(&self, id: JobId, decision: ParkedDecision, by: Operator) -> Result<JobStatus> {
+        self.gateway.unpark_job(id, decision, by).await
+    }
+    async fn jobs(&self, query: &JobQuery, limit: usize, after: Option<&str>) -> Result<Page<JobRow>> {
+        self.listing()?;
+        let filter = JobFilter { tenant: query.tenant.clone(), state: query.state, kind: query.kind };
+        let page = self.gateway.replica().jobs(&filter, limit, after).map_err(unlisted)?;
+        Ok(Page { items: page.items, next: page.next })
+    }
+    fn dry_run(&self, job: &Job) -> Result<DryRun> {
+        self.gateway.dry_run(job)
+    }
+
+    async fn vm(&self, id: VmId) -> Result<VmRow> {
+        self.gateway.vm(id).await
+    }
+    async fn vms(&self, query: &VmQuery, limit: usize, after: Option<&str>) -> Result<Page<VmRow>> {
+        self.listing()?;
+        let filter = VmFilter {
+            tenant: query.tenant.clone(),
+            state: query.state,
+            manager: query.manager,
+            host: query.host.clone(),
+            labels: query.labels.clone(),
+        };
+        let page = self.gateway.replica().list(&filter, limit, after).map_err(unlisted)?;
+        let items = page.items.into_iter().map(|vm| self.gateway.vm_row(vm)).collect();
+        Ok(Page { items, next: page.next })
+    }
+    async fn by_name(&self, tenant: &TenantId, name: &VmName) -> Result<Vec<VmRow>> {
+        self.listing()?;
+        let replica = self.gateway.replica();
+        let found = replica.by_name(tenant, name).into_iter().filter_map(|id| replica.vm(id));
+        Ok(found.map(|vm| self.gateway.vm_row(vm)).collect())
+    }
+    fn locate_known(&self, ids: &[VmId], each: &mut dyn FnMut(usize, &Spot<'_>)) -> Result<()> {
+        let (replica, process) = (self.gateway.replica(), self.gateway.process());
+        for (index, id) in ids.iter().enumerate() {
+            let Some(location) = replica.locate(*id) else { continue };
+            // A tombstone is nowhere, whatever it was on last.
+            let place = location.place().filter(|_| location.state() != VmState::Deleted);
+            let manager = place.map(|place| place.manager);
+            let route = match &manager {
+                Some(manager) => process.routes.of_manager(manager),
+                None => process.routes.of(location.shard()),
+            };
+            each(
+                index,
+                &Spot {
+                    vm: *id,
+                    manager,
+                    manager_name: manager.and_then(|id| process.names().name(&id)).map(ManagerName::as_str),
+                    host: place.and_then(|place| place.host.as_ref()).map(HostId::as_str),
+                    shard: location.shard(),
+                    cell: route.as_ref().map(|route| route.peer.cell.as_str()),
+                    address: route.as_ref().map(|route| route.peer.address.as_str()),
+                    epoch: route.as_ref().map(|route| route.epoch).unwrap_or_default(),
+                    as_of: location.as_of(),
+                },
+            );
+        }
+        Ok(())
+    }
+    async fn locate(&self, id: VmId) -> Result<Located> {
+        self.gateway.locate(id).await
+    }
+    async fn locate_many(&self, ids: &[VmId]) -> Result<Vec<Option<Located>>> {
+        self.gateway.locate_many(ids).await
+    }
+    async fn live(&self, id: VmId) -> Result<Live> {
+        self.gateway.live(id).await
+    }
+    async fn explain_vm(&self, id: VmId) -> Result<Explained> {
+        self.gateway.explain_vm(id).await
+    }
+    async fn explain_job(&self, id: JobId) -> Result<Explained> {
+        self.gateway.explain_job(id).await
+    }
+
+    async fn cells(&self) -> Result<Vec<CellRow>> {
+        self.gateway.cells().await
+    }
+    async fn shards(&self) -> Result<Vec<ShardRow>> {
+        self.gateway.shards().await
+    }
+    async fn managers(&self) -> Result<Vec<ManagerRow>> {
+        self.gateway.managers().await
+    }
+    async fn hosts(&self, manager: Option<ManagerId>, after: Option<&str>, limit: usize) -> Result<Page<HostRow>> {
+        self.gateway.hosts(manager, after, limit).await
+    }
+    async fn queue(&self) -> Result<QueueRow> {
+        self.gateway.queue().await
+    }
+    fn find_manager(&self, text: &str) -> Result<ManagerId> {
+        self.gateway.find_manager(text)
+    }
+    async fn find_host(&self, text: &str) -> Result<(ManagerId, HostId)> {
+        self.gateway.find_host(text).await
+    }
+    fn manager_name(&self, id: &ManagerId) -> Option<String> {
+        self.gateway.manager_name(id)
+    }
+    fn vm_counts(&self) -> Vec<(VmState, usize)> {
+        self.gateway.replica().stats().vms
+    }
+
+    async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()> {
+        self.gateway.drain_cell(cell, by).await
+    }
+    async fn cordon_manager(&self, manager: ManagerId, cordoned: bool, by: Operator) -> Result<()> {
+        self.gateway.cordon_manager(manager, cordoned, by).await
+    }
+    async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
+        self.gateway.cordon_host(manager, host, cordoned, by).await
+    }
+    async fn evacuate(
+        &self,
+        manager: ManagerId,
+        host: Option<HostId>,
+        round: &str,
+        by: Operator,
+    ) -> Result<Evacuation> {
+        self.gateway.evacuate(manager, host, round, by).await
+    }
+    async fn note_change(&self, by: Operator, what: String) -> Result<()> {
+        self.gateway.note_change(by, what).await
+    }
+    async fn changes(&self, limit: usize) -> Result<Vec<Change>> {
+        self.gateway.changes(limit).await
+    }
+
+    async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>> {
+        self.gateway.dead_letters(after, limit).await
+    }
+    async fn dead_letter(&self, id: Uuid) -> Result<Arc<DeadLetter>> {
+        self.gateway.dead_letter(id).await
+    }
+    async fn retry_dead_letter(&self, id: Uuid, by: Operator) -> Result<()> {
+        self.gateway.retry_dead_letter(id, by).await
+    }
+    async fn drop_dead_letter(&self, id: Uuid, by: Operator) -> Result<()> {
+        self.gateway.drop_dead_letter(id, by).await
+    }
+    async fn audit_start(&self, by: Operator) -> Result<Uuid> {
+        self.gateway.audit_start(by).await
+    }
+    fn audit(&self, id: Uuid) -> Result<Audit> {
+        self.gateway.audit(id)
+    }
+    async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit> {
+        self.gateway.audit_repair(id, by).await
+    }
+
+    async fn events(&self, after: Option<Seq>) -> Result<Box<dyn EventReader>> {
+        Ok(self.gateway.process().bus.read_events(after).await?)
+    }
+    fn ready(&self) -> Result<()> {
+        self.gateway.ready()
+    }
+}

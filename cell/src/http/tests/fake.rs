@@ -1,0 +1,444 @@
+//! A process that remembers jobs and knows a few VMs.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use cellbus_bus::contract::{Event, EventReader, MemberState, PlacedEvent};
+use cellbus_bus::env::WallMs;
+use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardCount, ShardId, TenantId, VmId, VmName};
+use cellbus_bus::job::{Digest, Job, Size};
+use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
+use cellbus_directory::{JobRow, JobState, Outcome, VmState, VmSummary};
+use cellbus_workflows::{Change, Health, JobStatus};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::*;
+use crate::gateway::{
+    Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow, Page,
+    QueueRow, Result, ShardRow, ShardState, Submitted, VmRow, What,
+};
+
+#[derive(Default)]
+pub(super) struct Fake {
+    pub(super) jobs: Mutex<BTreeMap<JobId, (Digest, JobStatus)>>,
+    pub(super) full: AtomicBool,
+    pub(super) not_ready: AtomicBool,
+    /// Jobs end as soon as they are waited for.
+    pub(super) ends: AtomicBool,
+    pub(super) submitted: AtomicUsize,
+    pub(super) changes: Mutex<Vec<Change>>,
+    pub(super) events: Arc<Events>,
+}
+
+pub(super) fn manager() -> ManagerId {
+    ManagerId::derive("vc-1")
+}
+/// Known to the directory.
+pub(super) fn known(n: u32) -> VmId {
+    JobId::derive("acme", "/known", "1").vm(n)
+}
+/// Known to its home only.
+pub(super) fn late() -> VmId {
+    JobId::derive("acme", "/late", "1").vm(0)
+}
+fn is_known(id: VmId) -> bool {
+    (0..100).any(|n| known(n) == id)
+}
+fn not_found(what: What, id: impl ToString) -> Error {
+    Error::NotFound { what, id: id.to_string() }
+}
+
+impl Fake {
+    fn located(id: VmId) -> Located {
+        Located {
+            vm: id,
+            manager: Some(manager()),
+            manager_name: Some("vc-1".into()),
+            host: Some("host-7".parse().unwrap()),
+            shard: id.shard(ShardCount::DEFAULT),
+            cell: Some("cell-1".parse().unwrap()),
+            address: Some("http://10.0.0.1:7070/\"x\"".into()),
+            epoch: Epoch(3),
+            as_of: WallMs(1_795_000_000_123),
+        }
+    }
+    fn row(id: VmId) -> VmRow {
+        VmRow {
+            id,
+            tenant: "acme".parse().unwrap(),
+            name: "web-0".parse().unwrap(),
+            state: VmState::Running,
+            manager: Some(manager()),
+            manager_name: Some("vc-1".into()),
+            host: Some("host-7".parse().unwrap()),
+            size: Size { vcpus: 1, memory_mib: 64, disk_gib: 1 },
+            labels: BTreeMap::new(),
+            shard: id.shard(ShardCount::DEFAULT),
+            as_of: WallMs(1_795_000_000_123),
+        }
+    }
+    fn ready_or(&self) -> Result<()> {
+        if self.not_ready.load(Ordering::Relaxed) {
+            return Err(Error::NotReady { reason: "3 shards are still opening".into() });
+        }
+        Ok(())
+    }
+    fn note(&self, by: &Operator, what: &str) {
+        self.changes.lock().unwrap().push(Change { at: WallMs(1), by: by.clone(), what: what.to_owned() });
+    }
+    pub(super) fn event(&self, seq: u64, tenant: &str, body: &str) {
+        let event = Event { id: seq.to_string(), tenant: tenant.parse().unwrap(), body: body.to_owned().into() };
+        self.events.list.lock().unwrap().push(PlacedEvent { seq: Seq(seq), event });
+        self.events.more.notify_waiters();
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Events {
+    list: Mutex<Vec<PlacedEvent>>,
+    more: Notify,
+}
+
+struct Reader {
+    events: Arc<Events>,
+    after: Seq,
+}
+#[async_trait]
+impl EventReader for Reader {
+    async fn next(&mut self, max: usize) -> cellbus_bus::Result<Vec<PlacedEvent>> {
+        loop {
+            let more = self.events.more.notified();
+            tokio::pin!(more);
+            more.as_mut().enable();
+            let found: Vec<PlacedEvent> =
+                self.events.list.lock().unwrap().iter().filter(|e| e.seq > self.after).take(max).cloned().collect();
+            if let Some(last) = found.last() {
+                self.after = last.seq;
+                return Ok(found);
+            }
+            more.await;
+        }
+    }
+}
+
+#[async_trait]
+impl Api for Fake {
+    async fn submit(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<Submitted>> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Error::Full { reason: "the disk has 5 MiB left; make room".into() });
+        }
+        self.submitted.fetch_add(jobs.len(), Ordering::Relaxed);
+        let mut known = self.jobs.lock().unwrap();
+        let decided = jobs.into_iter().map(|job| match known.get(&job.id) {
+            Some((digest, _)) if *digest != job.digest => Submitted::Conflict { job: job.id },
+            Some((_, status)) => Submitted::Accepted { job: job.id, state: status.row.state },
+            None => {
+                let status = JobStatus {
+                    row: JobRow::accepted(&job, WallMs(5)),
+                    digest: job.digest,
+                    ended_seq: None,
+                    vms: Vec::new(),
+                    vms_ended: 0,
+                    waits_for: String::new(),
+                    extensions: job.extensions.clone(),
+                };
+                known.insert(job.id, (job.digest, status));
+                Submitted::Accepted { job: job.id, state: JobState::Accepted }
+            }
+        });
+        Ok(decided.collect())
+    }
+    async fn job(&self, id: JobId) -> Result<JobStatus> {
+        self.ready_or()?;
+        let jobs = self.jobs.lock().unwrap();
+        jobs.get(&id).map(|(_, status)| status.clone()).ok_or_else(|| not_found(What::Job, id))
+    }
+    async fn wait_job(&self, id: JobId, _: Duration) -> Result<JobStatus> {
+        if self.ends.load(Ordering::Relaxed) {
+            let mut jobs = self.jobs.lock().unwrap();
+            let (_, status) = jobs.get_mut(&id).ok_or_else(|| not_found(What::Job, id))?;
+            status.row.ended(&Outcome::Succeeded, WallMs(9));
+        }
+        self.job(id).await
+    }
+    async fn job_vms(&self, id: JobId, from: u32, limit: usize) -> Result<(Vec<VmSummary>, Option<u32>)> {
+        self.job(id).await?;
+        let end = (from + u32::try_from(limit).unwrap()).min(10);
+        let vms = (from..end).map(|n| VmSummary {
+            id: id.vm(n),
+            name: format!("web-{n}").parse().unwrap(),
+            home: None,
+            state: VmState::Creating,
+            seq: Seq(1),
+        });
+        Ok((vms.collect(), (end < 10).then_some(end)))
+    }
+    async fn cancel_job(&self, id: JobId, by: Operator) -> Result<JobStatus> {
+        let status = self.job(id).await?;
+        if status.row.state.ended() {
+            return Err(Error::Conflict { code: "not_cancellable", message: "the job has ended".into() });
+        }
+        self.note(&by, "cancel");
+        Ok(status)
+    }
+    async fn unpark_job(&self, id: JobId, _: ParkedDecision, _: Operator) -> Result<JobStatus> {
+        self.job(id).await?;
+        Err(Error::Conflict { code: "not_parked", message: "no work of the job is parked".into() })
+    }
+    async fn jobs(&self, query: &JobQuery, limit: usize, after: Option<&str>) -> Result<Page<JobRow>> {
+        if after.is_some_and(|text| text != "page-2") {
+            return Err(Error::Invalid {
+                code: "invalid_cursor",
+                message: "the cursor is not one of this list".into(),
+            });
+        }
+        let jobs = self.jobs.lock().unwrap();
+        let rows = jobs.values().map(|(_, status)| status.row.clone());
+        let rows = rows.filter(|row| query.tenant.as_ref().is_none_or(|t| *t == row.tenant));
+        Ok(Page { items: rows.take(limit).collect(), next: Some("page-2".into()) })
+    }
+    fn dry_run(&self, _: &Job) -> Result<DryRun> {
+        Ok(DryRun {
+            managers: vec![Some(manager()), None],
+            looked_at: 2,
+            ruled_out: BTreeMap::new(),
+            detail: "room".into(),
+        })
+    }
+
+    async fn vm(&self, id: VmId) -> Result<VmRow> {
+        self.ready_or()?;
+        if is_known(id) { Ok(Self::row(id)) } else { Err(not_found(What::Vm, id)) }
+    }
+    async fn vms(&self, query: &VmQuery, limit: usize, _: Option<&str>) -> Result<Page<VmRow>> {
+        self.ready_or()?;
+        let all = (0..u32::try_from(limit).unwrap().min(3)).map(|n| Self::row(known(n)));
+        let shown = query.labels.is_empty() && query.state.is_none_or(|s| s == VmState::Running);
+        Ok(Page { items: all.filter(|_| shown).collect(), next: None })
+    }
+    async fn by_name(&self, _: &TenantId, name: &VmName) -> Result<Vec<VmRow>> {
+        Ok(if name.as_str() == "web-0" { vec![Self::row(known(0))] } else { Vec::new() })
+    }
+    fn locate_known(&self, ids: &[VmId], each: &mut dyn FnMut(usize, &Spot<'_>)) -> Result<()> {
+        self.ready_or()?;
+        for (index, id) in ids.iter().enumerate() {
+            if is_known(*id) {
+                each(index, &Spot::of(&Self::located(*id)));
+            }
+        }
+        Ok(())
+    }
+    async fn locate(&self, id: VmId) -> Result<Located> {
+        if id == late() { Ok(Self::located(id)) } else { Err(not_found(What::Vm, id)) }
+    }
+    async fn locate_many(&self, ids: &[VmId]) -> Result<Vec<Option<Located>>> {
+        Ok(ids.iter().map(|id| (*id == late()).then(|| Self::located(*id))).collect())
+    }
+    async fn live(&self, id: VmId) -> Result<Live> {
+        if id == known(1) {
+            return Err(Error::ManagerAway { reason: "vc-1 has not answered for 10 s".into() });
+        }
+        Ok(Live { vm: id, manager: manager(), held: None, as_of: WallMs(7) })
+    }
+    async fn explain_vm(&self, id: VmId) -> Result<Explained> {
+        Err(not_found(What::Vm, id))
+    }
+    async fn explain_job(&self, id: JobId) -> Result<Explained> {
+        let job = self.job(id).await?;
+        Ok(Explained {
+            shard: id.shard(ShardCount::DEFAULT),
+            owner: Some("cell-1".parse().unwrap()),
+            epoch: Epoch(2),
+            job: Some(job),
+            vm: None,
+        })
+    }
+
+    async fn cells(&self) -> Result<Vec<CellRow>> {
+        Ok(vec![CellRow {
+            id: "cell-1".parse().unwrap(),
+            address: "local:cell-1".into(),
+            state: MemberState::Active,
+            joined_at: WallMs(0),
+            shards: 256,
+            managers: 1,
+            running: 0,
+            waiting: 0,
+            reachable: true,
+        }])
+    }
+    async fn shards(&self) -> Result<Vec<ShardRow>> {
+        Ok(vec![ShardRow {
+            shard: ShardId::new(7, ShardCount::DEFAULT).unwrap(),
+            owner: None,
+            epoch: Epoch(1),
+            state: ShardState::Failed { reason: "damaged".into(), attempts: 3 },
+            jobs_read: Seq(1),
+            control_read: Seq(2),
+            jobs_unread: 3,
+            control_unread: 4,
+            log_end: Seq(5),
+            tail_bytes: 6,
+            vms: 7,
+            jobs_open: 8,
+            waiting: 9,
+            running: 10,
+            parked: 11,
+        }])
+    }
+    async fn managers(&self) -> Result<Vec<ManagerRow>> {
+        let row = |name: &str| ManagerRow {
+            id: ManagerId::derive(name),
+            name: name.into(),
+            cell: None,
+            epoch: Epoch(1),
+            health: Health::Healthy,
+            circuit: None,
+            detail: String::new(),
+            cordoned: false,
+            hosts: 1,
+            hosts_open: 1,
+            vms: 1,
+            foreign_vms: 0,
+            running: BTreeMap::from([("create".into(), 2), ("power".into(), 1)]),
+            waiting: BTreeMap::new(),
+            vcpus: FreeOf::default(),
+            memory_mib: FreeOf::default(),
+            disk_gib: FreeOf::default(),
+            as_of: WallMs(0),
+        };
+        Ok(vec![row("vc-1"), row("vc-2"), row("vc-3")])
+    }
+    async fn hosts(&self, manager: Option<ManagerId>, after: Option<&str>, limit: usize) -> Result<Page<HostRow>> {
+        assert!(after.is_none_or(|a| a == "n"));
+        let row = HostRow {
+            id: "host-7".parse().unwrap(),
+            manager: manager.unwrap_or_else(self::manager),
+            manager_name: "vc-1".into(),
+            labels: BTreeMap::new(),
+            usable: true,
+            cordoned: false,
+            vms: 0,
+            vcpus: FreeOf::default(),
+            memory_mib: FreeOf::default(),
+            disk_gib: FreeOf::default(),
+        };
+        Ok(Page { items: vec![row; limit.min(1)], next: Some("n".into()) })
+    }
+    async fn queue(&self) -> Result<QueueRow> {
+        Ok(QueueRow {
+            unread: 3,
+            waiting_by_tenant: BTreeMap::from([("acme".parse().unwrap(), 2)]),
+            ..QueueRow::default()
+        })
+    }
+    fn find_manager(&self, text: &str) -> Result<ManagerId> {
+        if text == "vc-1" || text == manager().to_string() {
+            Ok(manager())
+        } else {
+            Err(not_found(What::Manager, text))
+        }
+    }
+    async fn find_host(&self, text: &str) -> Result<(ManagerId, HostId)> {
+        match text {
+            "vc-1/host-7" => Ok((manager(), "host-7".parse().unwrap())),
+            "host-1" => Err(Error::Ambiguous { what: What::Host, name: text.into() }),
+            other => Err(not_found(What::Host, other)),
+        }
+    }
+    fn manager_name(&self, id: &ManagerId) -> Option<String> {
+        (*id == manager()).then(|| "vc-1".to_owned())
+    }
+    fn vm_counts(&self) -> Vec<(VmState, usize)> {
+        vec![(VmState::Running, 3)]
+    }
+
+    async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()> {
+        if cell.as_str() != "cell-1" {
+            return Err(not_found(What::Cell, cell));
+        }
+        self.note(&by, "drain");
+        Ok(())
+    }
+    async fn cordon_manager(&self, _: ManagerId, cordoned: bool, by: Operator) -> Result<()> {
+        self.note(&by, if cordoned { "cordon" } else { "uncordon" });
+        Ok(())
+    }
+    async fn cordon_host(&self, _: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
+        self.note(&by, &format!("{host} {cordoned}"));
+        Ok(())
+    }
+    async fn evacuate(&self, _: ManagerId, _: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
+        self.note(&by, &format!("evacuate {round}"));
+        Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
+    }
+    async fn note_change(&self, by: Operator, what: String) -> Result<()> {
+        self.note(&by, &what);
+        Ok(())
+    }
+    async fn changes(&self, limit: usize) -> Result<Vec<Change>> {
+        Ok(self.changes.lock().unwrap().iter().rev().take(limit).cloned().collect())
+    }
+
+    async fn dead_letters(&self, _: Option<&str>, _: usize) -> Result<Page<Arc<DeadLetter>>> {
+        Ok(Page { items: vec![self.dead_letter(Uuid::from_u128(1)).await?], next: None })
+    }
+    async fn dead_letter(&self, id: Uuid) -> Result<Arc<DeadLetter>> {
+        if id != Uuid::from_u128(1) {
+            return Err(not_found(What::DeadLetter, id));
+        }
+        Ok(Arc::new(DeadLetter {
+            id,
+            at: WallMs(0),
+            tenant: None,
+            code: "not_json".into(),
+            reason: "the body is not JSON".into(),
+            from: "ingress".into(),
+            original: (&b"\xffabc"[..]).into(),
+        }))
+    }
+    async fn retry_dead_letter(&self, id: Uuid, _: Operator) -> Result<()> {
+        self.dead_letter(id).await?;
+        Err(Error::Conflict { code: "cannot_retry", message: "it was refused for what it says".into() })
+    }
+    async fn drop_dead_letter(&self, id: Uuid, _: Operator) -> Result<()> {
+        self.dead_letter(id).await.map(|_| ())
+    }
+    async fn audit_start(&self, _: Operator) -> Result<Uuid> {
+        if self.not_ready.load(Ordering::Relaxed) {
+            return Err(Error::TooMany { what: "an audit runs already".into() });
+        }
+        Ok(Uuid::from_u128(1))
+    }
+    fn audit(&self, id: Uuid) -> Result<Audit> {
+        if id != Uuid::from_u128(1) {
+            return Err(not_found(What::Audit, id));
+        }
+        let finding = Finding { vm: known(0), manager: manager(), kind: "missing".into(), detail: "not held".into() };
+        Ok(Audit {
+            id,
+            started_at: WallMs(0),
+            ended_at: Some(WallMs(1)),
+            managers_done: 1,
+            managers_total: 1,
+            unreachable: vec![manager()],
+            vms: 5,
+            findings_total: 1,
+            findings: vec![finding],
+            repairs: 0,
+        })
+    }
+    async fn audit_repair(&self, id: Uuid, _: Operator) -> Result<Audit> {
+        Ok(Audit { repairs: 1, ..self.audit(id)? })
+    }
+
+    async fn events(&self, after: Option<Seq>) -> Result<Box<dyn EventReader>> {
+        let last = self.events.list.lock().unwrap().last().map_or(Seq(0), |e| e.seq);
+        Ok(Box::new(Reader { events: Arc::clone(&self.events), after: after.unwrap_or(last) }))
+    }
+    fn ready(&self) -> Result<()> {
+        self.ready_or()
+    }
+}

@@ -1,0 +1,142 @@
+use std::sync::atomic::Ordering;
+
+use cellbus_bus::ids::JobId;
+
+use super::*;
+
+#[tokio::test]
+async fn the_cluster_is_shown() {
+    let server = Server::start().await;
+    let cells = ok(server.get("/v1/cells").await).await;
+    assert_eq!((&cells["items"][0]["id"], &cells["items"][0]["state"]), (&json!("cell-1"), &json!("active")));
+    let shards = ok(server.get("/v1/shards").await).await;
+    assert_eq!((&shards["items"][0]["state"], &shards["items"][0]["owner"]), (&json!("failed"), &Value::Null));
+    assert_eq!(shards["items"][0]["reason"], "damaged (tried 3 times)");
+    let managers = ok(server.get("/v1/managers?limit=2").await).await;
+    assert_eq!((managers["items"].as_array().unwrap().len(), &managers["next_cursor"]), (2, &json!("vc-2")));
+    assert_eq!((&managers["items"][0]["running"], &managers["items"][0]["vms"]), (&json!(3), &json!(1)));
+    let rest = ok(server.get("/v1/managers?cursor=vc-2").await).await;
+    assert_eq!((&rest["items"][0]["name"], &rest["next_cursor"]), (&json!("vc-3"), &Value::Null));
+    let hosts = ok(server.get("/v1/hosts?manager=vc-1&limit=1").await).await;
+    assert_eq!((&hosts["items"][0]["manager_name"], &hosts["next_cursor"]), (&json!("vc-1"), &json!("n")));
+    let queue = ok(server.get("/v1/queue").await).await;
+    assert_eq!((&queue["unread"], &queue["waiting_by_tenant"]["acme"]), (&json!(3), &json!(2)));
+    let scale = ok(server.get("/v1/scale").await).await;
+    assert_eq!((&scale["mode"], &scale["cells"]), (&json!("fixed"), &json!(1)));
+    assert_eq!(ok(server.get("/v1/scale/decisions").await).await["items"], json!([]));
+}
+
+#[tokio::test]
+async fn operators_are_noted() {
+    let server = Server::start().await;
+    ok(server.post("/v1/managers/vc-1/cordon").await).await;
+    ok(server.post("/v1/managers/vc-1/uncordon").await).await;
+    ok(server.post("/v1/hosts/vc-1%2Fhost-7/cordon").await).await;
+    ok(server.post("/v1/cells/cell-1/drain").await).await;
+    let evacuation = ok(server.post("/v1/hosts/vc-1%2Fhost-7/evacuate?round=r1").await).await;
+    assert_eq!((&evacuation["jobs_total"], &evacuation["round"]), (&json!(3), &json!("r1")));
+    let changes = ok(server.get("/v1/changes?limit=10").await).await;
+    let what: Vec<&str> = changes["items"].as_array().unwrap().iter().map(|c| c["what"].as_str().unwrap()).collect();
+    assert_eq!(what, ["evacuate r1", "drain", "host-7 true", "uncordon", "cordon"]);
+    assert_eq!(changes["items"][0]["by"]["who"], "anonymous");
+    assert!(changes["items"][0]["by"]["from"].as_str().unwrap().starts_with("127.0.0.1:"));
+
+    assert_eq!(problem(server.post("/v1/managers/none/cordon").await, 404).await.0, "manager_not_found");
+    assert_eq!(problem(server.post("/v1/hosts/host-1/cordon").await, 409).await.0, "name_ambiguous");
+    assert_eq!(problem(server.post("/v1/cells/none/drain").await, 404).await.0, "cell_not_found");
+    assert_eq!(problem(server.post("/v1/managers/vc-1/evacuate?round=a%20b").await, 400).await.0, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn jobs_are_cancelled_and_decided_on() {
+    let server = Server::start().await;
+    server.submit("/v1/jobs", &provision("1")).await;
+    let id = JobId::derive("acme", "/t", "1");
+    assert_eq!(server.post(&format!("/v1/jobs/{id}/cancel")).await.status(), 202);
+    server.fake.ends.store(true, Ordering::Relaxed);
+    server.submit("/v1/jobs?wait=1s", &provision("1")).await;
+    assert_eq!(problem(server.post(&format!("/v1/jobs/{id}/cancel")).await, 409).await.0, "not_cancellable");
+    assert_eq!(problem(server.post(&format!("/v1/jobs/{id}/retry")).await, 409).await.0, "not_parked");
+    assert_eq!(problem(server.post(&format!("/v1/jobs/{id}/abandon")).await, 409).await.0, "not_parked");
+    let none = JobId::derive("x", "y", "z");
+    assert_eq!(problem(server.get(&format!("/v1/jobs/{none}")).await, 404).await.0, "job_not_found");
+    assert_eq!(problem(server.get(&format!("/v1/jobs/{none}/vms?cursor=x")).await, 400).await.0, "invalid_cursor");
+    assert_eq!(problem(server.get("/v1/jobs?cursor=zzz").await, 400).await.0, "invalid_cursor");
+    assert_eq!(problem(server.get("/v1/jobs?type=make").await, 400).await.0, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn dead_letters_are_shown_and_dropped() {
+    let server = Server::start().await;
+    let id = uuid::Uuid::from_u128(1);
+    let page = ok(server.get("/v1/dead-letters").await).await;
+    assert_eq!((&page["items"][0]["code"], page["items"][0].get("original")), (&json!("not_json"), None));
+    let letter = ok(server.get(&format!("/v1/dead-letters/{id}")).await).await;
+    assert_eq!((&letter["original"], &letter["original_bytes"]), (&json!("\u{fffd}abc"), &json!(4)));
+    assert_eq!(problem(server.post(&format!("/v1/dead-letters/{id}/retry")).await, 409).await.0, "cannot_retry");
+    let dropped = server.client.delete(server.url(&format!("/v1/dead-letters/{id}"))).send().await.unwrap();
+    assert_eq!(ok(dropped).await["dropped"], true);
+    let other = uuid::Uuid::from_u128(2);
+    assert_eq!(problem(server.get(&format!("/v1/dead-letters/{other}")).await, 404).await.0, "dead_letter_not_found");
+    assert_eq!(problem(server.get("/v1/dead-letters/x").await, 400).await.0, "invalid_id");
+}
+
+#[tokio::test]
+async fn audits_run_and_are_repaired() {
+    let server = Server::start().await;
+    let begun = server.post("/v1/audit").await;
+    assert_eq!(begun.status(), 202);
+    let begun = ok(begun).await;
+    let path = format!("/v1/audit/{}", begun["id"].as_str().unwrap());
+    let audit = ok(server.get(&path).await).await;
+    assert_eq!((&audit["findings_total"], &audit["unreachable"]), (&json!(1), &json!(["vc-1"])));
+    assert_eq!(audit["findings"][0]["kind"], "missing");
+    let repair = |body: &'static str| {
+        server.send("/v1/audit/00000000-0000-0000-0000-000000000001/repair", "application/json", body)
+    };
+    let plan = ok(repair("{\"mode\":\"plan\"}").await).await;
+    assert!(plan["plan"].as_str().unwrap().starts_with("1 findings"));
+    assert_eq!(ok(repair("").await).await["repairs"], 1);
+    assert_eq!(problem(repair("{\"mode\":\"now\"}").await, 400).await.0, "invalid_body");
+    server.fake.not_ready.store(true, Ordering::Relaxed);
+    assert_eq!(problem(server.post("/v1/audit").await, 429).await.0, "too_many_requests");
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_at_run_time_and_noted() {
+    let server = Server::start().await;
+    let put = |body: &'static str| server.client.put(server.url("/v1/log")).body(body).send();
+    assert_eq!(ok(put("{\"level\":\"info,x=debug\"}").await.unwrap()).await["level"], "info,x=debug");
+    assert_eq!(ok(server.get("/v1/log").await).await["level"], "info,x=debug");
+    assert_eq!(server.fake.changes.lock().unwrap()[0].what, "log level set to info,x=debug");
+    assert_eq!(problem(put("{\"level\":\"loud\"}").await.unwrap(), 400).await.0, "invalid_log_level");
+    assert_eq!(problem(put("{\"levle\":\"info\"}").await.unwrap(), 400).await.0, "invalid_body");
+    let scale = server.client.put(server.url("/v1/scale")).body("{}").send().await.unwrap();
+    assert_eq!(problem(scale, 501).await.0, "not_available");
+}
+
+#[tokio::test]
+async fn health_and_metrics() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/healthz").await.status(), 200);
+    assert_eq!(server.get("/readyz").await.status(), 200);
+    server.get("/v1/none").await;
+    server.fake.not_ready.store(true, Ordering::Relaxed);
+    let (code, value) = problem(server.get("/readyz").await, 503).await;
+    assert_eq!(code, "not_ready");
+    assert!(value["detail"].as_str().unwrap().contains("3 shards are still opening"));
+    assert_eq!(server.get("/healthz").await.status(), 200, "alive all the same");
+    let answer = server.get("/metrics").await;
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = answer.text().await.unwrap();
+    for line in [
+        "cellbus_directory_vms{state=\"running\"} 3",
+        "cellbus_queue_jobs{stage=\"unread\"} 3",
+        "cellbus_managers{health=\"healthy\"} 3",
+        "cellbus_http_requests_total{resource=\"healthz\",status=\"2xx\"} 2",
+        "cellbus_http_requests_total{resource=\"other\",status=\"4xx\"} 1",
+        "cellbus_http_request_seconds_count{resource=\"readyz\"} 2",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
