@@ -47,6 +47,9 @@ pub(super) struct Command {
     /// Of all choices: the same gives the same jobs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Write the report as a page, too
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Leave out the audit at the end
     #[arg(long)]
     no_audit: bool,
@@ -68,7 +71,13 @@ impl Command {
         let run = load::run(workload, Arc::new(target), options, watched.clone(), stop, env.clone()).await;
         watched.end();
         match run {
-            Ok(report) => report::show(&report, self.remote.format()),
+            Ok(report) => {
+                if let Some(path) = &self.report {
+                    let page = report.html(&format!("Load on {server}"));
+                    std::fs::write(path, page).with_context(|| format!("cannot write the report {}", path.display()))?;
+                }
+                report::show(&report, self.remote.format())
+            }
             Err(load::Error::NoCluster(reason)) => {
                 Err(Error::Unreachable { server: server.to_owned(), reason: reason.to_string() })
             }
