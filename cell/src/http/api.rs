@@ -96,7 +96,7 @@ pub trait Api: Send + Sync {
     // ── jobs ──
     async fn submit(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<Submitted>>;
     async fn job(&self, id: JobId) -> Result<JobStatus>;
-    async fn wait_job(&self, id: JobId, limit: Duration) -> Result<JobStatus>;
+    async fn wait_jobs(&self, ids: &[JobId], limit: Duration) -> Result<Vec<Option<JobStatus>>>;
     async fn job_vms(&self, id: JobId, from: u32, limit: usize) -> Result<(Vec<VmSummary>, Option<u32>)>;
     async fn cancel_job(&self, id: JobId, by: Operator) -> Result<JobStatus>;
     async fn unpark_job(&self, id: JobId, decision: ParkedDecision, by: Operator) -> Result<JobStatus>;

@@ -185,29 +185,46 @@ async fn waited(
     limit: std::time::Duration,
     batch: bool,
 ) -> Result<Response, Problem> {
-    let until = app.env.mono().after(limit);
-    let mut views = Vec::with_capacity(ids.len());
-    let mut ended = true;
-    for (index, id) in ids.iter().enumerate() {
-        if refused.iter().any(|member| member.index == index) {
-            continue;
-        }
-        let left = until.since(app.env.mono());
-        let status = tokio::select! {
-            biased;
-            // The server stops: the job goes on without us.
-            () = app.closing.cancelled() => app.api.job(*id).await?,
-            status = app.api.wait_job(*id, left) => status?,
-        };
-        ended &= status.row.state.ended();
-        views.push(JobDetail::of(&*app.api, &status));
-    }
+    let taken: Vec<JobId> = ids
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| refused.binary_search_by_key(index, |member| member.index).is_err())
+        .map(|(_, id)| *id)
+        .collect();
+    let jobs = tokio::select! {
+        biased;
+        // The server stops: the jobs go on without us.
+        () = app.closing.cancelled() => app.api.wait_jobs(&taken, std::time::Duration::ZERO).await?,
+        jobs = app.api.wait_jobs(&taken, limit) => jobs?,
+    };
+    // A job that was taken is known, if not yet here; then it has not ended either.
+    let ended = jobs.iter().all(|job| job.as_ref().is_some_and(|job| job.row.state.ended()));
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut views: Vec<WaitedView> = taken
+        .iter()
+        .zip(jobs)
+        .map(|(id, job)| match job {
+            Some(job) => WaitedView::Known(Box::new(JobDetail::of(&*app.api, &job))),
+            None => WaitedView::OnItsWay(SubmittedView {
+                job_id: id.to_string(),
+                state: Some(JobState::Queued.as_str()),
+                error: None,
+            }),
+        })
+        .collect();
     Ok(if batch {
         (status, Json(BatchView { jobs: views })).into_response()
     } else {
         (status, Json(views.pop())).into_response()
     })
+}
+
+/// A job that was waited for.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WaitedView {
+    Known(Box<JobDetail>),
+    OnItsWay(SubmittedView),
 }
 
 /// Lists jobs.

@@ -65,8 +65,8 @@ impl Api for Served {
     async fn job(&self, id: JobId) -> Result<JobStatus> {
         self.gateway.job(id).await
     }
-    async fn wait_job(&self, id: JobId, limit: Duration) -> Result<JobStatus> {
-        self.gateway.wait_job(id, limit).await
+    async fn wait_jobs(&self, ids: &[JobId], limit: Duration) -> Result<Vec<Option<JobStatus>>> {
+        self.gateway.wait_jobs(ids, limit).await
     }
     async fn job_vms(&self, id: JobId, from: u32, limit: usize) -> Result<(Vec<VmSummary>, Option<u32>)> {
         self.gateway.job_vms(id, from, limit).await

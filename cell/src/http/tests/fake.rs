@@ -155,13 +155,17 @@ impl Api for Fake {
         let jobs = self.jobs.lock().unwrap();
         jobs.get(&id).map(|(_, status)| status.clone()).ok_or_else(|| not_found(What::Job, id))
     }
-    async fn wait_job(&self, id: JobId, _: Duration) -> Result<JobStatus> {
-        if self.ends.load(Ordering::Relaxed) {
-            let mut jobs = self.jobs.lock().unwrap();
-            let (_, status) = jobs.get_mut(&id).ok_or_else(|| not_found(What::Job, id))?;
-            status.row.ended(&Outcome::Succeeded, WallMs(9));
-        }
-        self.job(id).await
+    async fn wait_jobs(&self, ids: &[JobId], _: Duration) -> Result<Vec<Option<JobStatus>>> {
+        let mut jobs = self.jobs.lock().unwrap();
+        let ends = self.ends.load(Ordering::Relaxed);
+        let waited = ids.iter().map(|id| {
+            let (_, status) = jobs.get_mut(id)?;
+            if ends {
+                status.row.ended(&Outcome::Succeeded, WallMs(9));
+            }
+            Some(status.clone())
+        });
+        Ok(waited.collect())
     }
     async fn job_vms(&self, id: JobId, from: u32, limit: usize) -> Result<(Vec<VmSummary>, Option<u32>)> {
         self.job(id).await?;
