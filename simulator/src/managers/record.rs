@@ -107,3 +107,83 @@ fn read_one(key: &[u8], value: &[u8]) -> Result<(ManagerId, Record), String> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cellbus_bus::ids::JobId;
+    use cellbus_bus::job::{Labels, Policy, Power, Size};
+    use cellbus_cell::driver::Op;
+    use cellbus_directory::vm::{PowerState, Template};
+    use cellbus_workflows::{Action, CreateSpec};
+
+    use super::super::Overcommit;
+    use super::super::holdings::Holdings;
+    use super::*;
+    use crate::Inventory;
+
+    fn stored() -> Vec<Write> {
+        let inventory = Inventory::generate(1, 1).unwrap();
+        let (manager, host) = (inventory.managers[0].id(), &inventory.managers[0].hosts[0].id);
+        let mut holdings = Holdings::new(&inventory.managers[0].hosts, Overcommit::default());
+        let id = JobId::derive("acme", "/portal/eu", "order-4711").vm(0);
+        let policy = Policy { affinity: Some("db".parse().unwrap()), ..Policy::default() };
+        let spec = CreateSpec {
+            tenant: "acme".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            size: Size { vcpus: 4, memory_mib: 8192, disk_gib: 40 },
+            template: Arc::new(Template {
+                image: "x".to_owned(),
+                labels: Labels::new(),
+                require: Labels::new(),
+                policy,
+            }),
+            power: Power::On,
+            host: None,
+            snapshots: vec!["s".parse().unwrap()],
+            copy_of: Some(PowerState::Suspended),
+        };
+        let op = Op { vm: id, number: OpNumber(7), action: Action::Create(Arc::new(spec)), host: Some(host.clone()) };
+        holdings.apply(&op).unwrap();
+        let foreigner = Foreign { host: host.clone(), size: Size { vcpus: 1, memory_mib: 2, disk_gib: 3 } };
+        vec![
+            epoch(manager, Epoch(300)),
+            vm(manager, id, host, &holdings.vm(&id).unwrap().body),
+            gone(manager, id, OpNumber(9)),
+            super::host(manager, host, HostState::Lost),
+            foreign(manager, id.uuid(), &foreigner),
+        ]
+    }
+
+    /// What was written by an older build must be read: these bytes may not change under format 1.
+    #[test]
+    fn the_bytes_of_format_1_are_pinned() {
+        let values: Vec<String> = stored().iter().map(|(_, value)| hex(value.as_ref().unwrap())).collect();
+        let pinned = [
+            "01fb2c01",
+            "01000e73696d2d303030302d68303030300461636d650377656204fb0020280007010264620000010101730200",
+            "010109",
+            "0102",
+            "010e73696d2d303030302d6830303030010203",
+        ];
+        assert_eq!(values, pinned);
+    }
+
+    #[test]
+    fn what_is_stored_is_read_back() {
+        let held: Held = stored().into_iter().map(|(key, value)| (key, value.unwrap())).collect();
+        let read_back = read(held.clone()).unwrap().into_values().next().unwrap();
+        assert_eq!(read_back.len(), 5);
+        assert!(
+            matches!(&read_back[1], Record::Vm(_, host, body) if host.as_str() == "sim-0000-h0000" && body.op == OpNumber(7))
+        );
+        assert!(matches!(read_back[2], Record::Gone(_, OpNumber(9))));
+        for (key, value) in held {
+            for cut in 0..value.len() {
+                assert!(read(vec![(key.clone(), value[..cut].to_vec())]).is_err(), "damage is seen");
+            }
+            assert!(read(vec![(key[..10].to_vec(), value)]).is_err());
+        }
+    }
+}
