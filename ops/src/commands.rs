@@ -16,6 +16,7 @@ mod scale;
 mod shards;
 mod sim_managers;
 mod submit;
+mod up;
 mod vm;
 
 use anyhow::Context as _;
@@ -39,6 +40,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Command),
+    Up(Box<up::Command>),
     Submit(submit::Command),
     Vm(vm::Command),
     Job(job::Command),
@@ -61,6 +63,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
             Command::Demo(command) => server(async |env| command.run(&env).await),
+            Command::Up(command) => server(async |env| command.run(&env).await),
             Command::Submit(command) => client(async |env| command.run(&env).await),
             Command::Vm(command) => client(async |env| command.run(&env).await),
             Command::Job(command) => client(async |env| command.run(&env).await),

@@ -31,7 +31,7 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<Level> {
 
 impl Level {
     /// What is logged from now on: a level, or directives such as `info,cellbus_cell=debug`.
-    pub(crate) fn set(&self, filter: &str) -> Result<(), String> {
+    pub(crate) fn change(&self, filter: &str) -> Result<(), String> {
         self.handle.reload(parse(filter)?).map_err(|error| error.to_string())
     }
     /// What is logged.

@@ -1,0 +1,84 @@
+//! `cellbus up`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cellbus_bus::Env;
+use cellbus_cell::config::Transport;
+use cellbus_cell::http::{self, App, LogLevel, Served};
+use cellbus_cell::metrics::Metrics;
+use cellbus_simulator::cluster::{Cluster, Parts};
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::exit::{Error, Result};
+use crate::inventory::Size;
+use crate::settings::Settings;
+use crate::{logging, output, shutdown};
+
+/// How long cells may take to hand over and requests under way to end. What is not done by then
+/// is taken up at the next start, as after a crash.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Everything in one process, until it is stopped
+///
+/// Simulated managers, cells, directory and bus run here, with their data in --data. It says where
+/// it listens on standard output. The first SIGTERM or Ctrl-C drains it, the second stops it at
+/// once, which loses nothing either.
+#[derive(Debug, Args)]
+pub(super) struct Command {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    size: Size,
+}
+
+impl Command {
+    pub(super) async fn run(self, env: &Env) -> Result<()> {
+        let config = self.settings.load_or_refuse()?;
+        let level = logging::init(config.log.format, &config.log.level)?;
+        let stop = shutdown::on_signal(env)?;
+        if config.bus != Transport::Embedded {
+            return Err(Error::Usage("this build has the embedded bus only: leave `bus` out".to_owned()));
+        }
+        let inventory = self.size.inventory(&config)?;
+        let listener =
+            TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listener.local_addr().context("the address is not known")?;
+        let http = http::Settings::of(&config);
+        let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
+
+        let parts = Parts { data: config.data_dir.clone(), config, inventory, latency: self.size.latency };
+        let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
+        let served = Arc::new(Served::new(cluster.gateway().clone()));
+        let app = App::new(served, env.clone(), http, Arc::new(metrics), Arc::new(level));
+        let serving = TaskTracker::new();
+        env.spawn("http", serving.track_future(http::serve(app, listener, stop.clone())));
+        serving.close();
+        output::line(&format!("listening on http://{address}"))?;
+        tracing::info!(%address, "serving");
+
+        stop.cancelled().await;
+        tracing::info!("draining; a second signal stops at once");
+        // Requests first: while they end, the cells that answer them are still there.
+        if env.timeout(DRAIN, serving.wait()).await.is_none() {
+            tracing::warn!("requests under way were cut off");
+        }
+        if !cluster.stop(DRAIN).await {
+            tracing::warn!("not everything was handed over in time; the next start takes it up");
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+impl LogLevel for logging::Level {
+    fn level(&self) -> String {
+        self.get()
+    }
+    fn set(&self, level: &str) -> std::result::Result<(), String> {
+        self.change(level)
+    }
+}
