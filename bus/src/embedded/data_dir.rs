@@ -22,6 +22,15 @@ pub(super) const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "cellbus.format";
 const FORMAT_WORDS: &str = "cellbus data directory, format ";
 
+/// A holder may just be letting go, and a child that a process is starting holds its parent's
+/// locks until it runs: so a lock that is held is asked for again, for half a second.
+const LOCK_TRIES: u32 = 20;
+
+#[expect(clippy::disallowed_methods, reason = "opening blocks, before there is anything that could wait otherwise")]
+fn wait_a_little() {
+    std::thread::sleep(std::time::Duration::from_millis(25));
+}
+
 /// Held as long as this process uses the directory; the system takes it away from a dead one.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -43,15 +52,18 @@ pub(super) fn lock(dir: &Path) -> Result<Lock, OpenError> {
         .truncate(false)
         .open(dir.join("cellbus.lock"))
         .map_err(cannot)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // The pid is a help for a person only.
-            let _ = (&file).take(32).read_to_string(&mut pid);
-            return Err(OpenError::Locked { dir: dir.to_owned(), holder: pid.trim().parse().ok() });
+    for tries_left in (0..LOCK_TRIES).rev() {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if tries_left > 0 => wait_a_little(),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // The pid is a help for a person only.
+                let _ = (&file).take(32).read_to_string(&mut pid);
+                return Err(OpenError::Locked { dir: dir.to_owned(), holder: pid.trim().parse().ok() });
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
-        Err(TryLockError::Error(error)) => return Err(cannot(error)),
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
     Ok(Lock { _file: file })

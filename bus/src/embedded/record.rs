@@ -171,15 +171,10 @@ pub(super) fn read_frame(bytes: &[u8], salt: u64) -> Frame<'_> {
 /// Whether a whole frame later than `number` begins anywhere in `bytes`: then what came before it
 /// was not the last write, and must have been whole once.
 pub(super) fn has_later_frame(bytes: &[u8], salt: u64, number: u64) -> bool {
-    let mark = salt.to_be_bytes();
-    let mut from = 0;
-    while let Some(found) = bytes[from..].windows(8).position(|window| window == mark) {
-        match read_frame(&bytes[from + found..], salt) {
-            Frame::Whole { number: later, payload: _ } if later > number => return true,
-            Frame::Whole { .. } | Frame::Broken => from += found + 8,
-        }
-    }
-    false
+    memchr::memmem::find_iter(bytes, &salt.to_be_bytes()).any(|at| match read_frame(&bytes[at..], salt) {
+        Frame::Whole { number: later, payload: _ } => later > number,
+        Frame::Broken => false,
+    })
 }
 
 /// One record of a frame.

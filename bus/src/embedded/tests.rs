@@ -190,6 +190,67 @@ async fn a_long_life_of_writing_and_trimming_stays_small_on_disk() {
 }
 
 #[tokio::test]
+async fn a_slow_read_outlives_the_segments_that_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { tail_bytes: 0, ..small(dir.path()) };
+    let bus = Embedded::open(config, real(Handle::current())).unwrap();
+    let body = |number: u64| Bytes::from(format!("{number:0>500}"));
+    let last = bus.publish(jobs(0), (1..=5).map(body).collect()).await.unwrap();
+    let found = bus.shared.streams.get(StreamId::queue(jobs(0))).read(1, 5, usize::MAX, &bus.shared.segments);
+    let Found::OnDisk(slow) = found else { panic!("nothing is held in memory") };
+    while bus.shared.segments.all().len() == 1 {
+        bus.publish(jobs(1), vec![body(0)]).await.unwrap();
+    }
+    bus.publish(jobs(0), vec![body(6)]).await.unwrap();
+    bus.trim_queue(jobs(0), last).await.unwrap();
+    for number in 0..100 {
+        // Emptied segments are written again, but not the one that is being read.
+        let last = bus.publish(jobs(1), vec![body(number)]).await.unwrap();
+        bus.trim_queue(jobs(1), last).await.unwrap();
+    }
+    assert!(bus.shared.segments.all().iter().all(|segment| segment.id > 1), "what is read is gone from the index");
+    let messages = slow.run().unwrap();
+    assert_eq!(
+        messages.into_iter().map(|message| message.body).collect::<Vec<_>>(),
+        (1..=5).map(body).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn acks_out_of_order_outlive_their_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = Duration::from_secs(3600);
+    let bus = Embedded::open(small(dir.path()), real(Handle::current())).unwrap();
+    for number in 0..6_u8 {
+        bus.ingress_publish("acme", Vec::new(), Bytes::from(vec![number])).await.unwrap();
+    }
+    let mut taken = Vec::new();
+    for _ in 0..6 {
+        taken.push(bus.ingress_next(long).await.unwrap());
+    }
+    // The first stays open and holds back the others, whose acks are then only records...
+    for delivery in taken.drain(1..) {
+        delivery.ack().await.unwrap();
+    }
+    // ... in segments that go.
+    let first_segments = bus.shared.segments.all().last().unwrap().id;
+    for index in 1..100 {
+        // A little in each segment stays, so that it takes cleaning to get rid of one.
+        bus.publish(jobs(index), vec![Bytes::new()]).await.unwrap();
+        let last = bus.publish(jobs(0), vec![Bytes::from(vec![7; 1000])]).await.unwrap();
+        bus.trim_queue(jobs(0), last).await.unwrap();
+    }
+    assert!(bus.shared.segments.all().iter().all(|segment| segment.id > first_segments));
+    bus.close().await;
+    let bus = Embedded::open(small(dir.path()), real(Handle::current())).unwrap();
+    let again = bus.ingress_next(long).await.unwrap();
+    assert_eq!(again.body(), &vec![0]);
+    assert!(bus.shared.env.timeout(Duration::from_millis(50), bus.ingress_next(long)).await.is_none());
+    again.ack().await.unwrap();
+    assert_eq!(bus.shared.ingress.acked(std::iter::empty(), &bus.shared.streams.get(StreamId::INGRESS)), 7);
+}
+
+#[tokio::test]
 async fn events_are_kept_up_to_their_bounds() {
     let dir = tempfile::tempdir().unwrap();
     for (change, most) in [
