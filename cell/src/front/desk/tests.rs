@@ -1,0 +1,346 @@
+use super::*;
+use crate::driver::Host;
+use crate::front::circuit::Config as CircuitConfig;
+use crate::front::hosts::OverCommit;
+use cellbus_bus::ids::{JobId, ShardCount};
+use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
+use cellbus_directory::record::Step;
+use cellbus_directory::vm::{PowerState, Template};
+
+const NOW: Mono = Mono(Duration::from_secs(100));
+
+fn name() -> ManagerName { "vc-1".parse().unwrap() }
+fn vm(i: u32) -> VmId { JobId::derive("acme", "/test", "desk").vm(i) }
+fn size(vcpus: u32) -> Size { Size { vcpus, memory_mib: 1024, disk_gib: 10 } }
+
+fn spec(vcpus: u32) -> Action {
+    Action::Create(Arc::new(CreateSpec {
+        tenant: "acme".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        size: size(vcpus),
+        template: Arc::new(Template {
+            image: "x".into(),
+            labels: Labels::new(),
+            require: Labels::new(),
+            policy: Policy::default(),
+        }),
+        power: Power::On,
+        host: None,
+        snapshots: Vec::new(),
+        copy_of: None,
+    }))
+}
+
+struct Test {
+    desk: Desk,
+    peer: Arc<Peer>,
+}
+
+impl Test {
+    /// Hosts of four vCPUs; two creates at once, eight operations in all, four in line.
+    fn new(hosts: u32) -> Self { Self::with(hosts, Vec::new()) }
+    fn with(hosts: u32, tasks: Vec<RunningTask>) -> Self {
+        let hosts = (0..hosts).map(|i| Host {
+            id: format!("h{i}").parse().unwrap(),
+            vcpus: 4,
+            memory_mib: 1 << 20,
+            disk_gib: 1 << 20,
+            labels: Labels::new(),
+            usable: true,
+        });
+        let inventory = Inventory { hosts: hosts.collect(), ..Inventory::default() };
+        let limits = driver::Limits {
+            operations_max: 8, creates_max: 2, relocations_max: 2, power_max: 8, snapshots_max: 2, revokes: true,
+        };
+        let holdings = Holdings::new(name(), OverCommit::default(), &inventory);
+        let desk = Desk::new(&name(), holdings, Circuit::new(CircuitConfig::default()), limits, 4, tasks);
+        let peer = Arc::new(Peer { cell: "cell-1".parse().unwrap(), address: "local:cell-1".into() });
+        Self { desk, peer }
+    }
+    fn call(&mut self, i: u32, op: u64, action: Action) { self.call_under(1, i, op, action); }
+    fn call_under(&mut self, epoch: u64, i: u32, op: u64, action: Action) {
+        let call = Call {
+            manager: ManagerId::derive("vc-1"),
+            shard: ShardId::new(3, ShardCount::DEFAULT).unwrap(),
+            shard_epoch: Epoch(epoch),
+            vm: vm(i),
+            op: OpNumber(op),
+            step: Step::Create,
+            action,
+        };
+        let peer = Arc::clone(&self.peer);
+        self.desk.call(NOW, &peer, call);
+    }
+    fn started(&mut self) -> Vec<Start> { std::mem::take(&mut self.desk.starts) }
+    fn start(&mut self) -> Start {
+        let mut starts = self.started();
+        assert_eq!(starts.len(), 1, "{starts:?} {:?}", self.desk.replies);
+        starts.remove(0)
+    }
+    fn end(&mut self, start: &Start, result: Result<Option<VmFacts>, Error>) {
+        self.desk.ended(NOW, 0, start.ticket, start.op.vm, result);
+    }
+    fn succeed(&mut self, start: &Start) { self.end(start, Ok(Some(facts(start)))); }
+    fn answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.desk.replies).into_iter().map(|reply| reply.answered.answer).collect()
+    }
+    fn answer(&mut self) -> Answer {
+        let mut answers = self.answers();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        answers.remove(0)
+    }
+    fn used(&self) -> u64 { self.desk.holdings.hosts.all().iter().map(|host| host.used.vcpus).sum() }
+}
+
+fn facts(start: &Start) -> VmFacts {
+    let host = start.op.host.clone().unwrap_or_else(|| "h0".parse().unwrap());
+    let size = match &start.op.action {
+        Action::Create(spec) => spec.size,
+        Action::Resize(size) => *size,
+        _ => size(1),
+    };
+    VmFacts { host, power: PowerState::Running, size, snapshots: vec![] }
+}
+fn later(answer: &Answer) -> LaterReason {
+    match answer {
+        Answer::Later(later) => later.reason,
+        other => panic!("{other:?}"),
+    }
+}
+fn not_begun(answer: &Answer) -> bool {
+    matches!(answer, Answer::Refused(refusal) if refusal.reason == RefusalReason::NotBegun)
+}
+fn unreachable() -> Error { Error::Unreachable { detail: "no answer".into() } }
+
+#[test]
+fn a_create_is_placed_reserved_and_answered() {
+    let mut t = Test::new(2);
+    t.call(0, 1, spec(3));
+    let start = t.start();
+    assert_eq!(t.used(), 3, "reserved at choice");
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+    t.call(1, 1, spec(3));
+    assert_ne!(t.start().op.host, start.op.host);
+    t.call(2, 1, spec(3));
+    let Answer::Refused(refusal) = t.answer() else { panic!() };
+    assert_eq!(refusal.reason, RefusalReason::NoRoom);
+    assert_eq!(t.desk.slots.total(), 1, "a refusal gives its slot back");
+}
+
+#[test]
+fn the_same_number_joins_and_a_lower_one_is_refused() {
+    let mut t = Test::new(1);
+    t.call(0, 5, spec(1));
+    let start = t.start();
+    t.call(0, 5, spec(1));
+    assert!(t.started().is_empty() && t.answers().is_empty(), "it joins");
+    t.call(0, 4, Action::Start);
+    assert_eq!(later(&t.answer()), LaterReason::StaleOwner);
+    t.call(0, 6, Action::Start);
+    assert_eq!(later(&t.answer()), LaterReason::VmBusy);
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)), "one answer, to whoever asked last");
+    t.call(0, 4, Action::Start);
+    assert_eq!(later(&t.answer()), LaterReason::StaleOwner);
+    t.call(0, 5, spec(1));
+    let again = t.start();
+    assert_eq!(again.op.host, start.op.host, "asked again, it is the same host");
+    t.succeed(&again);
+    assert_eq!(t.used(), 1);
+}
+
+#[test]
+fn an_older_epoch_of_the_shard_is_refused() {
+    let mut t = Test::new(1);
+    t.call_under(2, 0, 1, spec(1));
+    let start = t.start();
+    t.call_under(1, 1, 1, spec(1));
+    assert_eq!(later(&t.answer()), LaterReason::StaleOwner);
+    assert!(t.started().is_empty());
+    t.call_under(3, 0, 1, spec(1));
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+}
+
+#[test]
+fn after_no_answer_the_same_host_is_asked_again_and_nothing_is_refused() {
+    let mut t = Test::new(3);
+    t.call(0, 1, spec(4));
+    let first = t.start();
+    t.end(&first, Err(unreachable()));
+    assert_eq!(later(&t.answer()), LaterReason::ManagerFailing);
+    assert_eq!(t.used(), 4, "it may be there");
+    t.call(0, 1, spec(4));
+    let second = t.start();
+    assert_eq!(second.op.host, first.op.host);
+    // A late answer to the first try is not an answer to the second.
+    t.end(&first, Ok(None));
+    assert!(t.answers().is_empty());
+    // That there is no room there is definite: another host, and the room is given back.
+    t.end(&second, Err(Error::NoRoom { detail: "full".into() }));
+    let third = t.start();
+    assert_ne!(third.op.host, first.op.host);
+    assert_eq!(t.used(), 4);
+    t.succeed(&third);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+}
+
+#[test]
+fn hosts_that_say_they_are_full_are_not_asked_for_ever() {
+    let mut t = Test::new(10);
+    t.call(0, 1, spec(1));
+    let mut tried = std::collections::BTreeSet::new();
+    while let Some(start) = t.started().pop() {
+        assert!(tried.insert(start.op.host.clone()), "each host once");
+        t.end(&start, Err(Error::NoRoom { detail: "full".into() }));
+    }
+    assert_eq!(tried.len(), HOSTS_TRIED_MAX as usize);
+    assert!(matches!(t.answer(), Answer::Refused(_)));
+    assert_eq!(t.used(), 0);
+    assert_eq!(t.desk.slots.total(), 0);
+}
+
+#[test]
+fn an_open_circuit_says_so_only_of_what_was_never_begun() {
+    let mut t = Test::new(4);
+    for i in 0..5 {
+        t.call(i, 1, spec(1));
+        let start = t.start();
+        t.end(&start, Err(unreachable()));
+    }
+    assert_eq!(t.answers().len(), 5);
+    t.call(9, 1, spec(1));
+    assert!(not_begun(&t.answer()), "its caller may go elsewhere");
+    t.call(9, 1, Action::Start);
+    assert_eq!(later(&t.answer()), LaterReason::CircuitOpen);
+    t.call(0, 1, spec(1));
+    assert_eq!(later(&t.answer()), LaterReason::ManagerFailing, "its caller must stay");
+    assert!(t.started().is_empty());
+}
+
+#[test]
+fn what_waits_in_line_goes_in_turn_and_is_sent_away_when_the_circuit_opens() {
+    let mut t = Test::new(10);
+    (0..7).for_each(|i| t.call(i, 1, spec(1)));
+    let starts = t.started();
+    assert_eq!(starts.len(), 2, "two creates at once");
+    assert_eq!(later(&t.answer()), LaterReason::Busy, "four wait, and the line is full");
+    t.succeed(&starts[0]);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+    assert_eq!(t.start().op.vm, vm(2));
+    // An operation of another kind does not wait behind creates.
+    t.call(0, 2, Action::Stop(StopMode::Hard));
+    assert_eq!(t.start().op.action, Action::Stop(StopMode::Hard));
+    let mut answers = Vec::new();
+    for i in 20..25 {
+        t.call(i, 1, Action::Start);
+        let start = t.started().pop().unwrap();
+        t.end(&start, Err(unreachable()));
+        answers.extend(t.answers());
+    }
+    let sent_away = answers.iter().filter(|answer| not_begun(answer)).count();
+    assert_eq!(sent_away, 3, "those in line were never begun");
+}
+
+#[test]
+fn a_hung_operation_is_given_up_on_and_its_late_answer_ignored() {
+    let mut t = Test::new(1);
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    let limit = Duration::from_secs(60);
+    assert!(t.desk.overdue(NOW.after(Duration::from_secs(59)), 0, limit).is_empty());
+    assert_eq!(t.desk.overdue(NOW.after(limit), 0, limit), [start.ticket]);
+    assert_eq!(later(&t.answer()), LaterReason::ManagerFailing);
+    t.succeed(&start);
+    assert!(t.answers().is_empty());
+    assert_eq!((t.desk.slots.total(), t.used()), (0, 1));
+}
+
+#[test]
+fn not_there_after_an_unknown_outcome_is_asked_of_the_tasks_too() {
+    let mut t = Test::new(1);
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    assert!(!start.ask_tasks);
+    t.end(&start, Err(unreachable()));
+    t.answer();
+    t.call(0, 2, Action::Delete);
+    let start = t.start();
+    assert!(start.ask_tasks);
+    t.end(&start, Ok(None));
+    assert_eq!(t.answer(), Answer::Absent);
+    assert_eq!(t.used(), 0);
+}
+
+#[test]
+fn tasks_of_an_older_session_are_adopted() {
+    let task = RunningTask { vm: vm(0), number: OpNumber(3), host: Some("h1".parse().unwrap()) };
+    let mut t = Test::with(2, vec![task]);
+    t.call(0, 2, spec(1));
+    assert_eq!(later(&t.answer()), LaterReason::StaleOwner);
+    t.call(0, 4, Action::Delete);
+    assert_eq!(later(&t.answer()), LaterReason::VmBusy);
+    t.call(0, 3, spec(1));
+    let start = t.start();
+    assert_eq!(start.op.host.as_ref().unwrap().as_str(), "h1", "where it was sent");
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+    assert!(!t.desk.adopted());
+}
+
+#[test]
+fn a_move_and_a_growth_hold_their_room_while_they_go_on() {
+    let mut t = Test::new(2);
+    t.call(0, 1, spec(3));
+    let start = t.start();
+    t.succeed(&start);
+    t.answer();
+    t.call(0, 2, Action::Relocate("h1".parse().unwrap()));
+    let moving = t.start();
+    assert_eq!(t.used(), 6, "on both while it moves");
+    t.end(&moving, Ok(Some(VmFacts { size: size(3), ..facts(&moving) })));
+    assert!(matches!(t.answer(), Answer::Present(_)));
+    assert_eq!(t.desk.holdings.hosts.all()[1].used.vcpus, 3);
+    assert_eq!(t.used(), 3);
+    t.call(0, 3, Action::Resize(size(5)));
+    assert!(matches!(t.answer(), Answer::Refused(_)));
+    t.call(0, 4, Action::Relocate("h9".parse().unwrap()));
+    assert!(matches!(t.answer(), Answer::Failed(_)));
+}
+
+#[test]
+fn reading_the_inventory_again_finds_what_changed_and_leaves_alone_what_moves() {
+    let mut t = Test::new(2);
+    for i in 0..3 {
+        t.call(i, 1, spec(1));
+        let start = t.start();
+        t.succeed(&start);
+    }
+    let began = t.desk.holdings.now();
+    let held = |i: u32, host: &str| HeldVm {
+        id: vm(i),
+        facts: VmFacts { host: host.parse().unwrap(), power: PowerState::Running, size: size(1), snapshots: vec![] },
+        tenant: "acme".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        op: OpNumber(1),
+        affinity: None,
+        anti_affinity: None,
+    };
+    let hosts = ["h0", "h1"].map(|id| Host {
+        id: id.parse().unwrap(), vcpus: 4, memory_mib: 1 << 20, disk_gib: 1 << 20, labels: Labels::new(), usable: true,
+    });
+    // VM 0 was moved, VM 1 is as it was, VM 2 is being stopped, VM 7 is new.
+    t.call(2, 2, Action::Stop(StopMode::Hard));
+    let inventory = Inventory { hosts: hosts.to_vec(), vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")], foreign_vms: 0 };
+    let mut news = t.desk.reread(&inventory, began);
+    news.sort();
+    let mut wanted = vec![vm(0), vm(7)];
+    wanted.sort();
+    assert_eq!(news, wanted);
+    assert_eq!(t.used(), 4);
+    // Read before it was touched: it says nothing.
+    assert!(!t.desk.inspected(vm(0), None, 0));
+    assert!(t.desk.inspected(vm(0), None, t.desk.holdings.now()));
+    assert_eq!(t.used(), 3);
+}
