@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+mod flaky;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -226,11 +228,16 @@ pub struct Cluster {
     stop: CancellationToken,
     drivers: Arc<FakeDrivers>,
     incarnations: u32,
+    snapshot_bytes_min: u64,
+    flaky: Arc<flaky::Flaky>,
     _dir: tempfile::TempDir,
 }
 
 impl Cluster {
     pub async fn start(cells: usize, shards: u16, managers: &[(&str, u32, u32)]) -> Self {
+        Self::start_with(cells, shards, managers, 1 << 20).await
+    }
+    pub async fn start_with(cells: usize, shards: u16, managers: &[(&str, u32, u32)], snapshot_bytes_min: u64) -> Self {
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         let env = env::real(tokio::runtime::Handle::current());
         let dir = tempfile::tempdir().unwrap();
@@ -242,15 +249,17 @@ impl Cluster {
         let names = Arc::new(ManagerNames::new(managers.iter().map(|m| m.name.clone())));
         let replica = Arc::new(Replica::new(count, 7));
         let stop = CancellationToken::new();
+        let flaky = Arc::new(flaky::Flaky { inner: bus.clone() as Arc<dyn Bus>, members_away: AtomicBool::new(false) });
         let (tail, _) = Tail::new(bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
         env.spawn("tail", tail.run(stop.clone()));
-        let process = Process::alone(env.clone(), bus.clone() as Arc<dyn Bus>, names, replica);
+        let process = Process::alone(env.clone(), flaky.clone() as Arc<dyn Bus>, names, replica);
         let (running, token) = (process.clone(), stop.clone());
         env.spawn("process", async move { running.run(token).await });
         let drivers = Arc::new(FakeDrivers(managers.iter().map(|m| (m.id(), Arc::clone(m))).collect()));
         let gateway = Gateway::new(process.clone());
         let mut cluster = Self {
-            env, bus, managers, gateway, cells: vec![], process, lease: Duration::from_millis(600), stop, drivers, incarnations: 0, _dir: dir,
+            env, bus, managers, gateway, cells: vec![], process, lease: Duration::from_millis(600), stop, drivers, incarnations: 0,
+            snapshot_bytes_min, flaky, _dir: dir,
         };
         for _ in 0..cells {
             cluster.add_cell_of(cells);
@@ -270,6 +279,7 @@ impl Cluster {
         });
         let mut config = cell::Config::local(id, managers.collect());
         config.lease = self.lease;
+        config.runner.snapshot_bytes_min = self.snapshot_bytes_min;
         config.gather = (gather, Duration::from_secs(2));
         let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
         self.env.spawn("cell", cell.run(self.stop.clone()));
@@ -290,6 +300,8 @@ impl Cluster {
         panic!("{what}: still {last}");
     }
 
+    /// Takes membership away, or gives it back.
+    pub fn members_away(&self, away: bool) { self.flaky.members_away.store(away, Ordering::Relaxed); }
     pub fn vms(&self) -> BTreeSet<VmId> { self.managers.iter().flat_map(|m| m.vms()).collect() }
     pub fn made_twice(&self) -> usize { self.managers.iter().map(|m| m.made_twice()).sum() }
 }
