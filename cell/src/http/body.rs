@@ -63,7 +63,11 @@ impl Bodies {
             None => BODY_BYTES_MAX,
         };
         let permits = u32::try_from(most.div_ceil(PERMIT_BYTES).max(1)).expect("at most 1,024");
-        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.ok();
+        let Some(room) = env.timeout(ROOM_LIMIT, Arc::clone(&self.room).acquire_many_owned(permits)).await else {
+            return Err(self.discarded(env, body).await);
+        };
+        // The semaphore is never closed; without it, the body would only not be counted.
+        let room = room.ok();
         match env.timeout(self.read_timeout, collect(body, declared.map_or(0, |_| most))).await {
             Some(Ok(bytes)) => Ok(Held { bytes, _room: room }),
             Some(Err(refused)) => Err(refused),
@@ -73,6 +77,29 @@ impl Bodies {
                 Err(Refused { problem, close: true })
             }
         }
+    }
+}
+
+/// How long a body waits for room: longer than a moment's burst, shorter than a client's patience.
+const ROOM_LIMIT: Duration = Duration::from_secs(5);
+
+impl Bodies {
+    /// There is no room: reads the body to its end without holding it, so that the client hears why.
+    async fn discarded(&self, env: &Env, mut body: Body) -> Refused {
+        let detail = "as many request bodies are held as there is room for; send it again";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+        let mut left = BODY_BYTES_MAX;
+        let drained = env.timeout(self.read_timeout, async {
+            while let Some(Ok(frame)) = body.frame().await {
+                match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                    Some(less) => left = less,
+                    None => return false,
+                }
+            }
+            true
+        });
+        let close = drained.await != Some(true);
+        Refused { problem, close }
     }
 }
 

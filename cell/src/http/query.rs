@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, MatchedPath};
+use axum::http::Method;
 use axum::http::request::Parts;
 use cellbus_bus::ids::InvalidId;
 use cellbus_bus::job::Labels;
@@ -27,7 +28,9 @@ impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        let route = ROUTES.iter().find(|route| route.path == path && route.method == parts.method.as_str());
+        // A HEAD is answered by the handler of GET.
+        let method = if parts.method == Method::HEAD { "GET" } else { parts.method.as_str() };
+        let route = ROUTES.iter().find(|route| route.path == path && route.method == method);
         Self::parse(parts.uri.query().unwrap_or_default(), route.map_or(&[], |route| route.parameters))
     }
 }

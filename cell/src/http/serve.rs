@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::App;
+use super::{App, Handler};
 
 /// Bytes of a request's head. Headers in it are at most 100, hyper's own bound.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -28,6 +28,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// and waits with what is known. An [`App`] is served once.
 pub async fn serve(app: App, listener: TcpListener, stop: CancellationToken) {
     let connections = TaskTracker::new();
+    // Made once: a router's clones share its tables.
+    let handler = app.handler();
     loop {
         // A connection beyond the bound stays in the listener's backlog.
         let accepted = tokio::select! {
@@ -41,10 +43,10 @@ pub async fn serve(app: App, listener: TcpListener, stop: CancellationToken) {
         };
         // Small answers are not to wait for more.
         let _ = stream.set_nodelay(true);
-        let (connection_app, stop) = (app.clone(), stop.clone());
+        let (connection_app, handler, stop) = (app.clone(), handler.clone(), stop.clone());
         let task = connections.track_future(async move {
             connection_app.metrics.connections(1);
-            connection(&connection_app, stream, peer, stop).await;
+            connection(&connection_app, handler, stream, peer, stop).await;
             connection_app.metrics.connections(-1);
             drop(permit);
         });
@@ -70,8 +72,13 @@ async fn accept(app: &App, listener: &TcpListener) -> Option<Accepted> {
     }
 }
 
-async fn connection(app: &App, stream: tokio::net::TcpStream, peer: SocketAddr, stop: CancellationToken) {
-    let handler = app.handler();
+async fn connection(
+    app: &App,
+    handler: Handler,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.answer(request.map(Body::new), peer).await) }

@@ -102,6 +102,29 @@ async fn bodies_in_flight_are_bounded_all_together() {
 }
 
 #[tokio::test]
+async fn without_room_for_a_body_the_client_hears_so() {
+    let server = Server::with(|settings| settings.http.bodies_max_bytes = 4 << 20).await;
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    first.write_all(b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 4194304\r\n\r\nx").await.unwrap();
+    // The first holds all the room for longer than a second may wait. Asked again until it does.
+    loop {
+        let answer = server.submit("/v1/jobs", &provision("1")).await;
+        if answer.status() == 429 {
+            assert_eq!(problem(answer, 429).await.0, "too_many_requests");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn head_takes_what_get_takes() {
+    let server = Server::start().await;
+    let head = |path: &str| server.client.head(server.url(path)).send();
+    assert_eq!(head("/v1/vms?limit=2").await.unwrap().status(), 200);
+    assert_eq!(head("/v1/vms?limt=2").await.unwrap().status(), 400);
+}
+
+#[tokio::test]
 async fn connections_are_bounded() {
     let server = Server::with(|settings| {
         settings.http.connections_max = 1;
