@@ -1,7 +1,11 @@
 //! What tests across crates share. The tests themselves lie in `tests/tests/`:
 //!
 //! - `repository`: what the compiler and clippy can't check of the code as a whole;
-//! - `cli`: the scripts in `tests/cli/`, each a session with the real binary and what it prints.
+//! - `cli`: the scripts in `tests/cli/`, each a session with the real binary and what it prints;
+//! - `cluster`: the whole path through `cellbus up`, by the commands that users have;
+//! - `bad_input`: what must be refused over HTTP, each with its code;
+//! - `data_dir`: directories that are in use, damaged, not writable, nearly full;
+//! - `kills`: `kill -9` under load, over and over the same data.
 
 // Edges: real processes, sockets and clocks stand on this side of the code under test.
 #![expect(clippy::disallowed_methods, reason = "tests drive real processes in real time")]

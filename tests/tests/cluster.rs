@@ -1,0 +1,156 @@
+//! The whole path through the real binary: `cellbus up`, jobs in, VMs on hosts, look-ups, audit.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use cellbus_tests::process::{Server, event, wait_for};
+use serde_json::{Value, json};
+
+const SMALL: &[&str] = &["--cells", "2", "--hosts", "40", "--managers", "4", "--latency", "none"];
+
+fn provision(name: &str, count: u32) -> Value {
+    json!({"name": name, "count": count, "vcpus": 2, "memory_mib": 2048, "disk_gib": 10, "image": "debian-12",
+           "labels": {"app": name}})
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("not one JSON value ({error}): {text}"))
+}
+
+#[tokio::test]
+async fn jobs_make_vms_that_are_listed_located_and_operated() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("data");
+    let server = Server::start(&data, SMALL).await?;
+
+    // From a file, one event a line, and until they have ended.
+    let file = folder.path().join("jobs.jsonl");
+    let events = [
+        event("provision", "one", None, &provision("one", 1)),
+        event("provision", "many", None, &provision("web", 12)),
+    ];
+    std::fs::write(&file, events.map(|event| event.to_string()).join("\n"))?;
+    let file = file.to_str().expect("temporary paths are UTF-8");
+    let printed = server.succeed(&["submit", file, "--wait", "--output", "json"])?;
+    let ended: Vec<Value> = printed.lines().map(parsed).collect();
+    assert_eq!(ended.len(), 2);
+    assert!(ended.iter().all(|job| job["state"] == "succeeded"), "{printed}");
+
+    // The same again: the same jobs, and no new VMs.
+    let again = server.succeed(&["submit", file, "--wait", "--output", "json"])?;
+    let ids = |text: &str| text.lines().map(|line| parsed(line)["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&printed), ids(&again));
+    let vms = server.all("/v1/vms?tenant=acme").await?;
+    assert_eq!(vms.len(), 13);
+    assert!(vms.iter().all(|vm| vm["state"] == "running" && vm["as_of"].is_string()), "{vms:?}");
+
+    // The same key with other data is refused.
+    let conflict = server.submit(&event("provision", "one", None, &provision("two", 1))).await?;
+    assert_eq!((conflict.status, conflict.body["code"].as_str()), (409, Some("job_conflict")));
+
+    // By name, by id, one and many.
+    let shown = parsed(&server.succeed(&["vm", "show", "one", "--tenant", "acme", "--output", "json"])?);
+    let id = shown["id"].as_str().expect("a VM has an id");
+    let place = parsed(&server.succeed(&["vm", "locate", id, "--output", "json"])?);
+    for part in ["vm", "manager", "host", "shard", "cell", "address", "epoch", "as_of"] {
+        assert!(!place[part].is_null(), "{part} is missing in {place}");
+    }
+    let every: Vec<&str> = vms.iter().filter_map(|vm| vm["id"].as_str()).collect();
+    let places = server.post("/v1/locate", &json!(every)).await?;
+    assert_eq!(places.status, 200);
+    let live = parsed(&server.succeed(&["vm", "live", id, "--output", "json"])?);
+    assert_eq!(live["vm"], id, "{live}");
+
+    // Operations, in the order accepted.
+    for step in [&["stop"][..], &["resize", "--vcpus", "4"], &["start"], &["suspend"], &["resume"]] {
+        let mut command = vec!["vm"];
+        command.extend(step);
+        command.extend([id, "--wait"]);
+        server.succeed(&command)?;
+    }
+    server.succeed(&["vm", "snapshot", id, "--snapshot", "before", "--wait"])?;
+    server.succeed(&["vm", "revert", id, "--snapshot", "before", "--wait"])?;
+    server.succeed(&["vm", "snapshot-delete", id, "--snapshot", "before", "--wait"])?;
+    let failed = server.run(&["vm", "revert", id, "--snapshot", "before", "--wait"])?;
+    assert_eq!(failed.status.code(), Some(1));
+    let shown = parsed(&server.succeed(&["vm", "show", id, "--output", "json"])?);
+    assert_eq!(shown["state"], "running");
+
+    // To another manager.
+    let managers = server.all("/v1/managers").await?;
+    let target = managers
+        .iter()
+        .filter_map(|manager| manager["name"].as_str())
+        .find(|name| place["manager_name"] != *name && place["manager"] != *name)
+        .expect("there are four managers");
+    server.succeed(&["vm", "migrate", id, "--manager", target, "--wait"])?;
+    let moved = parsed(&server.succeed(&["vm", "locate", id, "--output", "json"])?);
+    assert_ne!(moved["manager"], place["manager"]);
+
+    // Many by label, with the count to confirm.
+    assert_eq!(server.run(&["vm", "stop", "--label", "app=web"])?.status.code(), Some(2));
+    server.succeed(&["vm", "stop", "--label", "app=web", "--confirm", "12", "--wait"])?;
+    assert_eq!(server.all("/v1/vms?tenant=acme&state=stopped").await?.len(), 12);
+    server.succeed(&["vm", "delete", "--label", "app=web", "--confirm", "12", "--wait"])?;
+    assert_eq!(server.all("/v1/vms?tenant=acme").await?.len(), 1);
+    assert_eq!(server.all("/v1/vms?tenant=acme&state=deleted").await?.len(), 12);
+
+    server.succeed(&["audit"])?;
+    for look in ["cells", "shards", "managers", "hosts", "queue"] {
+        assert!(!server.succeed(&[look])?.is_empty());
+        parsed(&server.succeed(&[look, "--output", "json"])?);
+    }
+    for explained in [["vm", "explain", id], ["job", "explain", id]] {
+        server.succeed(&explained)?;
+    }
+
+    // It drains, ends with 0, and finds everything again.
+    assert_eq!(server.terminate(Duration::from_secs(30)).await?.code(), Some(0));
+    let server = Server::start(&data, SMALL).await?;
+    let shown = parsed(&server.succeed(&["vm", "show", id, "--output", "json"])?);
+    assert_eq!(shown["state"], "running");
+    server.succeed(&["audit"])?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn cordons_keep_vms_off_and_are_kept() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("data");
+    let arguments = ["--cells", "2", "--hosts", "6", "--managers", "2", "--latency", "none"];
+    let server = Server::start(&data, &arguments).await?;
+    let managers = server.all("/v1/managers").await?;
+    let name = |index: usize| managers[index]["name"].as_str().expect("a manager has a name").to_owned();
+    server.succeed(&["managers", "cordon", &name(0)])?;
+    wait_for("the cordon to be seen", Duration::from_secs(20), async || {
+        let rows = server.all("/v1/managers").await?;
+        Ok(if rows[0]["cordoned"] == true { Ok(()) } else { Err(rows[0].to_string()) })
+    })
+    .await?;
+    server.succeed(&["vm", "provision", "web", "--tenant", "acme", "--count", "8", "--wait"])?;
+    let vms = server.all("/v1/vms?tenant=acme").await?;
+    assert!(vms.iter().all(|vm| vm["manager"] == managers[1]["id"] || vm["manager_name"] == name(1)), "{vms:?}");
+
+    server.terminate(Duration::from_secs(30)).await?;
+    let server = Server::start(&data, &arguments).await?;
+    let rows = server.all("/v1/managers").await?;
+    assert_eq!((&rows[0]["cordoned"], &rows[1]["cordoned"]), (&json!(true), &json!(false)));
+    server.succeed(&["managers", "uncordon", &name(0)])?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pipe_whose_reader_has_gone_ends_a_command_quietly() -> Result<()> {
+    use std::process::Stdio;
+    let folder = tempfile::tempdir()?;
+    let server = Server::start(&folder.path().join("data"), SMALL).await?;
+    let mut child = cellbus_tests::process::command()
+        .args(["shards", "--server", &server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let done = child.wait_with_output()?;
+    assert_eq!((done.status.code(), String::from_utf8_lossy(&done.stderr).as_ref()), (Some(0), ""));
+    Ok(())
+}
