@@ -18,13 +18,16 @@ fn provision(id: u64) -> Arc<Job> {
     job("provision", &format!("job-{id}"), None, data)
 }
 
-fn env_or(name: &str, default: u64) -> u64 { std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default) }
+fn env_or(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
 
 fn main() {
     // `cargo test` runs this too, to see that it works; `cargo bench` says so.
     let measured = std::env::args().any(|arg| arg == "--bench");
     let (managers, hosts) = if measured { (env_or("MANAGERS", 500), env_or("HOSTS", 100)) } else { (4, 10) };
-    let (total, batch, batches) = if measured { (env_or("JOBS", 400_000), env_or("BATCH", 512), env_or("AT_ONCE", 16)) } else { (200, 50, 2) };
+    let (total, batch, batches) =
+        if measured { (env_or("JOBS", 400_000), env_or("BATCH", 512), env_or("AT_ONCE", 16)) } else { (200, 50, 2) };
     let shards = if measured { env_or("SHARDS", 256) } else { 16 };
     let cells = if measured { env_or("CELLS", 4) } else { 2 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

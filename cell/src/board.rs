@@ -43,12 +43,15 @@ impl Board {
     }
 
     /// The view as it was gathered last.
-    pub(crate) fn view(&self) -> Arc<CapacityView> { self.view.load_full() }
+    pub(crate) fn view(&self) -> Arc<CapacityView> {
+        self.view.load_full()
+    }
 
     /// The owner of a manager under this epoch says so. An older owner is not heard.
     pub(crate) fn publish(&self, epoch: Epoch, summary: ManagerSummary) {
         let mut said = self.lock();
-        if said.get(&summary.id).is_none_or(|(known, before)| *known < epoch || (*known == epoch && *before != summary)) {
+        if said.get(&summary.id).is_none_or(|(known, before)| *known < epoch || (*known == epoch && *before != summary))
+        {
             said.insert(summary.id, (epoch, summary));
             drop(said);
             self.changed.notify_one();
@@ -66,7 +69,9 @@ impl Board {
     }
 
     /// What was said last, to be told to other processes.
-    pub(crate) fn said(&self) -> Vec<(Epoch, ManagerSummary)> { self.lock().values().cloned().collect() }
+    pub(crate) fn said(&self) -> Vec<(Epoch, ManagerSummary)> {
+        self.lock().values().cloned().collect()
+    }
 
     /// How many managers nobody has said anything of yet, be it that they do not answer.
     pub(crate) fn silent(&self) -> usize {
@@ -79,7 +84,9 @@ impl Board {
         let mut managers: Vec<ManagerSummary> = self
             .configured
             .iter()
-            .map(|name| said.get(&ManagerId::derive(name.as_str())).map_or_else(|| unknown_summary(name), |(_, s)| s.clone()))
+            .map(|name| {
+                said.get(&ManagerId::derive(name.as_str())).map_or_else(|| unknown_summary(name), |(_, s)| s.clone())
+            })
             .collect();
         drop(said);
         managers.sort_by_key(|summary| summary.id);

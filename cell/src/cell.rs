@@ -149,7 +149,9 @@ impl Cell {
 impl Handle {
     /// Which.
     #[must_use]
-    pub fn id(&self) -> &CellId { &self.inner.me.cell }
+    pub fn id(&self) -> &CellId {
+        &self.inner.me.cell
+    }
     /// Has it hand its shards over and leave; [`Cell::run`] ends then.
     pub fn drain(&self) {
         self.inner.draining.store(true, Ordering::Release);
@@ -256,7 +258,9 @@ impl Inner {
     }
 
     /// How many shards are run here, open or not.
-    fn runners_count(&self) -> usize { self.runners.iter().filter(|slot| slot.load().is_some()).count() }
+    fn runners_count(&self) -> usize {
+        self.runners.iter().filter(|slot| slot.load().is_some()).count()
+    }
 
     fn calls(&self, from: &Arc<Peer>, calls: Vec<Call>) {
         let fronts = self.fronts.load();
@@ -267,7 +271,9 @@ impl Inner {
         for (manager, calls) in by_manager {
             let refused = match fronts.get(&manager) {
                 Some(front) => match front.put(front::Message::Calls { from: Arc::clone(from), calls }) {
-                    Err(front::Message::Calls { calls, .. }) => Some((calls, LaterReason::Busy, "its owner has too much to do")),
+                    Err(front::Message::Calls { calls, .. }) => {
+                        Some((calls, LaterReason::Busy, "its owner has too much to do"))
+                    }
                     Ok(()) | Err(_) => None,
                 },
                 None => Some((calls, LaterReason::NoOwner, "the cell that was asked does not front its manager")),
@@ -288,7 +294,9 @@ impl Inner {
 
 #[async_trait]
 impl Serve for Inner {
-    async fn serve(&self, request: Request) -> Response { self.answer(request).await }
+    async fn serve(&self, request: Request) -> Response {
+        self.answer(request).await
+    }
 
     fn take(&self, post: Post) {
         match post {
@@ -326,7 +334,9 @@ impl front::Outside for Inner {
             tracing::debug!(%error, %shard, "a sign of life could not be delivered");
         }
     }
-    fn observed(&self, manager: ManagerId, vms: Vec<VmId>) { self.effects.observed(&self.process, manager, vms); }
+    fn observed(&self, manager: ManagerId, vms: Vec<VmId>) {
+        self.effects.observed(&self.process, manager, vms);
+    }
 }
 
 /// Cordons of one manager, from all of a shard.
@@ -415,7 +425,8 @@ impl Home for Inner {
     }
 
     fn closed(&self, shard: ShardId) {
-        let ids: Vec<ManagerId> = self.managers.keys().filter(|id| id.shard(self.process.count) == shard).copied().collect();
+        let ids: Vec<ManagerId> =
+            self.managers.keys().filter(|id| id.shard(self.process.count) == shard).copied().collect();
         let mut tasks = self.tasks();
         let closed: Vec<(ManagerId, Epoch)> = ids
             .into_iter()

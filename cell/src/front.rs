@@ -119,17 +119,32 @@ pub(crate) struct Handle {
 impl Handle {
     /// # Errors
     /// When too much waits already; the message is given back.
-    pub(crate) fn put(&self, message: Message) -> Result<(), Message> { self.mailbox.put(message).map_err(|full| full.0) }
-    pub(crate) fn row(&self) -> ManagerRow { self.row.load().as_ref().clone() }
+    pub(crate) fn put(&self, message: Message) -> Result<(), Message> {
+        self.mailbox.put(message).map_err(|full| full.0)
+    }
+    pub(crate) fn row(&self) -> ManagerRow {
+        self.row.load().as_ref().clone()
+    }
 }
 
 /// What goes on at the manager, as futures of the front's own task.
 enum Done {
-    Op { ticket: u64, vm: VmId, result: Result<Option<VmFacts>, Error> },
+    Op {
+        ticket: u64,
+        vm: VmId,
+        result: Result<Option<VmFacts>, Error>,
+    },
     Tasks(Result<Vec<RunningTask>, Error>),
     Probe(Result<(), Error>),
-    Inspected { vm: VmId, began: u64, result: Result<Option<HeldVm>, Error> },
-    Inventory { began: u64, result: Result<Inventory, Error> },
+    Inspected {
+        vm: VmId,
+        began: u64,
+        result: Result<Option<HeldVm>, Error>,
+    },
+    Inventory {
+        began: u64,
+        result: Result<Inventory, Error>,
+    },
     Changes(Result<Vec<Change>, Error>),
     /// An answer to somebody who asked was sent.
     Told,
@@ -170,7 +185,10 @@ struct Work {
 }
 
 impl Front {
-    #[expect(clippy::too_many_arguments, reason = "each is another part of what a front needs; a struct would be this list again")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part of what a front needs; a struct would be this list again"
+    )]
     pub(crate) fn new(
         config: Config,
         env: Env,
@@ -181,13 +199,20 @@ impl Front {
         cell: CellId,
         cordons: Vec<Option<HostId>>,
     ) -> (Self, Handle) {
-        let row = Arc::new(ArcSwap::from_pointee(unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it")));
+        let row = Arc::new(ArcSwap::from_pointee(unknown_row(
+            &config.name,
+            Some(cell.clone()),
+            epoch,
+            "its owner is opening it",
+        )));
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row) };
         (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, cordons }, handle)
     }
 
-    fn id(&self) -> ManagerId { ManagerId::derive(self.config.name.as_str()) }
+    fn id(&self) -> ManagerId {
+        ManagerId::derive(self.config.name.as_str())
+    }
 
     /// Runs until it is dropped: its cell stops acting for the shard of the manager.
     pub(crate) async fn run(mut self) {
@@ -198,7 +223,14 @@ impl Front {
         let holdings = Holdings::new(self.config.name.clone(), self.config.over_commit, &inventory);
         drop(inventory);
         let limits = self.config.limits.clone().unwrap_or_else(|| self.driver.limits());
-        let desk = Desk::new(&self.config.name, holdings, Circuit::new(self.config.circuit), limits, self.config.line_max, tasks);
+        let desk = Desk::new(
+            &self.config.name,
+            holdings,
+            Circuit::new(self.config.circuit),
+            limits,
+            self.config.line_max,
+            tasks,
+        );
         let mut work = Work {
             desk,
             doing: FuturesUnordered::new(),
@@ -281,7 +313,11 @@ impl Front {
     }
 
     /// Awaits `what`, for `limit` at the most, and answers those who call meanwhile.
-    async fn answering_opening<T>(&mut self, limit: Duration, mut what: Pin<Box<dyn Future<Output = T> + Send>>) -> Option<T> {
+    async fn answering_opening<T>(
+        &mut self,
+        limit: Duration,
+        mut what: Pin<Box<dyn Future<Output = T> + Send>>,
+    ) -> Option<T> {
         let mut deadline = self.env.sleep(limit);
         loop {
             tokio::select! {
@@ -321,7 +357,12 @@ impl Front {
     async fn refuse_all(mut self) {
         tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
         self.board.withdraw(&self.id(), self.epoch);
-        self.row.store(Arc::new(unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, "a newer owner has opened it")));
+        self.row.store(Arc::new(unknown_row(
+            &self.config.name,
+            Some(self.cell.clone()),
+            self.epoch,
+            "a newer owner has opened it",
+        )));
         loop {
             self.mailbox.ready().await;
             let messages = self.mailbox.take();
@@ -351,19 +392,25 @@ impl Front {
             }
             Message::Live(vm, back) => {
                 let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
-                work.start(None, Box::pin(async move {
-                    let held = said(env.timeout(limit, driver.inspect(vm)).await);
-                    let _ = back.send(held.map_err(|error| error.to_string()));
-                    Done::Told
-                }));
+                work.start(
+                    None,
+                    Box::pin(async move {
+                        let held = said(env.timeout(limit, driver.inspect(vm)).await);
+                        let _ = back.send(held.map_err(|error| error.to_string()));
+                        Done::Told
+                    }),
+                );
             }
             Message::Inventory(back) => {
                 let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
-                work.start(None, Box::pin(async move {
-                    let inventory = said(env.timeout(limit, driver.inventory()).await);
-                    let _ = back.send(inventory.map_err(|error| error.to_string()));
-                    Done::Told
-                }));
+                work.start(
+                    None,
+                    Box::pin(async move {
+                        let inventory = said(env.timeout(limit, driver.inventory()).await);
+                        let _ = back.send(inventory.map_err(|error| error.to_string()));
+                        Done::Told
+                    }),
+                );
             }
         }
     }
@@ -462,7 +509,10 @@ impl Front {
             work.probing = true;
             work.desk.circuit.probing();
             let (driver, env) = (Arc::clone(driver), env.clone());
-            work.start(None, Box::pin(async move { Done::Probe(said(env.timeout(limit, driver.tasks()).await).map(|_| ())) }));
+            work.start(
+                None,
+                Box::pin(async move { Done::Probe(said(env.timeout(limit, driver.tasks()).await).map(|_| ())) }),
+            );
         }
         let well = work.desk.circuit.closed() && !work.desk.revoked;
         if std::mem::take(&mut work.changes_lost) {
@@ -476,9 +526,12 @@ impl Front {
         if well && work.reread_wanted && !work.rereading {
             (work.reread_wanted, work.rereading) = (false, true);
             let (driver, env, began) = (Arc::clone(driver), env.clone(), work.desk.holdings.now());
-            work.start(None, Box::pin(async move {
-                Done::Inventory { began, result: said(env.timeout(limit, driver.inventory()).await) }
-            }));
+            work.start(
+                None,
+                Box::pin(async move {
+                    Done::Inventory { began, result: said(env.timeout(limit, driver.inventory()).await) }
+                }),
+            );
         }
         while well && work.inspecting < INSPECTS_MAX {
             let Some(vm) = work.changed.pop_first() else { break };
@@ -488,9 +541,12 @@ impl Front {
             }
             work.inspecting += 1;
             let (driver, env, began) = (Arc::clone(driver), env.clone(), work.desk.holdings.now());
-            work.start(None, Box::pin(async move {
-                Done::Inspected { vm, began, result: said(env.timeout(limit, driver.inspect(vm)).await) }
-            }));
+            work.start(
+                None,
+                Box::pin(async move {
+                    Done::Inspected { vm, began, result: said(env.timeout(limit, driver.inspect(vm)).await) }
+                }),
+            );
         }
         if work.dirty || !work.desk.circuit.closed() {
             self.publish(work);
@@ -537,7 +593,8 @@ impl Front {
                 // "Not there" counts only when no older task may yet bring it about.
                 match driver.tasks().await {
                     Ok(tasks) if tasks.iter().any(|task| task.vm == op.vm && task.number < op.number) => {
-                        result = Err(Error::Unreachable { detail: "a task of an older operation still runs".to_owned() });
+                        result =
+                            Err(Error::Unreachable { detail: "a task of an older operation still runs".to_owned() });
                     }
                     Ok(_) => {}
                     Err(error) => result = Err(error),
@@ -561,7 +618,10 @@ impl Front {
         let classes = desk.holdings.hosts.summary();
         let slots: &Slots = &desk.slots;
         let sum = |of: fn(&cellbus_workflows::ClassSummary) -> (u64, u64)| {
-            classes.iter().map(of).fold(FreeOf::default(), |sum, (free, total)| FreeOf { free: sum.free + free, total: sum.total + total })
+            classes.iter().map(of).fold(FreeOf::default(), |sum, (free, total)| FreeOf {
+                free: sum.free + free,
+                total: sum.total + total,
+            })
         };
         let circuit = desk.circuit.shown(self.env.mono());
         let detail = match &circuit {
@@ -588,16 +648,19 @@ impl Front {
             disk_gib: sum(|c| (c.disk_gib_free, c.disk_gib_total)),
             as_of: self.env.wall(),
         }));
-        self.board.publish(self.epoch, ManagerSummary {
-            id: self.id(),
-            name: self.config.name.to_string(),
-            health,
-            cordoned: desk.holdings.hosts.cordoned(),
-            classes,
-            running: slots.total(),
-            waiting: desk.waiting_total(),
-            running_max: slots.operations_max(),
-        });
+        self.board.publish(
+            self.epoch,
+            ManagerSummary {
+                id: self.id(),
+                name: self.config.name.to_string(),
+                health,
+                cordoned: desk.holdings.hosts.cordoned(),
+                classes,
+                running: slots.total(),
+                waiting: desk.waiting_total(),
+                running_max: slots.operations_max(),
+            },
+        );
     }
 
     fn host_rows(&self, work: &Work) -> Vec<HostRow> {

@@ -64,10 +64,14 @@ impl Gateway {
 
     /// The directory beside it, for lists and for look-ups that must cost next to nothing.
     #[must_use]
-    pub fn replica(&self) -> &Arc<Replica> { &self.inner.process.replica }
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.inner.process.replica
+    }
     /// The process that it belongs to.
     #[must_use]
-    pub fn process(&self) -> &Process { &self.inner.process }
+    pub fn process(&self) -> &Process {
+        &self.inner.process
+    }
 
     /// Puts an item on a shard's control queue. Durable on return.
     ///
@@ -90,13 +94,19 @@ impl Gateway {
         if missing > 0 {
             return Err(Error::NotReady { reason: format!("{missing} shards are neither open nor reported failed") });
         }
-        let behind = process.count.shards().filter(|shard| process.replica.applied(*shard) < process.routes.opened_at(*shard)).count();
+        let behind = process
+            .count
+            .shards()
+            .filter(|shard| process.replica.applied(*shard) < process.routes.opened_at(*shard))
+            .count();
         if behind > 0 {
             return Err(Error::NotReady { reason: format!("the directory still reads the logs of {behind} shards") });
         }
         let silent = process.board.silent();
         if silent > 0 {
-            return Err(Error::NotReady { reason: format!("the inventories of {silent} managers are still being read") });
+            return Err(Error::NotReady {
+                reason: format!("the inventories of {silent} managers are still being read"),
+            });
         }
         Ok(())
     }
@@ -129,8 +139,17 @@ impl Gateway {
         let waits = match &request {
             Request::Jobs { limit, .. } | Request::Decided { limit, .. } => *limit,
             Request::Live { .. } | Request::Inventory(_) => Duration::from_secs(60),
-            Request::Vms(_) | Request::Explain(_) | Request::Shards | Request::Managers | Request::Stats | Request::Summary
-            | Request::Hosts(_) | Request::DeadLetters | Request::Changes | Request::Drain(_) | Request::Release { .. } => Duration::ZERO,
+            Request::Vms(_)
+            | Request::Explain(_)
+            | Request::Shards
+            | Request::Managers
+            | Request::Stats
+            | Request::Summary
+            | Request::Hosts(_)
+            | Request::DeadLetters
+            | Request::Changes
+            | Request::Drain(_)
+            | Request::Release { .. } => Duration::ZERO,
         };
         let answer = process.env.timeout(CELL_LIMIT + waits, process.peers.call(peer, request)).await;
         match answer {
@@ -155,4 +174,6 @@ impl Gateway {
 }
 
 /// Another cell answered something that was not asked.
-fn confused() -> Error { Error::Internal { message: "a cell answered another question than was asked".to_owned() } }
+fn confused() -> Error {
+    Error::Internal { message: "a cell answered another question than was asked".to_owned() }
+}

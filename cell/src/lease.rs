@@ -23,19 +23,31 @@ impl Lease {
         self.renewed.notify_waiters();
     }
     /// Given up: nobody acts under it any more.
-    pub(crate) fn end(&self) { self.until.store(0, Ordering::Release); }
+    pub(crate) fn end(&self) {
+        self.until.store(0, Ordering::Release);
+    }
     /// It has run out: whoever acts under it claims anew, however soon it is renewed.
-    pub(crate) fn lapse(&self) { self.lapses.fetch_add(1, Ordering::AcqRel); }
+    pub(crate) fn lapse(&self) {
+        self.lapses.fetch_add(1, Ordering::AcqRel);
+    }
     /// How often it has run out.
-    pub(crate) fn lapses(&self) -> u64 { self.lapses.load(Ordering::Acquire) }
+    pub(crate) fn lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
+    }
     /// Whether it is held at this time.
-    pub(crate) fn held(&self, now: Mono) -> bool { nanos(now.0) < self.until.load(Ordering::Acquire) }
+    pub(crate) fn held(&self, now: Mono) -> bool {
+        nanos(now.0) < self.until.load(Ordering::Acquire)
+    }
     /// How long it is still held.
     pub(crate) fn left(&self, now: Mono) -> Duration {
         Duration::from_nanos(self.until.load(Ordering::Acquire)).saturating_sub(now.0)
     }
     /// Waits for the next renewal.
-    pub(crate) async fn renewed(&self) { self.renewed.notified().await }
+    pub(crate) async fn renewed(&self) {
+        self.renewed.notified().await
+    }
 }
 
-fn nanos(duration: Duration) -> u64 { u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX) }
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -22,7 +22,9 @@ pub(crate) struct Mailbox<T> {
 impl<T> Mailbox<T> {
     /// That holds up to `max` items.
     #[must_use]
-    pub(crate) fn new(max: usize) -> Self { Self { items: Mutex::new(Vec::new()), max, ready: Notify::new() } }
+    pub(crate) fn new(max: usize) -> Self {
+        Self { items: Mutex::new(Vec::new()), max, ready: Notify::new() }
+    }
 
     fn lock(&self) -> MutexGuard<'_, Vec<T>> {
         // Nothing that can panic runs under this lock.
@@ -49,7 +51,9 @@ impl<T> Mailbox<T> {
 
     /// Takes out all that there is.
     #[must_use]
-    pub(crate) fn take(&self) -> Vec<T> { std::mem::take(&mut *self.lock()) }
+    pub(crate) fn take(&self) -> Vec<T> {
+        std::mem::take(&mut *self.lock())
+    }
 
     /// Waits until there is something to take. Cancel safe. One waiter at a time.
     pub(crate) async fn ready(&self) {

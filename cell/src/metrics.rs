@@ -4,6 +4,8 @@
 //! (queue depths, states of managers) is asked for when `/metrics` is read. Never a VM, job,
 //! tenant or host as a label.
 
+mod memory;
+
 use std::time::Duration;
 
 use cellbus_workflows::Health;
@@ -50,6 +52,8 @@ pub struct Metrics {
     oldest_waiting_timestamp_seconds: IntGauge,
     managers: IntGaugeVec,
     cells: IntGauge,
+    resident_bytes: IntGauge,
+    resident_peak_bytes: IntGauge,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -113,6 +117,11 @@ impl Metrics {
             )?,
             managers: gauges("cellbus_managers", "Managers, by health", &["health"])?,
             cells: gauge("cellbus_cells", "Live cells")?,
+            resident_bytes: gauge("process_resident_memory_bytes", "Memory that this process has resident")?,
+            resident_peak_bytes: gauge(
+                "cellbus_process_resident_memory_peak_bytes",
+                "The most memory that this process has had resident",
+            )?,
             registry,
         })
     }
@@ -202,6 +211,10 @@ impl Metrics {
     /// # Errors
     /// When a metric of the registry cannot be written.
     pub(crate) fn text(&self) -> prometheus::Result<String> {
+        if let Some((now, peak)) = memory::resident() {
+            self.resident_bytes.set(now);
+            self.resident_peak_bytes.set(peak);
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

@@ -300,10 +300,14 @@ impl LocalPeers {
         self.cells.write().unwrap_or_else(PoisonError::into_inner).insert(cell, server);
     }
     /// Makes it unreachable.
-    pub fn leave(&self, cell: &CellId) { self.cells.write().unwrap_or_else(PoisonError::into_inner).remove(cell); }
+    pub fn leave(&self, cell: &CellId) {
+        self.cells.write().unwrap_or_else(PoisonError::into_inner).remove(cell);
+    }
     /// Whether it is in this process.
     #[must_use]
-    pub fn has(&self, cell: &CellId) -> bool { self.find(cell).is_some() }
+    pub fn has(&self, cell: &CellId) -> bool {
+        self.find(cell).is_some()
+    }
     /// The cell itself, for whoever carries calls in from outside.
     #[must_use]
     pub fn find(&self, cell: &CellId) -> Option<Arc<dyn Serve>> {
@@ -326,7 +330,9 @@ impl Peers for LocalPeers {
                 server.take(post);
                 Ok(())
             }
-            None => Err(CallError::NotDelivered { cell: to.cell.clone(), detail: "it is not in this process".to_owned() }),
+            None => {
+                Err(CallError::NotDelivered { cell: to.cell.clone(), detail: "it is not in this process".to_owned() })
+            }
         }
     }
 }

@@ -109,16 +109,24 @@ impl Process {
 
     /// The cells of this process.
     #[must_use]
-    pub fn local(&self) -> &LocalPeers { &self.local }
+    pub fn local(&self) -> &LocalPeers {
+        &self.local
+    }
     /// Number of shards.
     #[must_use]
-    pub fn shard_count(&self) -> ShardCount { self.count }
+    pub fn shard_count(&self) -> ShardCount {
+        self.count
+    }
     /// The configured managers.
     #[must_use]
-    pub fn names(&self) -> &ManagerNames { &self.names }
+    pub fn names(&self) -> &ManagerNames {
+        &self.names
+    }
     /// What is known of the managers' room, as placement sees it.
     #[must_use]
-    pub fn view(&self) -> Arc<cellbus_workflows::CapacityView> { self.board.view() }
+    pub fn view(&self) -> Arc<cellbus_workflows::CapacityView> {
+        self.board.view()
+    }
 }
 
 /// Who owns a shard, as far as it is known here.
@@ -157,14 +165,20 @@ impl Routes {
     }
     /// Of a shard.
     #[must_use]
-    pub fn of(&self, shard: ShardId) -> Option<Arc<Route>> { self.routes.get(usize::from(shard.index()))?.load_full() }
+    pub fn of(&self, shard: ShardId) -> Option<Arc<Route>> {
+        self.routes.get(usize::from(shard.index()))?.load_full()
+    }
     /// Of a manager: that of the shard of its id.
     #[must_use]
-    pub fn of_manager(&self, manager: &ManagerId) -> Option<Arc<Route>> { self.of(manager.shard(self.count)) }
+    pub fn of_manager(&self, manager: &ManagerId) -> Option<Arc<Route>> {
+        self.of(manager.shard(self.count))
+    }
     /// How many shards nobody is known to have opened, and nobody has reported as failed.
     #[must_use]
     pub fn missing(&self) -> usize {
-        let known = |(route, failed): &(&ArcSwapOption<Route>, &AtomicBool)| route.load().is_some() || failed.load(Ordering::Relaxed);
+        let known = |(route, failed): &(&ArcSwapOption<Route>, &AtomicBool)| {
+            route.load().is_some() || failed.load(Ordering::Relaxed)
+        };
         self.routes.len() - self.routes.iter().zip(&self.failed).filter(known).count()
     }
     /// The last entry of the shard's log when this process first heard that it is open.
@@ -174,7 +188,9 @@ impl Routes {
     }
     /// Grows with every change.
     #[must_use]
-    pub fn version(&self) -> u64 { self.version.load(Ordering::Acquire) }
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
     /// A shard could not be opened.
     pub(crate) fn failed(&self, shard: ShardId) {
         if let Some(failed) = self.failed.get(usize::from(shard.index())) {

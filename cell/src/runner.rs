@@ -103,8 +103,12 @@ pub(crate) struct Handle {
 impl Handle {
     /// # Errors
     /// When too much waits already: the message is given back.
-    pub(crate) fn put(&self, message: Message) -> Result<(), Message> { self.mailbox.put(message).map_err(|full| full.0) }
-    pub(crate) fn row(&self) -> Arc<ShardRow> { self.row.load_full() }
+    pub(crate) fn put(&self, message: Message) -> Result<(), Message> {
+        self.mailbox.put(message).map_err(|full| full.0)
+    }
+    pub(crate) fn row(&self) -> Arc<ShardRow> {
+        self.row.load_full()
+    }
 }
 
 /// What a runner needs of its cell.
@@ -162,7 +166,10 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    #[expect(clippy::too_many_arguments, reason = "each is another part of its cell; a struct would be this list again")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part of its cell; a struct would be this list again"
+    )]
     pub(crate) fn new(
         shard: ShardId,
         config: Config,
@@ -178,8 +185,20 @@ impl Runner {
         let handle = Handle { shard, mailbox: Arc::clone(&mailbox), row: Arc::clone(&row) };
         let limits = config.limits.clone().unwrap_or_else(|| Limits::for_shards(process.count));
         let runner = Self {
-            shard, config, limits, process, me, lease, home, effects, elsewhere, mailbox, row,
-            releasing: Vec::new(), poison: None, lapses: 0,
+            shard,
+            config,
+            limits,
+            process,
+            me,
+            lease,
+            home,
+            effects,
+            elsewhere,
+            mailbox,
+            row,
+            releasing: Vec::new(),
+            poison: None,
+            lapses: 0,
         };
         (runner, handle)
     }
@@ -203,7 +222,8 @@ impl Runner {
             }
             self.show(ShardState::Failed { reason, attempts });
             self.process.routes.failed(self.shard);
-            let pause = self.config.reopen_first.saturating_mul(1 << (attempts - 1).min(16)).min(self.config.reopen_max);
+            let pause =
+                self.config.reopen_first.saturating_mul(1 << (attempts - 1).min(16)).min(self.config.reopen_max);
             if self.pause(pause).await.is_some() {
                 break Ended::Released;
             }

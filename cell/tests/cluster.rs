@@ -30,7 +30,12 @@ async fn a_provision_succeeds_and_its_vm_is_found() {
     // The same key again is the same job; with other data it is a conflict.
     let again = cluster.gateway.submit(vec![wanted.clone()]).await.unwrap();
     assert!(matches!(again[..], [Submitted::Accepted { state: JobState::Succeeded, .. }]), "{again:?}");
-    let other = job("provision", "one", None, serde_json::json!({"name": "db", "vcpus": 2, "memory_mib": 1024, "disk_gib": 10, "image": "x"}));
+    let other = job(
+        "provision",
+        "one",
+        None,
+        serde_json::json!({"name": "db", "vcpus": 2, "memory_mib": 1024, "disk_gib": 10, "image": "x"}),
+    );
     let conflict = cluster.gateway.submit(vec![other]).await.unwrap();
     assert!(matches!(conflict[..], [Submitted::Conflict { .. }]), "{conflict:?}");
 
@@ -48,7 +53,8 @@ async fn a_provision_succeeds_and_its_vm_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_cell_loses_nothing() {
-    let mut cluster = Cluster::start(3, 32, &[("vc-1", 20, 64), ("vc-2", 20, 64), ("vc-3", 20, 64), ("vc-4", 20, 64)]).await;
+    let mut cluster =
+        Cluster::start(3, 32, &[("vc-1", 20, 64), ("vc-2", 20, 64), ("vc-3", 20, 64), ("vc-4", 20, 64)]).await;
     cluster.managers.iter().for_each(|m| m.takes_ms.store(20, std::sync::atomic::Ordering::Relaxed));
     let jobs: Vec<_> = (0..1200).map(|i| provision(&format!("job-{i}"))).collect();
     for (i, some) in jobs.chunks(100).enumerate() {
@@ -87,10 +93,12 @@ async fn a_cell_that_drains_hands_over_without_a_gap() {
     for job in &jobs {
         assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
     }
-    cluster.until("the cell has left", || async {
-        let cells = cluster.gateway.cells().await.map_err(|e| e.to_string())?;
-        if cells.len() == 1 { Ok(()) } else { Err(format!("{cells:?}")) }
-    }).await;
+    cluster
+        .until("the cell has left", || async {
+            let cells = cluster.gateway.cells().await.map_err(|e| e.to_string())?;
+            if cells.len() == 1 { Ok(()) } else { Err(format!("{cells:?}")) }
+        })
+        .await;
     assert_eq!(cluster.made_twice(), 0);
     eprintln!("slowest submission during the hand-over: {slowest:?}");
 }
@@ -107,10 +115,12 @@ async fn a_manager_that_hangs_holds_up_nobody_else() {
     let stuck: Vec<_> = (0..30).map(bound).collect();
     cluster.gateway.submit(stuck.clone()).await.unwrap();
     let others: Vec<_> = (0..60).map(|i| provision(&format!("job-{i}"))).collect();
-    cluster.until("the circuit opens", || async {
-        let rows = cluster.gateway.managers().await.map_err(|e| e.to_string())?;
-        if rows[0].health == cellbus_workflows::Health::CircuitOpen { Ok(()) } else { Err(format!("{rows:?}")) }
-    }).await;
+    cluster
+        .until("the circuit opens", || async {
+            let rows = cluster.gateway.managers().await.map_err(|e| e.to_string())?;
+            if rows[0].health == cellbus_workflows::Health::CircuitOpen { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
     let began = cluster.env.mono();
     cluster.gateway.submit(others.clone()).await.unwrap();
     for job in &others {
@@ -162,23 +172,34 @@ async fn what_changes_behind_our_back_is_seen_and_an_audit_is_clean() {
     cluster.gateway.submit(vec![wanted.clone()]).await.unwrap();
     cluster.gateway.wait_job(wanted.id, WAIT).await.unwrap();
     cluster.managers[0].stop_behind_our_back(&wanted.id.vm(0));
-    cluster.until("seen as stopped", || async {
-        let vm = cluster.gateway.vm(wanted.id.vm(0)).await.map_err(|e| e.to_string())?;
-        if vm.state == VmState::Stopped { Ok(()) } else { Err(format!("{vm:?}")) }
-    }).await;
+    cluster
+        .until("seen as stopped", || async {
+            let vm = cluster.gateway.vm(wanted.id.vm(0)).await.map_err(|e| e.to_string())?;
+            if vm.state == VmState::Stopped { Ok(()) } else { Err(format!("{vm:?}")) }
+        })
+        .await;
     let by = || cellbus_directory::record::Operator { who: "test".into(), from: "here".into() };
     let audit = cluster.gateway.audit_start(by()).await.unwrap();
-    cluster.until("the audit ends", || async {
-        let audit = cluster.gateway.audit(audit).map_err(|e| e.to_string())?;
-        if audit.ended_at.is_some() && audit.findings_total == 0 && audit.vms == 1 { Ok(()) } else { Err(format!("{audit:?}")) }
-    }).await;
+    cluster
+        .until("the audit ends", || async {
+            let audit = cluster.gateway.audit(audit).map_err(|e| e.to_string())?;
+            if audit.ended_at.is_some() && audit.findings_total == 0 && audit.vms == 1 {
+                Ok(())
+            } else {
+                Err(format!("{audit:?}"))
+            }
+        })
+        .await;
     let shards = cluster.gateway.shards().await.unwrap();
     assert_eq!(shards.len(), 8);
     let hosts = cluster.gateway.hosts(None, None, 3).await.unwrap();
     assert_eq!((hosts.items.len(), hosts.next.is_some()), (3, true));
     let rest = cluster.gateway.hosts(None, hosts.next.as_deref(), 3).await.unwrap();
     assert_eq!((rest.items.len(), rest.next), (1, None));
-    assert_eq!(cluster.gateway.live(wanted.id.vm(0)).await.unwrap().held.unwrap().facts.power, cellbus_directory::PowerState::Stopped);
+    assert_eq!(
+        cluster.gateway.live(wanted.id.vm(0)).await.unwrap().held.unwrap().facts.power,
+        cellbus_directory::PowerState::Stopped
+    );
     assert_eq!(cluster.gateway.queue().await.unwrap().shards_unknown, 0);
 }
 
@@ -235,9 +256,11 @@ async fn shards_are_opened_from_their_snapshots() {
     assert!(trimmed > 0, "what lies before the last two snapshots is dropped");
     cluster.cells.remove(0).kill();
     let next = cluster.add_cell();
-    cluster.until("the next cell has opened them", || async {
-        if next.shards_open() == 4 { Ok(()) } else { Err(format!("{}", next.shards_open())) }
-    }).await;
+    cluster
+        .until("the next cell has opened them", || async {
+            if next.shards_open() == 4 { Ok(()) } else { Err(format!("{}", next.shards_open())) }
+        })
+        .await;
     for job in &jobs {
         assert_eq!(cluster.gateway.job(job.id).await.unwrap().row.state, JobState::Succeeded);
     }
@@ -253,12 +276,14 @@ async fn a_cell_that_cannot_beat_suspends_and_goes_on_where_it_was() {
     let jobs: Vec<_> = (0..100).map(|i| provision(&format!("job-{i}"))).collect();
     cluster.gateway.submit(jobs[..50].to_vec()).await.unwrap();
     cluster.members_away(true);
-    cluster.until("it is suspended", || async {
-        match cluster.gateway.ready() {
-            Ok(()) if cluster.cells[0].shards_open() > 0 => Err(format!("{} open", cluster.cells[0].shards_open())),
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }).await;
+    cluster
+        .until("it is suspended", || async {
+            match cluster.gateway.ready() {
+                Ok(()) if cluster.cells[0].shards_open() > 0 => Err(format!("{} open", cluster.cells[0].shards_open())),
+                Ok(()) | Err(_) => Ok(()),
+            }
+        })
+        .await;
     // Durable, and not yet decided: the queue takes it all the same.
     cluster.gateway.submit(jobs[50..].to_vec()).await.unwrap();
     cluster.members_away(false);

@@ -10,11 +10,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cellbus_bus::Bus as _;
-use cellbus_bus::ids::{JobId, Seq};
+use cellbus_bus::ids::JobId;
 use cellbus_bus::job::{Digest, Job, Notify, Policy, Power, Provision, Request, Size};
+use cellbus_cell::config::{Config, Sources};
 use cellbus_simulator::Inventory;
-use cellbus_simulator::local::{Config, Local};
-use cellbus_simulator::managers::{self, Latency};
+use cellbus_simulator::cluster::{Cluster, Parts};
+use cellbus_simulator::managers::Latency;
+
+/// As in the `cellbus` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 500;
 const SUBMITTERS: usize = 8;
@@ -71,22 +76,26 @@ fn raw(dir: &std::path::Path, records: usize) -> f64 {
 
 async fn run(jobs: usize, dir: &std::path::Path) {
     let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
-    let inventory = Inventory::generate(50_000, 500).expect("an inventory");
-    let fleet = managers::Config { latency: Latency::None, ..managers::Config::new(inventory) };
+    let parts = Parts {
+        data: dir.to_owned(),
+        config: Config::load(Sources::default()).expect("the defaults"),
+        inventory: Inventory::generate(50_000, 500).expect("an inventory"),
+        latency: Latency::None,
+    };
     let began = Instant::now();
-    let local = Arc::new(Local::start(Config::new(dir, fleet), env).await.expect("it starts"));
-    local.ready(Duration::from_secs(60)).await.expect("ready");
+    let cluster = Cluster::open(parts, env).await.expect("it starts");
+    cluster.ready(Duration::from_secs(60)).await.expect("ready");
     println!("ready in {:.2} s", began.elapsed().as_secs_f64());
-    let mut events = local.bus().read_events(None).await.expect("events");
+    let mut events = cluster.bus().read_events(None).await.expect("events");
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let mut submitters = tokio::task::JoinSet::new();
     for submitter in 0..SUBMITTERS {
-        let local = Arc::clone(&local);
+        let gateway = cluster.gateway().clone();
         submitters.spawn(async move {
             let mut next = submitter * BATCH;
             while next < jobs {
                 let batch: Vec<_> = (next..(next + BATCH).min(jobs)).map(job).collect();
-                local.gateway().submit(batch).await.expect("taken");
+                gateway.submit(batch).await.expect("taken");
                 next += SUBMITTERS * BATCH;
             }
         });
@@ -98,7 +107,7 @@ async fn run(jobs: usize, dir: &std::path::Path) {
     let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     while submitters.join_next().await.is_some() {}
     let rate = jobs as f64 / wall;
-    let stats = local.bus().stats();
+    let stats = cluster.bus().stats();
     println!("{jobs} provisions in {wall:.2} s: {rate:.0} a second, {:.1} us of CPU each", cpu / jobs as f64 * 1e6);
     println!(
         "  {:.1} messages a job, {:.1} jobs a flush of the bus",
@@ -106,15 +115,11 @@ async fn run(jobs: usize, dir: &std::path::Path) {
         jobs as f64 / stats.syncs_total.max(1) as f64
     );
     println!("  cpu busy {:.0}% of two cores; peak {} MiB", cpu / wall / 2.0 * 100.0, peak_mib());
-    println!("  violations at the managers: {:?}", local.fleet().violations());
-    println!(
-        "  log positions: {}",
-        local.replica().shards().shards().map(|s| local.replica().applied(s)).max().unwrap_or(Seq::ZERO)
-    );
+    println!("  violations at the managers: {:?}", cluster.fleet().violations());
     let bare = raw(dir, jobs);
     println!("  raw limit in the same run: {bare:.0} records a second; ratio {:.2}", rate / bare);
     println!("  bounded by: CPU, where the share above is near 100%");
-    local.close(Duration::from_secs(10)).await;
+    cluster.stop(Duration::from_secs(10)).await;
 }
 
 fn main() {

@@ -16,7 +16,6 @@
 pub mod cluster;
 pub mod inventory;
 pub mod load;
-pub mod local;
 pub mod managers;
 pub mod remote;
 mod table;
@@ -24,7 +23,6 @@ pub mod trace;
 
 pub use cluster::Cluster;
 pub use inventory::{HostSpec, Inventory, ManagerSpec};
-pub use local::Local;
 pub use managers::Fleet;
 pub use table::Error as CsvError;
 pub use trace::{Trace, TraceAction, TraceEvent};

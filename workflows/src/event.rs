@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use cellbus_bus::contract::Event;
 use cellbus_bus::env::WallMs;
-use cellbus_bus::ids::{ManagerName, OpNumber, TenantId};
+use cellbus_bus::ids::{HostId, ManagerName, OpNumber, TenantId, VmId, VmName};
 use cellbus_bus::job::Job;
 use cellbus_directory::vm::Place;
-use cellbus_directory::{Failure, JobRow, Outcome, Vm, VmSummary};
+use cellbus_directory::{Failure, JobRow, Outcome, Vm, VmState, VmSummary};
 use serde::Serialize;
 
 use crate::view::ManagerNames;
@@ -48,6 +48,7 @@ struct VmData<'a> {
     id: String,
     name: &'a str,
     manager: Option<String>,
+    manager_name: Option<String>,
     host: Option<&'a str>,
     state: &'static str,
 }
@@ -71,9 +72,17 @@ impl<'a> From<&'a Failure> for ErrorData<'a> {
     }
 }
 
-/// A manager's configured name; its id if the configuration no longer has it.
-fn manager_name(place: Option<&Place>, names: &ManagerNames) -> Option<String> {
-    place.map(|p| names.name(&p.manager).map_or_else(|| p.manager.to_string(), ManagerName::to_string))
+impl<'a> VmData<'a> {
+    fn new(id: VmId, name: &'a VmName, home: Option<&'a Place>, state: VmState, names: &ManagerNames) -> Self {
+        Self {
+            id: id.to_string(),
+            name: name.as_str(),
+            manager: home.map(|place| place.manager.to_string()),
+            manager_name: home.and_then(|place| names.name(&place.manager)).map(ManagerName::to_string),
+            host: home.and_then(|place| place.host.as_ref()).map(HostId::as_str),
+            state: state.as_str(),
+        }
+    }
 }
 
 fn event<D: Serialize>(
@@ -108,16 +117,7 @@ pub(crate) fn outcome(row: &JobRow, job: &Job, vms: &[&VmSummary], names: &Manag
         Some(Outcome::Failed(failure)) => Some(ErrorData::from(failure)),
         Some(Outcome::Succeeded | Outcome::Cancelled) | None => None,
     };
-    let vms = vms
-        .iter()
-        .map(|vm| VmData {
-            id: vm.id.to_string(),
-            name: vm.name.as_str(),
-            manager: manager_name(vm.home.as_ref(), names),
-            host: vm.home.as_ref().and_then(|p| p.host.as_ref()).map(|h| h.as_str()),
-            state: vm.state.as_str(),
-        })
-        .collect();
+    let vms = vms.iter().map(|vm| VmData::new(vm.id, &vm.name, vm.home.as_ref(), vm.state, names)).collect();
     let state = row.state.as_str();
     let data = JobData {
         job_id: row.id.to_string(),
@@ -152,13 +152,7 @@ pub(crate) fn accepted(row: &JobRow, job: &Job) -> Event {
 
 /// `io.cellbus.vm.state.v1`: a change that no job made.
 pub(crate) fn vm_state(vm: &Vm, op: OpNumber, names: &ManagerNames) -> Event {
-    let data = VmData {
-        id: vm.id.to_string(),
-        name: vm.name.as_str(),
-        manager: manager_name(vm.home.as_ref(), names),
-        host: vm.home.as_ref().and_then(|p| p.host.as_ref()).map(|h| h.as_str()),
-        state: vm.state().as_str(),
-    };
+    let data = VmData::new(vm.id, &vm.name, vm.home.as_ref(), vm.state(), names);
     let id = format!("{}/state/{op}", vm.id);
     event(id, "io.cellbus.vm.state.v1", vm.id.to_string(), vm.as_of, &vm.tenant, None, data)
 }

@@ -150,7 +150,8 @@ impl Inner {
             return;
         }
         let view = inner.view.load_full();
-        for shard in inner.process.count.shards().filter(|shard| view.assignment.owner(*shard) == Some(&inner.me.cell)) {
+        for shard in inner.process.count.shards().filter(|shard| view.assignment.owner(*shard) == Some(&inner.me.cell))
+        {
             inner.start_runner(shard);
         }
     }

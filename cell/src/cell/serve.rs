@@ -41,7 +41,9 @@ impl Inner {
                 let make = |items| Ask::Decided { items, answers: Arc::clone(&answers) };
                 self.ask_by_shard(ids.iter().map(|id| id.shard(self.process.count)).zip(ids.iter().copied()), make);
                 self.process.env.timeout(limit, answers.full()).await;
-                Response::Decided(answers.take().into_iter().map(|answer| answer.unwrap_or(Decision::Unknown)).collect())
+                Response::Decided(
+                    answers.take().into_iter().map(|answer| answer.unwrap_or(Decision::Unknown)).collect(),
+                )
             }
             Request::Vms(ids) => {
                 let answers = Arc::new(Gather::new(ids.len()));
@@ -67,12 +69,16 @@ impl Inner {
             Request::Summary => Response::Summary(self.summary()),
             Request::Hosts(manager) => {
                 let (back, answer) = oneshot::channel();
-                self.ask_front(&manager, front::Message::Hosts(back), FRONT_LIMIT, answer, |rows| Ok(Response::Hosts(rows))).await
+                self.ask_front(&manager, front::Message::Hosts(back), FRONT_LIMIT, answer, |rows| {
+                    Ok(Response::Hosts(rows))
+                })
+                .await
             }
             Request::Live { manager, vm } => {
                 let (back, answer) = oneshot::channel();
                 let message = front::Message::Live(vm, back);
-                self.ask_front(&manager, message, MANAGER_LIMIT, answer, |held| Ok(Response::Live(held?.map(Box::new)))).await
+                self.ask_front(&manager, message, MANAGER_LIMIT, answer, |held| Ok(Response::Live(held?.map(Box::new))))
+                    .await
             }
             Request::Inventory(manager) => {
                 let (back, answer) = oneshot::channel();
@@ -82,12 +88,13 @@ impl Inner {
             }
             Request::DeadLetters => {
                 let letters = self.ask_all(Ask::DeadLetters).await;
-                let with_shard = letters.into_iter().flat_map(|(shard, kept)| kept.into_iter().map(move |letter| (shard, letter)));
+                let with_shard =
+                    letters.into_iter().flat_map(|(shard, kept)| kept.into_iter().map(move |letter| (shard, letter)));
                 Response::DeadLetters(with_shard.collect())
             }
-            Request::Changes => {
-                Response::Changes(self.ask_all(Ask::Changes).await.into_iter().flat_map(|(_, changes)| changes).collect())
-            }
+            Request::Changes => Response::Changes(
+                self.ask_all(Ask::Changes).await.into_iter().flat_map(|(_, changes)| changes).collect(),
+            ),
             Request::Drain(by) => {
                 tracing::info!(cell = %self.me.cell, who = by.who, from = by.from, "asked to drain");
                 self.draining.store(true, Ordering::Release);
@@ -204,7 +211,9 @@ impl Inner {
         rows
     }
 
-    pub(super) fn manager_rows(&self) -> Vec<ManagerRow> { self.fronts.load().values().map(front::Handle::row).collect() }
+    pub(super) fn manager_rows(&self) -> Vec<ManagerRow> {
+        self.fronts.load().values().map(front::Handle::row).collect()
+    }
 
     fn summary(&self) -> Summary {
         let mut summary = Summary::default();
@@ -217,7 +226,8 @@ impl Inner {
             }
         }
         let fronts = self.fronts.load();
-        summary.managers = self.process.board.said().into_iter().filter(|(_, said)| fronts.contains_key(&said.id)).collect();
+        summary.managers =
+            self.process.board.said().into_iter().filter(|(_, said)| fronts.contains_key(&said.id)).collect();
         summary
     }
 
@@ -242,4 +252,6 @@ impl Inner {
     }
 }
 
-fn busy() -> Response { Response::Failed { detail: "too much waits already".to_owned() } }
+fn busy() -> Response {
+    Response::Failed { detail: "too much waits already".to_owned() }
+}

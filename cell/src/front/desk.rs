@@ -112,10 +112,18 @@ impl Desk {
         }
     }
 
-    pub(super) fn waiting(&self, kind: Kind) -> u32 { self.lines[kind as usize].len() as u32 }
-    pub(super) fn waiting_total(&self) -> u32 { Kind::ALL.iter().map(|kind| self.waiting(*kind)).sum() }
-    pub(super) fn adopted(&self) -> bool { !self.adopted.is_empty() }
-    pub(super) fn busy(&self, vm: &VmId) -> bool { self.pending.contains_key(vm) || self.adopted.contains_key(vm) }
+    pub(super) fn waiting(&self, kind: Kind) -> u32 {
+        self.lines[kind as usize].len() as u32
+    }
+    pub(super) fn waiting_total(&self) -> u32 {
+        Kind::ALL.iter().map(|kind| self.waiting(*kind)).sum()
+    }
+    pub(super) fn adopted(&self) -> bool {
+        !self.adopted.is_empty()
+    }
+    pub(super) fn busy(&self, vm: &VmId) -> bool {
+        self.pending.contains_key(vm) || self.adopted.contains_key(vm)
+    }
 
     // ── calls ──
 
@@ -132,8 +140,12 @@ impl Desk {
                     pending.from = Arc::clone(from);
                     pending.call.shard_epoch = call.shard_epoch;
                 }
-                std::cmp::Ordering::Less => self.later(from, &call, LaterReason::StaleOwner, "a newer operation is under way", None),
-                std::cmp::Ordering::Greater => self.later(from, &call, LaterReason::VmBusy, "an older operation is under way", None),
+                std::cmp::Ordering::Less => {
+                    self.later(from, &call, LaterReason::StaleOwner, "a newer operation is under way", None)
+                }
+                std::cmp::Ordering::Greater => {
+                    self.later(from, &call, LaterReason::VmBusy, "an older operation is under way", None)
+                }
             }
             return;
         }
@@ -155,7 +167,8 @@ impl Desk {
             self.pending.insert(vm, pending);
             self.lines[kind as usize].push(shard, vm);
         } else {
-            let reason = if self.touched_before(&pending.call) { LaterReason::ManagerFailing } else { LaterReason::Busy };
+            let reason =
+                if self.touched_before(&pending.call) { LaterReason::ManagerFailing } else { LaterReason::Busy };
             self.later(from, &pending.call, reason, "its line is full", Some(Duration::from_secs(1)));
         }
     }
@@ -238,8 +251,16 @@ impl Desk {
                 Ok(extra) => (None, extra),
                 Err(answer) => return self.finish(vm, answer),
             },
-            Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume | Action::Snapshot(_)
-            | Action::Revert(_) | Action::SnapshotDelete(_) | Action::Delete | Action::Inspect => (None, None),
+            Action::Start
+            | Action::Stop(_)
+            | Action::Restart(_)
+            | Action::Suspend
+            | Action::Resume
+            | Action::Snapshot(_)
+            | Action::Revert(_)
+            | Action::SnapshotDelete(_)
+            | Action::Delete
+            | Action::Inspect => (None, None),
         };
         if let Some((host, amount)) = extra {
             self.holdings.hosts.take(host, amount, &Groups::default());
@@ -268,7 +289,8 @@ impl Desk {
             host: spec.host.as_ref(),
         };
         // A task of an older session goes on where it was sent.
-        let adopted = self.adopted.get(&vm).and_then(|task| task.host.as_ref()).and_then(|host| self.holdings.hosts.find(host));
+        let adopted =
+            self.adopted.get(&vm).and_then(|task| task.host.as_ref()).and_then(|host| self.holdings.hosts.find(host));
         let host = match adopted {
             Some(host) => host,
             None => self.holdings.hosts.choose(&wanted)?,
@@ -284,7 +306,10 @@ impl Desk {
     fn target_of(&self, vm: VmId, to: &HostId) -> Result<Option<(HostIndex, Amount)>, Answer> {
         let hosts = &self.holdings.hosts;
         let Some(target) = hosts.find(to) else {
-            return Err(Answer::Failed(Failure::lasting(FailureCode::HostNotFound, format!("there is no host {to} in this manager"))));
+            return Err(Answer::Failed(Failure::lasting(
+                FailureCode::HostNotFound,
+                format!("there is no host {to} in this manager"),
+            )));
         };
         // A VM that is not counted may be there all the same: the manager will say.
         let Some(held) = self.holdings.get(&vm) else { return Ok(None) };
@@ -329,7 +354,14 @@ impl Desk {
     }
 
     /// An operation has ended.
-    pub(super) fn ended(&mut self, now: Mono, random: u64, ticket: u64, vm: VmId, result: Result<Option<VmFacts>, Error>) {
+    pub(super) fn ended(
+        &mut self,
+        now: Mono,
+        random: u64,
+        ticket: u64,
+        vm: VmId,
+        result: Result<Option<VmFacts>, Error>,
+    ) {
         let Some(pending) = self.pending.get_mut(&vm) else { return };
         if pending.running.as_ref().is_none_or(|running| running.ticket != ticket) {
             // It was given up on, and another try is under way.
@@ -423,8 +455,15 @@ impl Desk {
                     Action::Snapshot(_) => FailureCode::SnapshotExists,
                     Action::Revert(_) | Action::SnapshotDelete(_) => FailureCode::SnapshotNotFound,
                     Action::Relocate(_) => FailureCode::HostNotFound,
-                    Action::Create(_) | Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend
-                    | Action::Resume | Action::Resize(_) | Action::Delete | Action::Inspect => FailureCode::ManagerRefused,
+                    Action::Create(_)
+                    | Action::Start
+                    | Action::Stop(_)
+                    | Action::Restart(_)
+                    | Action::Suspend
+                    | Action::Resume
+                    | Action::Resize(_)
+                    | Action::Delete
+                    | Action::Inspect => FailureCode::ManagerRefused,
                 };
                 Some(Answer::Failed(Failure::lasting(code, detail)))
             }
@@ -495,7 +534,8 @@ impl Desk {
 
     /// The VM was read again, beginning when the count of changes was `began`. Whether that is news.
     pub(super) fn inspected(&mut self, vm: VmId, found: Option<&HeldVm>, began: u64) -> bool {
-        if self.busy(&vm) || self.holdings.now() > began && self.holdings.get(&vm).is_some_and(|h| h.newer_than(began)) {
+        if self.busy(&vm) || self.holdings.now() > began && self.holdings.get(&vm).is_some_and(|h| h.newer_than(began))
+        {
             return false;
         }
         match (found, self.holdings.get(&vm)) {

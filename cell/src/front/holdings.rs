@@ -32,7 +32,9 @@ pub(super) struct Held {
 
 impl Held {
     /// Whether it was touched after the count of changes was `than`.
-    pub(super) fn newer_than(&self, than: u64) -> bool { self.touched > than }
+    pub(super) fn newer_than(&self, than: u64) -> bool {
+        self.touched > than
+    }
 }
 
 /// What of a VM is compared with what its manager says later.
@@ -43,7 +45,9 @@ pub(super) struct Seen {
     snapshots: usize,
 }
 impl Seen {
-    fn of(facts: &VmFacts) -> Self { Self { power: facts.power, size: facts.size, snapshots: facts.snapshots.len() } }
+    fn of(facts: &VmFacts) -> Self {
+        Self { power: facts.power, size: facts.size, snapshots: facts.snapshots.len() }
+    }
 }
 
 /// What a manager holds.
@@ -76,10 +80,16 @@ impl Holdings {
         this
     }
 
-    pub(super) fn get(&self, vm: &VmId) -> Option<&Held> { self.vms.get(vm) }
-    pub(super) fn present(&self) -> u64 { self.present }
+    pub(super) fn get(&self, vm: &VmId) -> Option<&Held> {
+        self.vms.get(vm)
+    }
+    pub(super) fn present(&self) -> u64 {
+        self.present
+    }
     /// A reading of the count of changes, for [`Holdings::reread`].
-    pub(super) fn now(&self) -> u64 { self.changes }
+    pub(super) fn now(&self) -> u64 {
+        self.changes
+    }
 
     fn touch(&mut self) -> u64 {
         self.changes += 1;

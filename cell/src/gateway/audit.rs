@@ -83,9 +83,7 @@ impl Gateway {
 
     async fn audit_all(&self, running: &Running, managers: Vec<ManagerId>) {
         let process = &self.inner.process;
-        futures::stream::iter(managers)
-            .for_each_concurrent(AT_ONCE, |manager| self.audit_one(running, manager))
-            .await;
+        futures::stream::iter(managers).for_each_concurrent(AT_ONCE, |manager| self.audit_one(running, manager)).await;
         running.lock().audit.ended_at = Some(process.env.wall());
     }
 
@@ -147,11 +145,14 @@ impl Gateway {
             None => finding("unknown", format!("on host {}, and the directory does not know it", there.facts.host)),
             // A step under way explains it: it is on its way there, or off.
             Some(vm) if vm.doing.is_some() || vm.other.as_ref().is_some_and(|other| other.manager == manager) => None,
-            Some(vm) if vm.is_deleted() => finding("unknown", format!("on host {}, although it was deleted", there.facts.host)),
+            Some(vm) if vm.is_deleted() => {
+                finding("unknown", format!("on host {}, although it was deleted", there.facts.host))
+            }
             Some(vm) => match vm.home {
-                Some(home) if home.manager != manager => {
-                    finding("duplicate", format!("on host {}, and in the directory at manager {}", there.facts.host, home.manager))
-                }
+                Some(home) if home.manager != manager => finding(
+                    "duplicate",
+                    format!("on host {}, and in the directory at manager {}", there.facts.host, home.manager),
+                ),
                 // It has come there since the list was read.
                 Some(_) => None,
                 None => finding("unknown", format!("on host {}, and nowhere in the directory", there.facts.host)),
@@ -163,7 +164,9 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn audit(&self, id: Uuid) -> Result<Audit> { self.find_audit(id).map(|running| running.lock().audit.clone()) }
+    pub fn audit(&self, id: Uuid) -> Result<Audit> {
+        self.find_audit(id).map(|running| running.lock().audit.clone())
+    }
 
     fn find_audit(&self, id: Uuid) -> Result<Arc<Running>> {
         let audits = self.inner.audits.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,7 +183,10 @@ impl Gateway {
         let suspects: Vec<(VmId, ManagerId)> = {
             let state = running.lock();
             if state.audit.ended_at.is_none() {
-                return Err(Error::Conflict { code: "audit_running", message: "the audit still runs: wait for its end".to_owned() });
+                return Err(Error::Conflict {
+                    code: "audit_running",
+                    message: "the audit still runs: wait for its end".to_owned(),
+                });
             }
             state.suspects.iter().map(|(vm, manager)| (*vm, *manager)).collect()
         };
@@ -211,9 +217,12 @@ fn compare(manager: ManagerId, vm: &Vm, there: Option<&HeldVm>) -> Option<Findin
     let Some(there) = there else {
         return match vm.settled {
             VmState::Lost | VmState::Deleted | VmState::Creating => None,
-            VmState::Running | VmState::Stopped | VmState::Suspended | VmState::Migrating | VmState::Deleting | VmState::Unknown => {
-                finding("missing", "the manager does not have it".to_owned())
-            }
+            VmState::Running
+            | VmState::Stopped
+            | VmState::Suspended
+            | VmState::Migrating
+            | VmState::Deleting
+            | VmState::Unknown => finding("missing", "the manager does not have it".to_owned()),
         };
     };
     let host = vm.home.as_ref().and_then(|home| home.host.as_ref());

@@ -19,7 +19,8 @@ impl Gateway {
     /// # Errors
     /// [`Error::BusAway`].
     pub async fn cells(&self) -> Result<Vec<CellRow>> {
-        let (summaries, managers) = futures::future::join(self.ask_all(Request::Summary), self.ask_all(Request::Managers)).await;
+        let (summaries, managers) =
+            futures::future::join(self.ask_all(Request::Summary), self.ask_all(Request::Managers)).await;
         let managers: BTreeMap<_, _> = managers?.into_iter().map(|(member, answer)| (member.cell, answer)).collect();
         let rows = summaries?.into_iter().map(|(member, summary)| {
             let fronted = match managers.get(&member.cell) {
@@ -140,7 +141,12 @@ impl Gateway {
             None => None,
             Some(text) => match text.split_once('/') {
                 Some((manager, host)) => Some((manager.to_owned(), host.to_owned())),
-                None => return Err(Error::Invalid { code: "invalid_cursor", message: "the cursor is not one of this list".to_owned() }),
+                None => {
+                    return Err(Error::Invalid {
+                        code: "invalid_cursor",
+                        message: "the cursor is not one of this list".to_owned(),
+                    });
+                }
             },
         };
         let from = |name: &ManagerName| after.as_ref().is_none_or(|(manager, _)| name.as_str() >= manager.as_str());
@@ -148,7 +154,9 @@ impl Gateway {
         for (name, id) in names.iter().filter(|(name, id)| manager.is_none_or(|only| only == **id) && from(name)) {
             // A manager that nobody fronts, or that is being opened, has no rows now.
             for row in self.hosts_of(id).await.unwrap_or_default() {
-                let seen = after.as_ref().is_some_and(|(manager, host)| name.as_str() == manager && row.id.as_str() <= host.as_str());
+                let seen = after
+                    .as_ref()
+                    .is_some_and(|(manager, host)| name.as_str() == manager && row.id.as_str() <= host.as_str());
                 if seen {
                     continue;
                 }
@@ -239,7 +247,10 @@ impl Gateway {
         let host: HostId = text.parse().map_err(|_| not_found())?;
         let ids: Vec<ManagerId> = self.inner.process.names.iter().map(|(_, id)| *id).collect();
         let rows = futures::future::join_all(ids.iter().map(|id| self.hosts_of(id))).await;
-        let mut found = ids.iter().zip(&rows).filter(|(_, rows)| rows.as_ref().is_ok_and(|rows| rows.iter().any(|row| row.id == host)));
+        let mut found = ids
+            .iter()
+            .zip(&rows)
+            .filter(|(_, rows)| rows.as_ref().is_ok_and(|rows| rows.iter().any(|row| row.id == host)));
         match (found.next(), found.next()) {
             (Some((manager, _)), None) => Ok((*manager, host)),
             (Some(_), Some(_)) => Err(Error::Ambiguous { what: What::Host, name: text.to_owned() }),
@@ -263,10 +274,22 @@ impl Gateway {
         let process = &self.inner.process;
         let view = process.board.view();
         let template = Template::of(provision);
-        let asked = Asked { tenant: &job.tenant, size: provision.size, template: &template, only: None, refusals: &[], patient: false };
+        let asked = Asked {
+            tenant: &job.tenant,
+            size: provision.size,
+            template: &template,
+            only: None,
+            refusals: &[],
+            patient: false,
+        };
         let mut detail = String::new();
         let mut pick = || {
-            let context = Context { now: process.env.wall(), random: process.env.random_u64(), view: &view, names: &process.names };
+            let context = Context {
+                now: process.env.wall(),
+                random: process.env.random_u64(),
+                view: &view,
+                names: &process.names,
+            };
             match choose(&context, &asked, |_| true) {
                 Choice::Manager(manager) => Some(manager),
                 Choice::Crowded => None,

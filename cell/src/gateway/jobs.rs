@@ -40,7 +40,8 @@ impl Gateway {
         for job in &jobs {
             by_shard.entry(job.id.shard(process.count)).or_default().push(JobItem::Job(Arc::clone(job)).encode());
         }
-        let items = by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items)).collect();
+        let items =
+            by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items)).collect();
         process.bus.publish_all(items).await?;
         let decided = self.decided(&jobs).await;
         let answers = jobs.iter().zip(decided).map(|(job, decided)| match decided {
@@ -305,8 +306,17 @@ impl Gateway {
         let status = self.job(id).await?;
         let vms: Vec<_> = match status.row.kind {
             JobKind::Provision => (0..status.row.vms_total).map(|k| id.vm(k)).collect(),
-            JobKind::Start | JobKind::Stop | JobKind::Restart | JobKind::Suspend | JobKind::Resume | JobKind::Resize
-            | JobKind::Snapshot | JobKind::Revert | JobKind::SnapshotDelete | JobKind::Migrate | JobKind::Delete
+            JobKind::Start
+            | JobKind::Stop
+            | JobKind::Restart
+            | JobKind::Suspend
+            | JobKind::Resume
+            | JobKind::Resize
+            | JobKind::Snapshot
+            | JobKind::Revert
+            | JobKind::SnapshotDelete
+            | JobKind::Migrate
+            | JobKind::Delete
             | JobKind::Cancel => status.row.vm.into_iter().collect(),
         };
         // Where parked work is, the homes of the VMs know; the others do nothing.

@@ -30,7 +30,10 @@ impl Gateway {
 
     async fn find_letter(&self, id: Uuid) -> Result<(ShardId, Arc<DeadLetter>)> {
         let letters = self.all_letters().await?;
-        letters.into_iter().find(|(_, letter)| letter.id == id).ok_or_else(|| Error::NotFound { what: What::DeadLetter, id: id.to_string() })
+        letters
+            .into_iter()
+            .find(|(_, letter)| letter.id == id)
+            .ok_or_else(|| Error::NotFound { what: What::DeadLetter, id: id.to_string() })
     }
 
     /// All dead letters, oldest first, a page at a time.
@@ -38,7 +41,8 @@ impl Gateway {
     /// # Errors
     /// [`Error::Invalid`] `invalid_cursor`.
     pub async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>> {
-        let bad = || Error::Invalid { code: "invalid_cursor", message: "the cursor is not one of this list".to_owned() };
+        let bad =
+            || Error::Invalid { code: "invalid_cursor", message: "the cursor is not one of this list".to_owned() };
         let after = match after {
             None => None,
             Some(text) => {
@@ -47,7 +51,10 @@ impl Gateway {
             }
         };
         let letters = self.all_letters().await?;
-        let mut rest = letters.into_iter().map(|(_, letter)| letter).filter(|letter| after.is_none_or(|after| (letter.at, letter.id) > after));
+        let mut rest = letters
+            .into_iter()
+            .map(|(_, letter)| letter)
+            .filter(|letter| after.is_none_or(|after| (letter.at, letter.id) > after));
         let items: Vec<_> = rest.by_ref().take(limit).collect();
         let more = rest.next().is_some();
         let next = items.last().filter(|_| more).map(|last| format!("{}/{}", last.at.0, last.id));
@@ -58,7 +65,9 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn dead_letter(&self, id: Uuid) -> Result<Arc<DeadLetter>> { self.find_letter(id).await.map(|(_, letter)| letter) }
+    pub async fn dead_letter(&self, id: Uuid) -> Result<Arc<DeadLetter>> {
+        self.find_letter(id).await.map(|(_, letter)| letter)
+    }
 
     /// Sends the original round again, and takes the letter out.
     ///
@@ -81,7 +90,9 @@ impl Gateway {
                 bus.publish(Queue { shard, kind: QueueKind::Control }, original).await?;
             }
             "ingress" => {
-                let Some(tenant) = &letter.tenant else { return Err(cannot("its tenant is not known: send it again yourself")) };
+                let Some(tenant) = &letter.tenant else {
+                    return Err(cannot("its tenant is not known: send it again yourself"));
+                };
                 bus.ingress_publish(tenant.as_str(), Vec::new(), letter.original.clone()).await?;
             }
             _ => return Err(cannot("it came by a way that is not known: send it again yourself")),

@@ -71,7 +71,13 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Error::NotFound`]; as [`Gateway::submit`].
-    pub async fn evacuate(&self, manager: ManagerId, host: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
+    pub async fn evacuate(
+        &self,
+        manager: ManagerId,
+        host: Option<HostId>,
+        round: &str,
+        by: Operator,
+    ) -> Result<Evacuation> {
         let mut targets = Vec::new();
         match &host {
             Some(host) => {
@@ -81,7 +87,9 @@ impl Gateway {
             }
             None => self.cordon_manager(manager, true, by.clone()).await?,
         }
-        let what = host.as_ref().map_or_else(|| format!("manager {manager}"), |host| format!("host {host} of manager {manager}"));
+        let what = host
+            .as_ref()
+            .map_or_else(|| format!("manager {manager}"), |host| format!("host {host} of manager {manager}"));
         self.note_change(by, format!("evacuate {what}, round {round}")).await?;
 
         let filter = VmFilter { manager: Some(manager), host: host.clone(), ..VmFilter::default() };
@@ -91,7 +99,11 @@ impl Gateway {
             let page = self.replica().list(&filter, PAGE, from.as_deref());
             let page = page.map_err(|error| Error::Internal { message: error.to_string() })?;
             let mut jobs = Vec::new();
-            for vm in page.items.iter().filter(|vm| !matches!(vm.state(), VmState::Deleting | VmState::Deleted | VmState::Lost)) {
+            for vm in page
+                .items
+                .iter()
+                .filter(|vm| !matches!(vm.state(), VmState::Deleting | VmState::Deleted | VmState::Lost))
+            {
                 done.vms += 1;
                 let target = take_room(&mut targets, vm).map(|host| ("host", host.to_string()));
                 // Without a host that would do, its job says why when it fails.
@@ -124,8 +136,16 @@ impl Gateway {
         let process = &self.inner.process;
         let mut view = process.board.view().as_ref().clone();
         view.managers.retain(|summary| summary.id != manager);
-        let context = Context { now: process.env.wall(), random: process.env.random_u64(), view: &view, names: &process.names };
-        let asked = Asked { tenant: &vm.tenant, size: vm.size, template: &vm.template, only: None, refusals: &[], patient: false };
+        let context =
+            Context { now: process.env.wall(), random: process.env.random_u64(), view: &view, names: &process.names };
+        let asked = Asked {
+            tenant: &vm.tenant,
+            size: vm.size,
+            template: &vm.template,
+            only: None,
+            refusals: &[],
+            patient: false,
+        };
         match choose(&context, &asked, |_| true) {
             Choice::Manager(chosen) => self.manager_name(&chosen),
             Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,

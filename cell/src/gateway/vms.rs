@@ -100,7 +100,9 @@ impl Gateway {
         self.place(location.vm(), place, location.as_of())
     }
 
-    fn located_of(&self, vm: &Vm) -> Located { self.place(vm.id, vm.home.as_ref(), vm.as_of) }
+    fn located_of(&self, vm: &Vm) -> Located {
+        self.place(vm.id, vm.home.as_ref(), vm.as_of)
+    }
 
     fn place(&self, vm: VmId, place: Option<&cellbus_directory::Place>, as_of: cellbus_bus::WallMs) -> Located {
         let process = &self.inner.process;
@@ -129,15 +131,18 @@ impl Gateway {
     /// [`Error::Invalid`] `too_many_ids`; [`Error::NotReady`].
     pub async fn locate_many(&self, ids: &[VmId]) -> Result<Vec<Option<Located>>> {
         if ids.len() > LOCATE_MAX {
-            let message = format!("{} ids are more than the {LOCATE_MAX} that one call may name; make several calls", ids.len());
+            let message =
+                format!("{} ids are more than the {LOCATE_MAX} that one call may name; make several calls", ids.len());
             return Err(Error::Invalid { code: "too_many_ids", message });
         }
         let replica = &self.inner.process.replica;
         let mut located: Vec<Option<Located>> =
             ids.iter().map(|id| replica.locate(*id).map(|location| self.located(&location))).collect();
-        let missing: Vec<VmId> = ids.iter().zip(&located).filter(|(_, found)| found.is_none()).map(|(id, _)| *id).collect();
+        let missing: Vec<VmId> =
+            ids.iter().zip(&located).filter(|(_, found)| found.is_none()).map(|(id, _)| *id).collect();
         if !missing.is_empty() {
-            let known: BTreeMap<VmId, Vm> = self.vms_from_homes(&missing).await.into_iter().map(|vm| (vm.id, vm)).collect();
+            let known: BTreeMap<VmId, Vm> =
+                self.vms_from_homes(&missing).await.into_iter().map(|vm| (vm.id, vm)).collect();
             for (id, slot) in ids.iter().zip(&mut located) {
                 if slot.is_none() {
                     *slot = known.get(id).map(|vm| self.located_of(vm));

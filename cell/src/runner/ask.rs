@@ -31,8 +31,12 @@ impl Ask {
     /// The shard is not open here.
     pub(crate) fn not_open(self) {
         match self {
-            Self::Jobs { items, answers, .. } => items.iter().for_each(|(index, _)| answers.fill(*index, JobAnswer::NotMine)),
-            Self::Decided { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine)),
+            Self::Jobs { items, answers, .. } => {
+                items.iter().for_each(|(index, _)| answers.fill(*index, JobAnswer::NotMine))
+            }
+            Self::Decided { items, answers } => {
+                items.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine))
+            }
             Self::Vms { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, VmAnswer::NotMine)),
             // Whoever asks is told by the slot that stays empty, or the dropped sender.
             Self::Explain(..) | Self::Stats(..) | Self::DeadLetters(..) | Self::Changes(..) => {}
@@ -120,12 +124,13 @@ impl Waiters {
             Wants::Status(until, answers) => {
                 let Some(answers) = answers.upgrade() else { return };
                 let status = shard.job(&job);
-                let settled = full || match (&status, until) {
-                    (_, Until::Now) => true,
-                    (None, Until::Decided | Until::Ended) => false,
-                    (Some(status), Until::Decided) => status.row.state != cellbus_directory::JobState::Queued,
-                    (Some(status), Until::Ended) => status.row.state.ended(),
-                };
+                let settled = full
+                    || match (&status, until) {
+                        (_, Until::Now) => true,
+                        (None, Until::Decided | Until::Ended) => false,
+                        (Some(status), Until::Decided) => status.row.state != cellbus_directory::JobState::Queued,
+                        (Some(status), Until::Ended) => status.row.state.ended(),
+                    };
                 if settled {
                     let answer = match status {
                         Some(status) => JobAnswer::Known(Box::new(status)),
@@ -140,7 +145,10 @@ impl Waiters {
                 let known = shard.job_state(&job);
                 let settled = full || known.is_some_and(|(state, _)| state != cellbus_directory::JobState::Queued);
                 if settled {
-                    answers.fill(waiter.index, known.map_or(Decision::Unknown, |(state, digest)| Decision::Known { state, digest }));
+                    answers.fill(
+                        waiter.index,
+                        known.map_or(Decision::Unknown, |(state, digest)| Decision::Known { state, digest }),
+                    );
                 }
                 settled
             }

@@ -78,7 +78,8 @@ impl Runner {
                 }
                 continue;
             }
-            match self.elsewhere.let_go(self.shard, replayed.shard.epoch() > Epoch::ZERO, replayed.last.as_ref()).await {
+            match self.elsewhere.let_go(self.shard, replayed.shard.epoch() > Epoch::ZERO, replayed.last.as_ref()).await
+            {
                 LetGo::NotMine => return Ok(None),
                 LetGo::NotYet => {
                     if self.pause(ASK_AGAIN).await.is_some() {
@@ -203,7 +204,10 @@ impl Runner {
                 let entry = Entry::decode(&message.body).map_err(|e| format!("log entry {}: {e}", message.seq))?;
                 let void = entry.epoch < replayed.shard.epoch();
                 if entry.prev != replayed.end && !void {
-                    return Err(format!("log entry {} follows {}, but {} was read before it", message.seq, entry.prev, replayed.end));
+                    return Err(format!(
+                        "log entry {} follows {}, but {} was read before it",
+                        message.seq, entry.prev, replayed.end
+                    ));
                 }
                 for record in &entry.records {
                     match record {
@@ -225,4 +229,3 @@ impl Runner {
         Ok(())
     }
 }
-

@@ -213,7 +213,11 @@ impl Runner {
         let again = |detail: String| {
             move |(vm, op)| {
                 let after = Some(Duration::ZERO);
-                called(vm, op, Answer::Later(Later { reason: LaterReason::CellUnreachable, detail: detail.clone(), after }))
+                called(
+                    vm,
+                    op,
+                    Answer::Later(Later { reason: LaterReason::CellUnreachable, detail: detail.clone(), after }),
+                )
             }
         };
         let silent = serving.calls.silent(self.process.env.mono(), self.config.call_silence);
@@ -287,7 +291,13 @@ impl Runner {
                 && poison.seq == at.seq
             {
                 tracing::error!(shard = %self.shard, queue = ?kind, seq = %at.seq, reason = poison.reason, "message put aside");
-                serving.open.shard.dead_letter(&context, *at, *kind == QueueKind::Control, body.clone(), &poison.reason);
+                serving.open.shard.dead_letter(
+                    &context,
+                    *at,
+                    *kind == QueueKind::Control,
+                    body.clone(),
+                    &poison.reason,
+                );
                 self.poison = None;
                 continue;
             }
@@ -301,7 +311,11 @@ impl Runner {
         None
     }
 
-    fn panicked(&mut self, place: Option<(QueueKind, Position, bytes::Bytes)>, panic: &(dyn std::any::Any + Send)) -> Next {
+    fn panicked(
+        &mut self,
+        place: Option<(QueueKind, Position, bytes::Bytes)>,
+        panic: &(dyn std::any::Any + Send),
+    ) -> Next {
         let reason = super::panic_reason(panic);
         tracing::error!(shard = %self.shard, reason, "fault in the state machine");
         match place {

@@ -17,39 +17,79 @@ pub struct Flaky {
 
 impl Flaky {
     fn members_there(&self) -> Result<()> {
-        if self.members_away.load(Ordering::Relaxed) { Err(Error::Unavailable { reason: "taken away".into() }) } else { Ok(()) }
+        if self.members_away.load(Ordering::Relaxed) {
+            Err(Error::Unavailable { reason: "taken away".into() })
+        } else {
+            Ok(())
+        }
     }
 }
 
 #[async_trait]
 impl Bus for Flaky {
-    async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> { self.inner.cluster(initial).await }
+    async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> {
+        self.inner.cluster(initial).await
+    }
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
         self.inner.ingress_publish(tenant, headers, body).await
     }
-    async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> { self.inner.ingress_next(redeliver_after).await }
-    async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> { self.inner.publish(queue, items).await }
-    async fn publish_all(&self, items: Vec<(Queue, Vec<Bytes>)>) -> Result<()> { self.inner.publish_all(items).await }
-    async fn read_queue(&self, queue: Queue, after: Position) -> Result<Box<dyn Reader>> { self.inner.read_queue(queue, after).await }
-    async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> { self.inner.depth(queue, after).await }
-    async fn trim_queue(&self, queue: Queue, through: Seq) -> Result<()> { self.inner.trim_queue(queue, through).await }
-    async fn append(&self, shard: ShardId, expected: Seq, entry: Bytes) -> Result<Seq> { self.inner.append(shard, expected, entry).await }
-    async fn log_end(&self, shard: ShardId) -> Result<Seq> { self.inner.log_end(shard).await }
-    async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> { self.inner.read_log(shard, after).await }
-    async fn write_snapshot(&self, id: SnapshotId, body: Bytes) -> Result<()> { self.inner.write_snapshot(id, body).await }
-    async fn snapshots(&self, shard: ShardId) -> Result<Vec<SnapshotId>> { self.inner.snapshots(shard).await }
-    async fn read_snapshot(&self, id: SnapshotId) -> Result<Option<Bytes>> { self.inner.read_snapshot(id).await }
-    async fn trim_log(&self, shard: ShardId, through: Seq, keep: usize) -> Result<()> { self.inner.trim_log(shard, through, keep).await }
+    async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
+        self.inner.ingress_next(redeliver_after).await
+    }
+    async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> {
+        self.inner.publish(queue, items).await
+    }
+    async fn publish_all(&self, items: Vec<(Queue, Vec<Bytes>)>) -> Result<()> {
+        self.inner.publish_all(items).await
+    }
+    async fn read_queue(&self, queue: Queue, after: Position) -> Result<Box<dyn Reader>> {
+        self.inner.read_queue(queue, after).await
+    }
+    async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> {
+        self.inner.depth(queue, after).await
+    }
+    async fn trim_queue(&self, queue: Queue, through: Seq) -> Result<()> {
+        self.inner.trim_queue(queue, through).await
+    }
+    async fn append(&self, shard: ShardId, expected: Seq, entry: Bytes) -> Result<Seq> {
+        self.inner.append(shard, expected, entry).await
+    }
+    async fn log_end(&self, shard: ShardId) -> Result<Seq> {
+        self.inner.log_end(shard).await
+    }
+    async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
+        self.inner.read_log(shard, after).await
+    }
+    async fn write_snapshot(&self, id: SnapshotId, body: Bytes) -> Result<()> {
+        self.inner.write_snapshot(id, body).await
+    }
+    async fn snapshots(&self, shard: ShardId) -> Result<Vec<SnapshotId>> {
+        self.inner.snapshots(shard).await
+    }
+    async fn read_snapshot(&self, id: SnapshotId) -> Result<Option<Bytes>> {
+        self.inner.read_snapshot(id).await
+    }
+    async fn trim_log(&self, shard: ShardId, through: Seq, keep: usize) -> Result<()> {
+        self.inner.trim_log(shard, through, keep).await
+    }
     async fn beat(&self, member: Member, ttl: Duration) -> Result<()> {
         self.members_there()?;
         self.inner.beat(member, ttl).await
     }
-    async fn leave(&self, cell: &CellId) -> Result<()> { self.inner.leave(cell).await }
+    async fn leave(&self, cell: &CellId) -> Result<()> {
+        self.inner.leave(cell).await
+    }
     async fn members(&self) -> Result<Vec<Member>> {
         self.members_there()?;
         self.inner.members().await
     }
-    async fn publish_events(&self, events: Vec<Event>) -> Result<()> { self.inner.publish_events(events).await }
-    async fn read_events(&self, after: Option<Seq>) -> Result<Box<dyn EventReader>> { self.inner.read_events(after).await }
-    fn accepting(&self) -> Result<()> { self.inner.accepting() }
+    async fn publish_events(&self, events: Vec<Event>) -> Result<()> {
+        self.inner.publish_events(events).await
+    }
+    async fn read_events(&self, after: Option<Seq>) -> Result<Box<dyn EventReader>> {
+        self.inner.read_events(after).await
+    }
+    fn accepting(&self) -> Result<()> {
+        self.inner.accepting()
+    }
 }

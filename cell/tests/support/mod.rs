@@ -68,16 +68,35 @@ impl FakeManager {
             hangs: AtomicBool::new(false),
             takes_ms: AtomicU64::new(0),
             changed: tokio::sync::Notify::new(),
-            limits: Limits { operations_max: 64, creates_max: 16, relocations_max: 8, power_max: 32, snapshots_max: 8, revokes: true },
+            limits: Limits {
+                operations_max: 64,
+                creates_max: 16,
+                relocations_max: 8,
+                power_max: 32,
+                snapshots_max: 8,
+                revokes: true,
+            },
         })
     }
-    pub fn id(&self) -> ManagerId { ManagerId::derive(self.name.as_str()) }
-    pub fn vms(&self) -> BTreeSet<VmId> { self.state.lock().unwrap().vms.keys().copied().collect() }
-    pub fn facts(&self, vm: &VmId) -> Option<VmFacts> { self.state.lock().unwrap().vms.get(vm).map(|vm| vm.facts.clone()) }
+    pub fn id(&self) -> ManagerId {
+        ManagerId::derive(self.name.as_str())
+    }
+    pub fn vms(&self) -> BTreeSet<VmId> {
+        self.state.lock().unwrap().vms.keys().copied().collect()
+    }
+    pub fn facts(&self, vm: &VmId) -> Option<VmFacts> {
+        self.state.lock().unwrap().vms.get(vm).map(|vm| vm.facts.clone())
+    }
     /// VMs that were made more than once.
-    pub fn made_twice(&self) -> usize { self.state.lock().unwrap().made.values().filter(|n| **n > 1).count() }
-    pub fn overfilled(&self) -> u32 { self.state.lock().unwrap().overfilled }
-    pub fn under_way_max(&self) -> u32 { self.state.lock().unwrap().under_way_max }
+    pub fn made_twice(&self) -> usize {
+        self.state.lock().unwrap().made.values().filter(|n| **n > 1).count()
+    }
+    pub fn overfilled(&self) -> u32 {
+        self.state.lock().unwrap().overfilled
+    }
+    pub fn under_way_max(&self) -> u32 {
+        self.state.lock().unwrap().under_way_max
+    }
     /// Somebody stops a VM behind Cellbus's back.
     pub fn stop_behind_our_back(&self, vm: &VmId) {
         let mut state = self.state.lock().unwrap();
@@ -106,17 +125,31 @@ impl FakeManager {
             return match &op.action {
                 Action::Create(spec) => {
                     let host = op.host.clone().expect("a create has a host");
-                    let facts = VmFacts { host: host.clone(), power: PowerState::Running, size: spec.size, snapshots: vec![] };
-                    let listed = self.hosts.iter().find(|h| h.id == host).ok_or(Error::NoRoom { detail: "no such host".into() })?;
-                    let used: u32 = state.vms.values().filter(|v| v.facts.host == host).map(|v| v.facts.size.vcpus).sum();
+                    let facts =
+                        VmFacts { host: host.clone(), power: PowerState::Running, size: spec.size, snapshots: vec![] };
+                    let listed = self
+                        .hosts
+                        .iter()
+                        .find(|h| h.id == host)
+                        .ok_or(Error::NoRoom { detail: "no such host".into() })?;
+                    let used: u32 =
+                        state.vms.values().filter(|v| v.facts.host == host).map(|v| v.facts.size.vcpus).sum();
                     if used + spec.size.vcpus > listed.vcpus {
                         state.overfilled += 1;
                     }
                     *state.made.entry(op.vm).or_default() += 1;
-                    state.vms.insert(op.vm, HeldVm {
-                        id: op.vm, facts: facts.clone(), tenant: spec.tenant.clone(), name: spec.name.clone(), op: op.number,
-                        affinity: spec.template.policy.affinity.clone(), anti_affinity: spec.template.policy.anti_affinity.clone(),
-                    });
+                    state.vms.insert(
+                        op.vm,
+                        HeldVm {
+                            id: op.vm,
+                            facts: facts.clone(),
+                            tenant: spec.tenant.clone(),
+                            name: spec.name.clone(),
+                            op: op.number,
+                            affinity: spec.template.policy.affinity.clone(),
+                            anti_affinity: spec.template.policy.anti_affinity.clone(),
+                        },
+                    );
                     Ok(Some(facts))
                 }
                 Action::Delete => Ok(None),
@@ -200,12 +233,16 @@ impl Driver for Session {
             self.manager.changed.notified().await;
         }
     }
-    fn limits(&self) -> Limits { self.manager.limits.clone() }
+    fn limits(&self) -> Limits {
+        self.manager.limits.clone()
+    }
 }
 
 struct UnderWay(Arc<FakeManager>);
 impl Drop for UnderWay {
-    fn drop(&mut self) { self.0.state.lock().unwrap().under_way -= 1; }
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().under_way -= 1;
+    }
 }
 
 pub struct FakeDrivers(pub BTreeMap<ManagerId, Arc<FakeManager>>);
@@ -238,14 +275,18 @@ impl Cluster {
         Self::start_with(cells, shards, managers, 1 << 20).await
     }
     pub async fn start_with(cells: usize, shards: u16, managers: &[(&str, u32, u32)], snapshot_bytes_min: u64) -> Self {
-        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let env = env::real(tokio::runtime::Handle::current());
         let dir = tempfile::tempdir().unwrap();
         let mut config = BusConfig::new(dir.path());
         config.free_bytes_min = 1 << 20;
         let bus = Embedded::open(config, env.clone()).unwrap();
         let count = ShardCount::new(shards).unwrap();
-        let managers: Vec<_> = managers.iter().map(|(name, hosts, vcpus)| FakeManager::new(env.clone(), name, *hosts, *vcpus)).collect();
+        let managers: Vec<_> =
+            managers.iter().map(|(name, hosts, vcpus)| FakeManager::new(env.clone(), name, *hosts, *vcpus)).collect();
         let names = Arc::new(ManagerNames::new(managers.iter().map(|m| m.name.clone())));
         let replica = Arc::new(Replica::new(count, 7));
         let stop = CancellationToken::new();
@@ -258,8 +299,19 @@ impl Cluster {
         let drivers = Arc::new(FakeDrivers(managers.iter().map(|m| (m.id(), Arc::clone(m))).collect()));
         let gateway = Gateway::new(process.clone());
         let mut cluster = Self {
-            env, bus, managers, gateway, cells: vec![], process, lease: Duration::from_millis(600), stop, drivers, incarnations: 0,
-            snapshot_bytes_min, flaky, _dir: dir,
+            env,
+            bus,
+            managers,
+            gateway,
+            cells: vec![],
+            process,
+            lease: Duration::from_millis(600),
+            stop,
+            drivers,
+            incarnations: 0,
+            snapshot_bytes_min,
+            flaky,
+            _dir: dir,
         };
         for _ in 0..cells {
             cluster.add_cell_of(cells);
@@ -268,7 +320,9 @@ impl Cluster {
         cluster
     }
 
-    pub fn add_cell(&mut self) -> Handle { self.add_cell_of(1) }
+    pub fn add_cell(&mut self) -> Handle {
+        self.add_cell_of(1)
+    }
     fn add_cell_of(&mut self, gather: usize) -> Handle {
         self.incarnations += 1;
         let id: CellId = format!("cell-{}", self.incarnations).parse().unwrap();
@@ -301,9 +355,15 @@ impl Cluster {
     }
 
     /// Takes membership away, or gives it back.
-    pub fn members_away(&self, away: bool) { self.flaky.members_away.store(away, Ordering::Relaxed); }
-    pub fn vms(&self) -> BTreeSet<VmId> { self.managers.iter().flat_map(|m| m.vms()).collect() }
-    pub fn made_twice(&self) -> usize { self.managers.iter().map(|m| m.made_twice()).sum() }
+    pub fn members_away(&self, away: bool) {
+        self.flaky.members_away.store(away, Ordering::Relaxed);
+    }
+    pub fn vms(&self) -> BTreeSet<VmId> {
+        self.managers.iter().flat_map(|m| m.vms()).collect()
+    }
+    pub fn made_twice(&self) -> usize {
+        self.managers.iter().map(|m| m.made_twice()).sum()
+    }
 }
 
 pub fn job(kind: &str, id: &str, subject: Option<&str>, data: serde_json::Value) -> Arc<Job> {
@@ -319,9 +379,20 @@ pub fn job(kind: &str, id: &str, subject: Option<&str>, data: serde_json::Value)
 }
 
 pub fn provision(id: &str) -> Arc<Job> {
-    job("provision", id, None, serde_json::json!({"name": "web", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "debian-12"}))
+    job(
+        "provision",
+        id,
+        None,
+        serde_json::json!({"name": "web", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "debian-12"}),
+    )
 }
 
-pub fn size(vcpus: u32) -> Size { Size { vcpus, memory_mib: 1024, disk_gib: 10 } }
-pub fn host(name: &str) -> HostId { name.parse().unwrap() }
-pub fn op(n: u64) -> OpNumber { OpNumber(n) }
+pub fn size(vcpus: u32) -> Size {
+    Size { vcpus, memory_mib: 1024, disk_gib: 10 }
+}
+pub fn host(name: &str) -> HostId {
+    name.parse().unwrap()
+}
+pub fn op(n: u64) -> OpNumber {
+    OpNumber(n)
+}

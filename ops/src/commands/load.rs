@@ -74,7 +74,8 @@ impl Command {
             Ok(report) => {
                 if let Some(path) = &self.report {
                     let page = report.html(&format!("Load on {server}"));
-                    std::fs::write(path, page).with_context(|| format!("cannot write the report {}", path.display()))?;
+                    std::fs::write(path, page)
+                        .with_context(|| format!("cannot write the report {}", path.display()))?;
                 }
                 report::show(&report, self.remote.format())
             }

@@ -9,9 +9,15 @@ use cellbus_directory::vm::{PowerState, Template};
 
 const NOW: Mono = Mono(Duration::from_secs(100));
 
-fn name() -> ManagerName { "vc-1".parse().unwrap() }
-fn vm(i: u32) -> VmId { JobId::derive("acme", "/test", "desk").vm(i) }
-fn size(vcpus: u32) -> Size { Size { vcpus, memory_mib: 1024, disk_gib: 10 } }
+fn name() -> ManagerName {
+    "vc-1".parse().unwrap()
+}
+fn vm(i: u32) -> VmId {
+    JobId::derive("acme", "/test", "desk").vm(i)
+}
+fn size(vcpus: u32) -> Size {
+    Size { vcpus, memory_mib: 1024, disk_gib: 10 }
+}
 
 fn spec(vcpus: u32) -> Action {
     Action::Create(Arc::new(CreateSpec {
@@ -38,7 +44,9 @@ struct Test {
 
 impl Test {
     /// Hosts of four vCPUs; two creates at once, eight operations in all, four in line.
-    fn new(hosts: u32) -> Self { Self::with(hosts, Vec::new()) }
+    fn new(hosts: u32) -> Self {
+        Self::with(hosts, Vec::new())
+    }
     fn with(hosts: u32, tasks: Vec<RunningTask>) -> Self {
         let hosts = (0..hosts).map(|i| Host {
             id: format!("h{i}").parse().unwrap(),
@@ -50,14 +58,21 @@ impl Test {
         });
         let inventory = Inventory { hosts: hosts.collect(), ..Inventory::default() };
         let limits = driver::Limits {
-            operations_max: 8, creates_max: 2, relocations_max: 2, power_max: 8, snapshots_max: 2, revokes: true,
+            operations_max: 8,
+            creates_max: 2,
+            relocations_max: 2,
+            power_max: 8,
+            snapshots_max: 2,
+            revokes: true,
         };
         let holdings = Holdings::new(name(), OverCommit::default(), &inventory);
         let desk = Desk::new(&name(), holdings, Circuit::new(CircuitConfig::default()), limits, 4, tasks);
         let peer = Arc::new(Peer { cell: "cell-1".parse().unwrap(), address: "local:cell-1".into() });
         Self { desk, peer }
     }
-    fn call(&mut self, i: u32, op: u64, action: Action) { self.call_under(1, i, op, action); }
+    fn call(&mut self, i: u32, op: u64, action: Action) {
+        self.call_under(1, i, op, action);
+    }
     fn call_under(&mut self, epoch: u64, i: u32, op: u64, action: Action) {
         let call = Call {
             manager: ManagerId::derive("vc-1"),
@@ -71,7 +86,9 @@ impl Test {
         let peer = Arc::clone(&self.peer);
         self.desk.call(NOW, &peer, call);
     }
-    fn started(&mut self) -> Vec<Start> { std::mem::take(&mut self.desk.starts) }
+    fn started(&mut self) -> Vec<Start> {
+        std::mem::take(&mut self.desk.starts)
+    }
     fn start(&mut self) -> Start {
         let mut starts = self.started();
         assert_eq!(starts.len(), 1, "{starts:?} {:?}", self.desk.replies);
@@ -80,7 +97,9 @@ impl Test {
     fn end(&mut self, start: &Start, result: Result<Option<VmFacts>, Error>) {
         self.desk.ended(NOW, 0, start.ticket, start.op.vm, result);
     }
-    fn succeed(&mut self, start: &Start) { self.end(start, Ok(Some(facts(start)))); }
+    fn succeed(&mut self, start: &Start) {
+        self.end(start, Ok(Some(facts(start))));
+    }
     fn answers(&mut self) -> Vec<Answer> {
         std::mem::take(&mut self.desk.replies).into_iter().map(|reply| reply.answered.answer).collect()
     }
@@ -89,7 +108,9 @@ impl Test {
         assert_eq!(answers.len(), 1, "{answers:?}");
         answers.remove(0)
     }
-    fn used(&self) -> u64 { self.desk.holdings.hosts.all().iter().map(|host| host.used.vcpus).sum() }
+    fn used(&self) -> u64 {
+        self.desk.holdings.hosts.all().iter().map(|host| host.used.vcpus).sum()
+    }
 }
 
 fn facts(start: &Start) -> VmFacts {
@@ -110,7 +131,9 @@ fn later(answer: &Answer) -> LaterReason {
 fn not_begun(answer: &Answer) -> bool {
     matches!(answer, Answer::Refused(refusal) if refusal.reason == RefusalReason::NotBegun)
 }
-fn unreachable() -> Error { Error::Unreachable { detail: "no answer".into() } }
+fn unreachable() -> Error {
+    Error::Unreachable { detail: "no answer".into() }
+}
 
 #[test]
 fn a_create_is_placed_reserved_and_answered() {
@@ -328,11 +351,17 @@ fn reading_the_inventory_again_finds_what_changed_and_leaves_alone_what_moves() 
         anti_affinity: None,
     };
     let hosts = ["h0", "h1"].map(|id| Host {
-        id: id.parse().unwrap(), vcpus: 4, memory_mib: 1 << 20, disk_gib: 1 << 20, labels: Labels::new(), usable: true,
+        id: id.parse().unwrap(),
+        vcpus: 4,
+        memory_mib: 1 << 20,
+        disk_gib: 1 << 20,
+        labels: Labels::new(),
+        usable: true,
     });
     // VM 0 was moved, VM 1 is as it was, VM 2 is being stopped, VM 7 is new.
     t.call(2, 2, Action::Stop(StopMode::Hard));
-    let inventory = Inventory { hosts: hosts.to_vec(), vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")], foreign_vms: 0 };
+    let inventory =
+        Inventory { hosts: hosts.to_vec(), vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")], foreign_vms: 0 };
     let mut news = t.desk.reread(&inventory, began);
     news.sort();
     let mut wanted = vec![vm(0), vm(7)];

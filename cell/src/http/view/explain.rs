@@ -1,6 +1,5 @@
 //! Why a job or a VM is as it is.
 
-use cellbus_directory::vm::Place;
 use cellbus_workflows::VmExplanation;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,11 +28,13 @@ pub(in crate::http) struct VmWhy {
     name: String,
     /// What it is doing.
     state: &'static str,
-    /// The manager that holds it, by name or id.
+    /// The id of the manager that holds it.
     manager: Option<String>,
+    /// Its configured name.
+    manager_name: Option<String>,
     /// Its host.
     host: Option<String>,
-    /// The other copy's manager, while it moves between managers.
+    /// The id of the other copy's manager, while it moves between managers.
     other_manager: Option<String>,
     /// The step under way.
     step: Option<String>,
@@ -96,15 +97,15 @@ impl ExplainedView {
 
 fn why(api: &dyn Api, explanation: &VmExplanation) -> VmWhy {
     let vm = &explanation.vm;
-    let named = |place: &Place| api.manager_name(&place.manager).unwrap_or_else(|| place.manager.to_string());
     VmWhy {
         id: vm.id.to_string(),
         tenant: vm.tenant.to_string(),
         name: vm.name.to_string(),
         state: vm.state().as_str(),
-        manager: vm.home.as_ref().map(named),
+        manager: vm.home.as_ref().map(|home| home.manager.to_string()),
+        manager_name: vm.home.as_ref().and_then(|home| api.manager_name(&home.manager)),
         host: vm.home.as_ref().and_then(|home| home.host.as_ref()).map(ToString::to_string),
-        other_manager: vm.other.as_ref().map(named),
+        other_manager: vm.other.as_ref().map(|other| other.manager.to_string()),
         step: vm.doing.as_ref().and_then(|doing| serde_json::to_value(doing.step).ok()?.as_str().map(str::to_owned)),
         op: vm.op.0,
         job: explanation.job.map(|job| job.to_string()),
