@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use bytes::Bytes;
 use cellbus_bus::ids::InvalidId;
 use cellbus_directory::record::Operator;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -61,7 +62,7 @@ impl Name {
 }
 
 /// A small JSON body of a known form.
-pub(super) fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+pub(super) fn json<'b, T: Deserialize<'b>>(body: &'b Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request("invalid_body", format!("the body is not what this call takes: {error}")))
 }

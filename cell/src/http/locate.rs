@@ -112,7 +112,7 @@ fn binary_ids(body: &[u8]) -> Result<Vec<VmId>, Problem> {
 
 fn json_ids(body: &Bytes) -> Result<Vec<VmId>, Problem> {
     // Borrowed: an id has no escapes, and what has some is no id.
-    let texts: Vec<std::borrow::Cow<'_, str>> = json(body)?;
+    let texts: Vec<&str> = json(body)?;
     if texts.len() > LOCATE_MAX {
         return Err(too_many(texts.len()));
     }
