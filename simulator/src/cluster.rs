@@ -250,6 +250,7 @@ impl Cluster {
                 snapshot_bytes_min: self.config.snapshot.tail_min_bytes,
                 ..runner::Config::default()
             },
+            ingress: Some(self.config.tenants.clone()),
             ..cell::Config::local(id.clone(), self.fronts.clone())
         };
         let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());

@@ -363,10 +363,11 @@ impl Target for HttpTarget {
     }
 
     async fn sample(&self) -> Result<Sample, TargetError> {
-        let cells: Vec<Anything> = self.listed(&["v1", "cells"]).await?;
+        // All of them at once: this list has no pages.
+        let cells: Page<Anything> = self.json(self.http.get(self.url(&["v1", "cells"]))).await?;
         let (status, _, body) = self.call(self.http.get(self.url(&["metrics"]))).await?;
         let text = if status.is_success() { String::from_utf8_lossy(&body).into_owned() } else { String::new() };
-        Ok(Sample { cells: cells.len() as u64, rss_mib: rss_mib(&text) })
+        Ok(Sample { cells: cells.items.len() as u64, rss_mib: rss_mib(&text) })
     }
 }
 
