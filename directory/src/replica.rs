@@ -1,7 +1,7 @@
 //! The directory in memory: every VM and job of the cluster, folded from the logs of all shards.
 //!
 //! ```text
-//!  vms: VmId ─▶ (row, place and state, as_of)     28 bytes an entry: what `locate` reads
+//!  vms: VmId ─▶ (row, place and state)     24 bytes an entry: what `locate` reads
 //!  places ─▶ manager ─▶ host ─▶ ordered keys      8 bytes a VM: lists by manager or host
 //!  partition of each shard: rows, ordered keys    the rest: names, tenants, templates, jobs
 //! ```
@@ -18,6 +18,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, Seq, ShardCount, ShardId, TenantId, VmId, VmName};
 use dashmap::DashMap;
 use tokio::sync::Notify;
@@ -136,13 +137,14 @@ impl Replica {
     /// producers from choosing ids that collide; nothing that can be seen depends on it.
     #[must_use]
     pub fn new(count: ShardCount, seed: u64) -> Self {
+        let tables = hash::tables();
         Self {
             shared: Shared {
                 count,
                 vms: DashMap::with_capacity_and_hasher_and_shard_amount(
                     0,
-                    hash::ByShard::new(count, seed),
-                    hash::TABLES,
+                    hash::ByShard::new(count, tables, seed),
+                    tables,
                 ),
                 places: places::Places::new(),
                 names: names::Names::new(seed),
@@ -279,9 +281,16 @@ impl Replica {
 
     /// Where the VM is. `None` if it is not known here: its home shard may know more.
     #[must_use]
+    #[inline(always)]
     pub fn locate(&self, vm: VmId) -> Option<Location<'_>> {
-        let spot = *self.shared.vms.get(&vm)?;
+        let spot = self.shared.vms.get(&vm).map(|spot| *spot)?;
         Some(Location::new(self, vm, spot))
+    }
+
+    fn as_of(&self, vm: VmId, row: u32) -> WallMs {
+        let part = self.read(vm.shard(self.shared.count));
+        let row = part.as_ref().and_then(|part| part.vms.rows.get(row)).filter(|row| row.id == vm);
+        row.map_or(WallMs(0), |row| row.as_of.wall())
     }
 
     /// [`Replica::locate`] for many, in their order.

@@ -6,39 +6,59 @@ use cellbus_bus::ids::ShardCount;
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
-/// Sub-tables of the map, each with its lock. A power of two, as the map wants it.
-pub(super) const TABLES: usize = 256;
-/// The map takes the sub-table from these bits of a hash: it leaves the highest seven to the
-/// tags within a sub-table.
-const TABLE_SHIFT: u32 = u64::BITS - 7 - TABLES.ilog2();
+/// Sub-tables of the map, each with its lock: a power of two, as the map wants it. Enough for
+/// all processors, and no more: large tables can be put on huge pages, small ones can't.
+pub(super) fn tables() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors * 4).next_power_of_two().clamp(16, 256)
+}
 
 /// foldhash over the id, but VMs of one log shard share a sub-table (or a few, where shards are
-/// fewer than sub-tables). So loading or folding one shard works on one small table that fits the
-/// processor's cache, which makes a start several times faster; look-ups are no slower. The
+/// fewer than sub-tables). So loading or folding one shard works on one part of the table, which is
+/// still in the processor's caches; look-ups are no slower. The
 /// seed is random, so that nobody can choose ids that collide.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct ByShard {
     seed: u64,
-    count: u64,
-    /// Sub-tables a shard, in bits.
-    spread: u32,
+    /// All bits but those from which the map takes the sub-table. It leaves the highest seven to
+    /// the tags within a sub-table; these lie below them.
+    keep: u64,
+    shift: u32,
+    shards: Shards,
+}
+
+/// How a shard's sub-table follows from the first eight bytes of an id.
+#[derive(Clone, Copy)]
+enum Shards {
+    /// These bits of them: shards are a power of two, and no fewer than sub-tables. The default,
+    /// and on the path of every look-up, where a division would cost a tenth of it.
+    Bits(u64),
+    /// The remainder by `count`, and where shards are fewer, `spread` bits of the hash besides.
+    Remainder { count: u64, spread: u32, tables: u64 },
 }
 
 impl ByShard {
-    pub(super) fn new(count: ShardCount, seed: u64) -> Self {
-        let spread = TABLES.ilog2().saturating_sub(u32::from(count.get()).next_power_of_two().ilog2());
-        Self { seed, count: u64::from(count.get()), spread }
-    }
-    fn remainder(&self, head: u64) -> u64 {
-        // 256 is the default, and a division costs a fifth of a look-up.
-        if self.count.is_power_of_two() { head & (self.count - 1) } else { head % self.count }
+    pub(super) fn new(count: ShardCount, tables: usize, seed: u64) -> Self {
+        let shift = u64::BITS - 7 - tables.ilog2();
+        let (count, tables) = (u64::from(count.get()), tables as u64);
+        let shards = if count.is_power_of_two() && count >= tables {
+            Shards::Bits(tables - 1)
+        } else {
+            Shards::Remainder {
+                count,
+                spread: tables.ilog2().saturating_sub(count.next_power_of_two().ilog2()),
+                tables,
+            }
+        };
+        Self { seed, keep: !((tables - 1) << shift), shift, shards }
     }
 }
 
 impl BuildHasher for ByShard {
     type Hasher = IdHasher;
+    #[inline(always)]
     fn build_hasher(&self) -> IdHasher {
-        IdHasher { scheme: self.clone(), hash: 0 }
+        IdHasher { scheme: *self, hash: 0 }
     }
 }
 
@@ -48,18 +68,22 @@ pub(super) struct IdHasher {
 }
 
 impl Hasher for IdHasher {
+    #[inline(always)]
     fn write(&mut self, bytes: &[u8]) {
-        let mut hasher = FoldHasher::with_seed(self.scheme.seed, SharedSeed::global_fixed());
+        let ByShard { seed, keep, shift, shards } = self.scheme;
+        let mut hasher = FoldHasher::with_seed(seed, SharedSeed::global_fixed());
         hasher.write(bytes);
-        self.hash = hasher.finish();
-        if let Some(head) = bytes.first_chunk::<8>() {
-            let shard = self.scheme.remainder(u64::from_be_bytes(*head));
-            let low = self.hash & ((1 << self.scheme.spread) - 1);
-            let table = ((shard << self.scheme.spread) | low) & (TABLES as u64 - 1);
-            let mask = (TABLES as u64 - 1) << TABLE_SHIFT;
-            self.hash = (self.hash & !mask) | (table << TABLE_SHIFT);
-        }
+        let hash = hasher.finish();
+        let head = bytes.first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
+        let table = match shards {
+            Shards::Bits(mask) => head & mask,
+            Shards::Remainder { count, spread, tables } => {
+                (((head % count) << spread) | (hash & ((1 << spread) - 1))) & (tables - 1)
+            }
+        };
+        self.hash = (hash & keep) | (table << shift);
     }
+    #[inline(always)]
     fn finish(&self) -> u64 {
         self.hash
     }
@@ -71,11 +95,13 @@ mod tests {
 
     use super::*;
 
+    const TABLES: usize = 64;
+
     #[test]
     fn vms_of_one_shard_share_a_table_and_spread_within_it() {
         for count in [1, 2, 5, 256, 300] {
             let count = ShardCount::new(count).unwrap();
-            let hasher = ByShard::new(count, 7);
+            let hasher = ByShard::new(count, TABLES, 7);
             let mut tables = vec![std::collections::BTreeSet::new(); usize::from(count.get())];
             let mut hashes = std::collections::BTreeSet::new();
             for n in 0..20_000_u32 {
@@ -84,7 +110,7 @@ mod tests {
                 tables[usize::from(id.shard(count).index())].insert((hash << 7) >> (64 - TABLES.ilog2()));
                 hashes.insert(hash);
             }
-            let most = 1 << hasher.spread;
+            let most = TABLES / usize::from(count.get()).next_power_of_two().min(TABLES);
             assert!(tables.iter().all(|t| t.len() <= most), "{count:?}");
             assert!(tables.iter().map(std::collections::BTreeSet::len).sum::<usize>() >= TABLES / 2, "{count:?}");
             assert!(hashes.len() > 19_990);

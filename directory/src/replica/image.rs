@@ -416,7 +416,7 @@ impl Loader {
                 let tenant = chunk.tenants[chunk.tenant[at] as usize].as_str();
                 gathered.named.push(shared.names.entry_of(tenant, name, part.shard, index));
             }
-            shared.vms.insert(id, Spot::new(index, place_state(place, state), as_of));
+            shared.vms.insert(id, Spot::new(index, place_state(place, state)));
         }
     }
 

@@ -259,7 +259,7 @@ impl Writer<'_> {
         if let Some(slot) = self.part.vms.rows.get_mut(at) {
             *slot = row;
         }
-        self.shared.vms.insert(vm.id, Spot::new(at, place_state(place, state), vm.as_of));
+        self.shared.vms.insert(vm.id, Spot::new(at, place_state(place, state)));
     }
 
     fn vm_at(&self, id: VmId) -> Option<u32> {

@@ -105,8 +105,19 @@ pub(super) fn place_state(place: u32, state: VmState) -> u32 {
 pub(super) fn place_of(both: u32) -> u32 {
     both & ((1 << 28) - 1)
 }
+#[inline(always)]
 pub(super) fn state_of(both: u32) -> VmState {
-    VmState::ALL.get((both >> 28) as usize).copied().unwrap_or(VmState::Unknown)
+    match both >> 28 {
+        0 => VmState::Creating,
+        1 => VmState::Running,
+        2 => VmState::Stopped,
+        3 => VmState::Suspended,
+        4 => VmState::Migrating,
+        5 => VmState::Deleting,
+        6 => VmState::Deleted,
+        7 => VmState::Lost,
+        _ => VmState::Unknown,
+    }
 }
 /// The state's place in [`VmState::ALL`].
 pub(super) fn state_number(state: VmState) -> u32 {

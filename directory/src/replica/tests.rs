@@ -54,7 +54,7 @@ pub(crate) fn check_indexes(replica: &Replica) {
     for vm in &vms {
         let location = replica.locate(vm.id).unwrap();
         assert_eq!((location.vm(), location.state(), location.place()), (vm.id, vm.state(), vm.home.as_ref()));
-        assert_eq!(location.as_of().0, vm.as_of.0 / 1_000 * 1_000);
+        assert_eq!(location.as_of(), vm.as_of);
         assert_eq!(replica.vm(vm.id).as_ref(), Some(vm));
         let named: Vec<VmId> = vms
             .iter()
