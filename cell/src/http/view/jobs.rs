@@ -108,7 +108,12 @@ impl JobDetail {
         Self {
             job: JobView::of(&status.row),
             vms: status.vms.iter().map(|vm| JobVm::of(api, vm)).collect(),
-            vms_ended: status.vms_ended,
+            // A job for one VM keeps no count of children: its end is its VM's.
+            vms_ended: if status.row.state.ended() {
+                status.vms_ended.max(status.row.vms_total.min(1))
+            } else {
+                status.vms_ended
+            },
             waits_for: status.waits_for.clone(),
             extensions: status.extensions.clone(),
         }
