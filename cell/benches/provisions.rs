@@ -3,6 +3,8 @@
 //! shown. Bounded by the two processors that everything shares: bus, state machines, fronts,
 //! directory and the submitter.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that fails should say where")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -34,7 +36,7 @@ fn main() {
     runtime.block_on(async {
         let names: Vec<String> = (0..managers).map(|i| format!("vc-{i:03}")).collect();
         let managers: Vec<(&str, u32, u32)> = names.iter().map(|name| (name.as_str(), hosts as u32, 64)).collect();
-        let cluster = Cluster::start(cells as usize, shards as u16, &managers).await;
+        let cluster = Cluster::start_leased(cells as usize, shards as u16, &managers, 1 << 20, Duration::from_secs(10)).await;
         let jobs: Vec<Arc<Job>> = (0..total).map(provision).collect();
         let began = cluster.env.mono();
         let latencies: Vec<(Duration, Duration)> = futures::stream::iter(jobs.chunks(batch as usize))
@@ -45,7 +47,11 @@ fn main() {
                     cluster.gateway.submit(some.to_vec()).await.unwrap();
                     let accepted = cluster.env.mono().since(began);
                     let ids: Vec<_> = some.iter().map(|job| job.id).collect();
-                    let ended = cluster.gateway.wait_jobs(&ids, Duration::from_secs(60)).await.unwrap();
+                    let mut ended = cluster.gateway.wait_jobs(&ids, Duration::from_secs(3)).await.unwrap();
+                    if let Some(Some(slow)) = ended.iter().find(|status| status.as_ref().is_none_or(|s| !s.row.state.ended())) {
+                        println!("slow: {} {:?}; waits for {:?}", slow.row.id, slow.row.state, slow.waits_for);
+                        ended = cluster.gateway.wait_jobs(&ids, Duration::from_secs(60)).await.unwrap();
+                    }
                     for status in ended {
                         assert_eq!(status.unwrap().row.state, cellbus_directory::JobState::Succeeded);
                     }

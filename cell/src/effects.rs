@@ -54,7 +54,8 @@ pub(crate) struct Effects {
 
 /// Answers, by the shard that gets them.
 #[derive(Default)]
-struct Answers(BTreeMap<ShardId, (Option<runner::Handle>, Vec<(IntentKey, EffectAnswer)>)>);
+struct Answers(BTreeMap<ShardId, (Option<runner::Handle>, Carried)>);
+type Carried = Vec<(IntentKey, EffectAnswer)>;
 
 impl Answers {
     fn add(&mut self, whose: Whose, answer: EffectAnswer) {

@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
 use cellbus_directory::VmFacts;
-use cellbus_workflows::{Answer, Health, Later, LaterReason, ManagerSummary};
+use cellbus_workflows::{Answer, ClassSummary, Health, Later, LaterReason, ManagerSummary};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
@@ -497,7 +497,8 @@ impl Front {
                 abort.abort();
             }
         }
-        let mut long: BTreeMap<(Arc<Peer>, ShardId), Vec<(VmId, OpNumber)>> = BTreeMap::new();
+        type GoingOn = BTreeMap<(Arc<Peer>, ShardId), Vec<(VmId, OpNumber)>>;
+        let mut long = GoingOn::new();
         for (to, shard, vm, op) in work.desk.long(now, LONG) {
             long.entry((to, shard)).or_default().push((vm, op));
         }
@@ -617,11 +618,9 @@ impl Front {
         let health = if desk.circuit.closed() { Health::Healthy } else { Health::CircuitOpen };
         let classes = desk.holdings.hosts.summary();
         let slots: &Slots = &desk.slots;
-        let sum = |of: fn(&cellbus_workflows::ClassSummary) -> (u64, u64)| {
-            classes.iter().map(of).fold(FreeOf::default(), |sum, (free, total)| FreeOf {
-                free: sum.free + free,
-                total: sum.total + total,
-            })
+        let sum = |free: fn(&ClassSummary) -> u64, total: fn(&ClassSummary) -> u64| FreeOf {
+            free: classes.iter().map(free).sum(),
+            total: classes.iter().map(total).sum(),
         };
         let circuit = desk.circuit.shown(self.env.mono());
         let detail = match &circuit {
@@ -643,9 +642,9 @@ impl Front {
             foreign_vms: desk.holdings.foreign_vms,
             running: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), slots.running(*kind))).collect(),
             waiting: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), desk.waiting(*kind))).collect(),
-            vcpus: sum(|c| (c.vcpus_free, c.vcpus_total)),
-            memory_mib: sum(|c| (c.memory_mib_free, c.memory_mib_total)),
-            disk_gib: sum(|c| (c.disk_gib_free, c.disk_gib_total)),
+            vcpus: sum(|c| c.vcpus_free, |c| c.vcpus_total),
+            memory_mib: sum(|c| c.memory_mib_free, |c| c.memory_mib_total),
+            disk_gib: sum(|c| c.disk_gib_free, |c| c.disk_gib_total),
             as_of: self.env.wall(),
         }));
         self.board.publish(

@@ -318,10 +318,9 @@ impl Runner {
     ) -> Next {
         let reason = super::panic_reason(panic);
         tracing::error!(shard = %self.shard, reason, "fault in the state machine");
-        match place {
-            Some((queue, at, _)) => self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() }),
-            // It may not come again; if it does, the pauses between the tries grow.
-            None => {}
+        // Without a message to blame it may not come again; if it does, the pauses between the tries grow.
+        if let Some((queue, at, _)) = place {
+            self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() });
         }
         Next::Reopen(reason)
     }
@@ -330,7 +329,7 @@ impl Runner {
 
     /// Appends what was decided, and carries out what follows. `noted`: the snapshot that it names.
     async fn append(&mut self, serving: &mut Serving, noted: Option<SnapshotId>) -> Option<Next> {
-        let Some(mut batch) = serving.open.shard.take_batch() else { return None };
+        let mut batch = serving.open.shard.take_batch()?;
         batch.entry.prev = serving.open.end;
         let body = batch.entry.encode();
         drop(batch);

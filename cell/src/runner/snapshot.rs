@@ -17,7 +17,7 @@ impl Runner {
         open.tail_bytes >= self.config.snapshot_bytes_min.max(open.snapshot_bytes)
     }
 
-    /// Writes a snapshot of what is durable, and notes it in what is appended next. `false`: it
+    /// Writes a snapshot of what is durable, and notes it in what is appended next. `None`: it
     /// could not be written; it is tried again after the next append.
     pub(super) async fn snapshot(&self, open: &mut Open) -> Option<SnapshotId> {
         let id = SnapshotId { shard: self.shard, seq: open.end, epoch: open.shard.epoch() };
@@ -26,7 +26,7 @@ impl Runner {
         if let Err(error) = self.process.bus.write_snapshot(id, body).await {
             tracing::warn!(shard = %self.shard, %error, "snapshot was not written");
             // So that it is not tried after each append.
-            open.tail_bytes = open.tail_bytes / 2;
+            open.tail_bytes /= 2;
             return None;
         }
         let view = self.process.board.view();

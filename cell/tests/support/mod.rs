@@ -1,6 +1,6 @@
 //! A cluster in one process, with managers that a test can bend.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses a part of this")]
 
 mod flaky;
 
@@ -275,6 +275,15 @@ impl Cluster {
         Self::start_with(cells, shards, managers, 1 << 20).await
     }
     pub async fn start_with(cells: usize, shards: u16, managers: &[(&str, u32, u32)], snapshot_bytes_min: u64) -> Self {
+        Self::start_leased(cells, shards, managers, snapshot_bytes_min, Duration::from_millis(900)).await
+    }
+    pub async fn start_leased(
+        cells: usize,
+        shards: u16,
+        managers: &[(&str, u32, u32)],
+        snapshot_bytes_min: u64,
+        lease: Duration,
+    ) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -305,7 +314,7 @@ impl Cluster {
             gateway,
             cells: vec![],
             process,
-            lease: Duration::from_millis(600),
+            lease,
             stop,
             drivers,
             incarnations: 0,
