@@ -37,22 +37,22 @@ fn run(seed: u64, chaos: u8, jobs: usize) {
     for n in 0..jobs {
         let pick = world.next_random();
         let id = format!("j{n}");
-        let request = if vms.is_empty() || pick % 5 == 0 {
-            let mut p = provision(&format!("vm{n}"), if pick % 3 == 0 { 1 + (pick >> 16) as u32 % 6 } else { 1 });
-            if pick % 7 == 0 {
+        let request = if vms.is_empty() || pick.is_multiple_of(5) {
+            let mut p = provision(&format!("vm{n}"), if pick.is_multiple_of(3) { 1 + (pick >> 16) as u32 % 6 } else { 1 });
+            if pick.is_multiple_of(7) {
                 p.policy = Policy { affinity: Some("together".parse().expect("a name")), ..Policy::default() };
             }
             Request::Provision(p)
-        } else if pick % 11 == 0 && !submitted.is_empty() {
+        } else if pick.is_multiple_of(11) && !submitted.is_empty() {
             Request::Cancel(submitted[(pick >> 8) as usize % submitted.len()])
         } else {
             operate(vms[(pick >> 20) as usize % vms.len()], operation(pick >> 30, &world))
         };
         let mut job = std::sync::Arc::unwrap_or_clone(job(&id, request));
-        if pick % 13 == 0 && !submitted.is_empty() {
+        if pick.is_multiple_of(13) && !submitted.is_empty() {
             job.after = Some(submitted[(pick >> 12) as usize % submitted.len()]);
         }
-        if pick % 17 == 0 {
+        if pick.is_multiple_of(17) {
             job.deadline = Some(std::time::Duration::from_secs(1 + pick % 60));
         }
         let job = std::sync::Arc::new(job);
@@ -61,7 +61,7 @@ fn run(seed: u64, chaos: u8, jobs: usize) {
             vms.extend((0..p.count).map(|k| job.id.vm(k)));
         }
         world.submit(&job);
-        if pick % 4 == 0 {
+        if pick.is_multiple_of(4) {
             // Sent again by a producer that saw no answer.
             world.submit(&job);
         }
