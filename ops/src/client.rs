@@ -128,11 +128,8 @@ impl Client {
     }
     /// `POST` of JSON.
     pub(crate) async fn post_json(&self, path: &[&str], body: &impl Serialize) -> Result<Answer> {
-        self.send_json(Method::POST, path, body).await
-    }
-    /// `PUT` of JSON.
-    pub(crate) async fn put_json(&self, path: &[&str], body: &impl Serialize) -> Result<Answer> {
-        self.send_json(Method::PUT, path, body).await
+        let text = serde_json::to_string(body).map_err(|error| Error::Other(error.into()))?;
+        self.call(Method::POST, path, &[], Some(("application/json", text))).await
     }
     /// `DELETE`.
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<Answer> {
@@ -142,11 +139,6 @@ impl Client {
     pub(crate) async fn submit(&self, events: String, batch: bool, query: &[(&str, String)]) -> Result<Answer> {
         let kind = if batch { "application/cloudevents-batch+json" } else { "application/cloudevents+json" };
         self.call(Method::POST, &["v1", "jobs"], query, Some((kind, events))).await
-    }
-
-    async fn send_json(&self, method: Method, path: &[&str], body: &impl Serialize) -> Result<Answer> {
-        let text = serde_json::to_string(body).map_err(|error| Error::Other(error.into()))?;
-        self.call(method, path, &[], Some(("application/json", text))).await
     }
 
     async fn call(

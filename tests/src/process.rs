@@ -68,12 +68,21 @@ impl Server {
     /// # Errors
     /// When it ends before; its log is part of the error.
     pub fn listening(data: &Path, arguments: &[&str]) -> Result<Self> {
+        let data_text = data.to_str().context("paths of tests are UTF-8")?;
+        let up = ["up", "--listen", "127.0.0.1:0", "--data", data_text];
+        Self::spawn(data, &[&up[..], arguments].concat())
+    }
+
+    /// Starts a command that serves, with its log beside `near`, and waits until it says where it
+    /// listens.
+    ///
+    /// # Errors
+    /// When it ends before; its log is part of the error.
+    pub fn spawn(near: &Path, arguments: &[&str]) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let log = data.with_extension(format!("{}-{number}.log", std::process::id()));
+        let log = near.with_extension(format!("{}-{number}.log", std::process::id()));
         let mut child = command()
-            .args(["up", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -85,7 +94,7 @@ impl Server {
             let mut line = String::new();
             if lines.read_line(&mut line)? == 0 {
                 let status = server.child.wait()?;
-                bail!("cellbus up ended with {status} before it listened:\n{}", server.log_tail());
+                bail!("cellbus {} ended with {status} before it listened:\n{}", arguments[0], server.log_tail());
             }
             if let Some(url) = line.trim_end().strip_prefix("listening on ") {
                 url.clone_into(&mut server.url);
@@ -126,6 +135,13 @@ impl Server {
     /// When there is no answer.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         answer(self.http.post(format!("{}{path}", self.url)).json(body)).await
+    }
+    /// `PUT` of JSON.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
+        answer(self.http.put(format!("{}{path}", self.url)).json(body)).await
     }
     /// `POST /v1/jobs` of one event.
     ///
@@ -225,6 +241,11 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
     /// The end of its log.
     #[must_use]

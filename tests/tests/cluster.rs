@@ -38,7 +38,11 @@ async fn jobs_make_vms_that_are_listed_located_and_operated() -> Result<()> {
 
     // The same again: the same jobs, and no new VMs.
     let again = server.succeed(&["submit", file, "--wait", "--output", "json"])?;
-    let ids = |text: &str| text.lines().map(|line| parsed(line)["id"].clone()).collect::<Vec<_>>();
+    let ids = |text: &str| {
+        text.lines()
+            .map(|line| parsed(line)["job_id"].as_str().expect("a job has an id").to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(&printed), ids(&again));
     let vms = server.all("/v1/vms?tenant=acme").await?;
     assert_eq!(vms.len(), 13);
@@ -152,5 +156,125 @@ async fn a_pipe_whose_reader_has_gone_ends_a_command_quietly() -> Result<()> {
     drop(child.stdout.take());
     let done = child.wait_with_output()?;
     assert_eq!((done.status.code(), String::from_utf8_lossy(&done.stderr).as_ref()), (Some(0), ""));
+    Ok(())
+}
+
+/// What a script reads of a demo: one JSON object on standard output, and nothing else there.
+#[test]
+fn a_small_demo_keeps_every_promise() -> Result<()> {
+    let done = cellbus_tests::process::command()
+        .args(["demo", "--hosts", "60", "--managers", "6", "--vms", "300", "--cells", "3", "--latency", "none"])
+        .args(["--output", "json"])
+        .output()?;
+    let (out, err) = (String::from_utf8(done.stdout)?, String::from_utf8_lossy(&done.stderr).into_owned());
+    assert_eq!(done.status.code(), Some(0), "{out}\n{err}");
+    let report = parsed(&out);
+    assert_eq!(out.lines().count(), 1, "{out}");
+    for (field, value) in [
+        ("hosts", 60),
+        ("managers", 6),
+        ("jobs_failed", 0),
+        ("vms_created", 300),
+        ("duplicates", 0),
+        ("lost", 0),
+        ("directory_entries", 300),
+        ("directory_mismatches", 0),
+    ] {
+        assert_eq!(report[field], value, "{field}: {report}");
+    }
+    assert!(report["jobs_submitted"].as_u64() >= Some(300), "{report}");
+    assert!(err.contains("killed cell-"), "no cell was killed: {err}");
+    Ok(())
+}
+
+/// A trace over HTTP: every create and delete, in order, none failed, audit clean.
+#[tokio::test]
+async fn a_trace_is_played_to_its_end() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (hosts, trace) = (folder.path().join("hosts.csv"), folder.path().join("trace.csv"));
+    let mut rows = "sn,cpu_milli,memory_mib,gpu,model\n".to_owned();
+    (0..20).for_each(|n| rows.push_str(&format!("node-{n},32000,131072,0,{}\n", if n % 2 == 0 { "T4" } else { "" })));
+    std::fs::write(&hosts, rows)?;
+    let mut rows = "name,cpu_milli,memory_mib,creation_time,deletion_time\n".to_owned();
+    (0..200).for_each(|n| {
+        let deleted = if n % 4 == 0 { String::new() } else { (n * 10 + 55).to_string() };
+        rows.push_str(&format!("pod-{n},{},{},{},{deleted}\n", 500 + n * 10, n % 7 * 100, n * 10));
+    });
+    std::fs::write(&trace, rows)?;
+    let path = |path: &std::path::Path| path.to_str().expect("temporary paths are UTF-8").to_owned();
+    let arguments = ["--inventory", &path(&hosts), "--managers", "4", "--cells", "2", "--latency", "none"];
+    let server = Server::start(&folder.path().join("data"), &arguments).await?;
+    let printed = server.succeed(&["load", "--trace", &path(&trace), "--speedup", "max", "--output", "json"])?;
+    let report = parsed(&printed);
+    assert_eq!((&report["vms_created"], &report["vms_deleted"]), (&json!(200), &json!(150)), "{report}");
+    assert_eq!((&report["jobs_failed"], &report["directory_mismatches"]), (&json!(0), &json!(0)), "{report}");
+    assert_eq!((&report["cells_peak"], &report["hosts"]), (&json!(2), &json!(20)), "{report}");
+    assert!(report["rss_mib"].as_u64() > Some(0), "{report}");
+    Ok(())
+}
+
+/// Managers that another process serves, as the configuration says.
+#[tokio::test]
+async fn managers_of_another_process() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let managers = Server::spawn(
+        &folder.path().join("managers"),
+        &[
+            "sim-managers",
+            "--listen",
+            "127.0.0.1:0",
+            "--managers",
+            "2",
+            "--hosts-per-manager",
+            "5",
+            "--latency",
+            "none",
+        ],
+    )?;
+    let config = folder.path().join("cellbus.toml");
+    let entry = |name: &str| format!("[[managers]]\nname = \"{name}\"\naddress = \"{}\"\n\n", managers.url);
+    std::fs::write(&config, entry("sim-0000") + &entry("sim-0001"))?;
+    let config = config.to_str().expect("temporary paths are UTF-8");
+    let data = folder.path().join("data");
+    let server = Server::start(&data, &["--config", config, "--cells", "2"]).await?;
+    server.succeed(&["vm", "provision", "web", "--tenant", "acme", "--count", "6", "--wait"])?;
+    assert_eq!(server.all("/v1/vms?tenant=acme").await?.len(), 6);
+    server.succeed(&["audit"])?;
+    assert_eq!(server.all("/v1/hosts").await?.len(), 10);
+    assert_eq!(server.terminate(Duration::from_secs(30)).await?.code(), Some(0));
+    // The managers have gone on, and hold what they held.
+    let status = managers.get("/sim/v1/status").await?;
+    assert_eq!(status.body["vms"], 6, "{status:?}");
+    assert_eq!(managers.terminate(Duration::from_secs(10)).await?.code(), Some(0));
+    Ok(())
+}
+
+/// The level changes while it runs, and logs are JSON, one object a line.
+#[tokio::test]
+async fn logs_are_structured_and_their_level_changes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let arguments = ["--cells", "2", "--hosts", "4", "--managers", "1", "--latency", "none", "--log-format", "json"];
+    let server = Server::start(&folder.path().join("data"), &arguments).await?;
+    assert_eq!(server.get("/v1/log").await?.body["level"], "info");
+    assert_eq!(server.put("/v1/log", &json!({"level": "nonsense=what"})).await?.status, 400);
+    assert_eq!(server.put("/v1/log", &json!({"level": "debug"})).await?.status, 200);
+    // A cell that leaves is worth a line of level debug, from whoever takes its shards.
+    let cells = server.get("/v1/cells").await?;
+    server.succeed(&["cells", "drain", cells.body["items"][0]["id"].as_str().expect("a cell has an id")])?;
+    wait_for("a line of level debug", Duration::from_secs(10), async || {
+        let lines: Vec<Value> = server.log().lines().map(parsed).collect();
+        Ok(if lines.iter().any(|line| line["level"] == "DEBUG") {
+            Ok(())
+        } else {
+            Err(format!("{} lines", lines.len()))
+        })
+    })
+    .await?;
+    // Who changed it is kept.
+    let changes = server.all("/v1/changes").await?;
+    assert!(
+        changes.iter().any(|change| change["what"].as_str().is_some_and(|what| what.contains("log level"))),
+        "{changes:?}"
+    );
     Ok(())
 }

@@ -107,6 +107,12 @@ async fn every_acknowledged_job_survives_kills() -> Result<()> {
     let books = Arc::new(Mutex::new(Books::default()));
 
     for round in 0..kills {
+        // Every fourth time it is killed while it starts: replay, takeover and inventory are under way.
+        if round % 4 == 3 {
+            let starting = Server::listening(&data, ARGUMENTS)?;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..200))).await;
+            starting.kill()?;
+        }
         let server = Arc::new(Server::start(&data, ARGUMENTS).await?);
         let submitters: Vec<_> =
             (0..SUBMITTERS).map(|me| tokio::spawn(submitter(server.clone(), books.clone(), round, me, seed))).collect();

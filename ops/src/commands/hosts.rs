@@ -61,7 +61,9 @@ impl Command {
             None => return self.paging.list(&client, &printer, &["v1", "hosts"], query, COLUMNS).await,
             Some(Action::Cordon { host }) => (host, "cordon", "takes no new VMs"),
             Some(Action::Uncordon { host }) => (host, "uncordon", "takes new VMs again"),
-            Some(Action::Evacuate { host }) => (host, "evacuate", "is being emptied"),
+            Some(Action::Evacuate { host }) => {
+                return printer.one(&client.post(&["v1", "hosts", &host, "evacuate"]).await?);
+            }
         };
         let answer = client.post(&["v1", "hosts", &host, verb]).await?;
         printer.done(&answer, &format!("{host} {sentence}"))

@@ -56,7 +56,9 @@ impl Command {
             None => return self.paging.list(&client, &printer, &["v1", "managers"], Vec::new(), COLUMNS).await,
             Some(Action::Cordon { manager }) => (manager, "cordon", "takes no new VMs"),
             Some(Action::Uncordon { manager }) => (manager, "uncordon", "takes new VMs again"),
-            Some(Action::Evacuate { manager }) => (manager, "evacuate", "is being emptied"),
+            Some(Action::Evacuate { manager }) => {
+                return printer.one(&client.post(&["v1", "managers", &manager, "evacuate"]).await?);
+            }
         };
         let answer = client.post(&["v1", "managers", &manager, verb]).await?;
         printer.done(&answer, &format!("{manager} {sentence}"))

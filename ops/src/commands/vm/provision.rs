@@ -74,7 +74,8 @@ impl Command {
         if let Some(seconds) = self.deadline_seconds {
             data.insert("deadline_seconds".to_owned(), seconds.into());
         }
-        let id = self.key.id_or_random(jobs.env);
+        // A dry run leaves nothing that could be repeated, so its key is nobody's business.
+        let id = if self.dry_run { "dry-run".to_owned() } else { self.key.id_or_random(jobs.env) };
         let mut event = self.key.event("provision", &id, None, &data);
         if let Some(after) = self.after {
             event["after"] = json!(after);
