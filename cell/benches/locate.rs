@@ -4,6 +4,8 @@
 //! for single look-ups system calls and hyper, on both sides; for many at once the directory's
 //! tables, and the bytes of the answer.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on may stop")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

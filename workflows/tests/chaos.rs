@@ -38,7 +38,8 @@ fn run(seed: u64, chaos: u8, jobs: usize) {
         let pick = world.next_random();
         let id = format!("j{n}");
         let request = if vms.is_empty() || pick.is_multiple_of(5) {
-            let mut p = provision(&format!("vm{n}"), if pick.is_multiple_of(3) { 1 + (pick >> 16) as u32 % 6 } else { 1 });
+            let mut p =
+                provision(&format!("vm{n}"), if pick.is_multiple_of(3) { 1 + (pick >> 16) as u32 % 6 } else { 1 });
             if pick.is_multiple_of(7) {
                 p.policy = Policy { affinity: Some("together".parse().expect("a name")), ..Policy::default() };
             }
