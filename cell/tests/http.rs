@@ -1,5 +1,7 @@
 //! The HTTP API over real cells: what a user does in the first ten minutes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::sync::Arc;

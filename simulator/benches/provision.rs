@@ -4,6 +4,8 @@
 //! `cargo bench -p cellbus-simulator --bench provision [-- JOBS]`. The raw limit of the same run is
 //! a plain file to which the same number of 512-byte records is appended, one flush a batch of 500.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time, on real tasks")]
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
