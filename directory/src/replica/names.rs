@@ -7,8 +7,8 @@ use std::sync::{PoisonError, RwLock};
 use cellbus_bus::ids::{ShardId, TenantId, VmName};
 use foldhash::fast::FixedState;
 
-/// Parts of the index, each with its lock.
-const PARTS: usize = 64;
+/// Parts of the index, each with its lock: so many that a part of millions of names is small.
+const PARTS: usize = 1024;
 const ROW_BITS: u32 = 28;
 const SHARD_BITS: u32 = 12;
 const HASH_BITS: u32 = 64 - ROW_BITS - SHARD_BITS;
