@@ -14,7 +14,8 @@ pub(crate) struct Full<T>(pub(crate) T);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
-    items: Mutex<Vec<T>>,
+    /// `None` once it is closed.
+    items: Mutex<Option<Vec<T>>>,
     max: usize,
     ready: Notify,
 }
@@ -23,10 +24,10 @@ impl<T> Mailbox<T> {
     /// That holds up to `max` items.
     #[must_use]
     pub(crate) fn new(max: usize) -> Self {
-        Self { items: Mutex::new(Vec::new()), max, ready: Notify::new() }
+        Self { items: Mutex::new(Some(Vec::new())), max, ready: Notify::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<T>>> {
         // Nothing that can panic runs under this lock.
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -34,14 +35,12 @@ impl<T> Mailbox<T> {
     /// Puts one in.
     ///
     /// # Errors
-    /// When there is no room.
+    /// When there is no room, or it is closed.
     pub(crate) fn put(&self, item: T) -> Result<(), Full<T>> {
         let mut items = self.lock();
-        if items.len() >= self.max {
-            return Err(Full(item));
-        }
-        items.push(item);
-        let first = items.len() == 1;
+        let Some(kept) = items.as_mut().filter(|kept| kept.len() < self.max) else { return Err(Full(item)) };
+        kept.push(item);
+        let first = kept.len() == 1;
         drop(items);
         if first {
             self.ready.notify_one();
@@ -52,13 +51,18 @@ impl<T> Mailbox<T> {
     /// Takes out all that there is.
     #[must_use]
     pub(crate) fn take(&self) -> Vec<T> {
-        std::mem::take(&mut *self.lock())
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes out all that there is, and no more goes in: nothing is left lying in it unseen.
+    pub(crate) fn close(&self) -> Vec<T> {
+        self.lock().take().unwrap_or_default()
     }
 
     /// Waits until there is something to take. Cancel safe. One waiter at a time.
     pub(crate) async fn ready(&self) {
         loop {
-            if !self.lock().is_empty() {
+            if self.lock().as_ref().is_some_and(|items| !items.is_empty()) {
                 return;
             }
             self.ready.notified().await;
@@ -91,5 +95,8 @@ mod tests {
         mailbox.ready().await;
         mailbox.ready().await;
         assert_eq!(mailbox.take(), [5]);
+        mailbox.put(6).unwrap();
+        assert_eq!(mailbox.close(), [6]);
+        assert!(mailbox.put(7).is_err() && mailbox.take().is_empty());
     }
 }

@@ -229,6 +229,10 @@ impl Runner {
             }
         };
         tracing::debug!(shard = %self.shard, ?ended, "runner ends");
+        // Whoever asks from now on is turned away at the door.
+        for message in self.mailbox.close() {
+            self.refuse(message);
+        }
         for told in self.releasing.drain(..) {
             // Whoever asked may have gone.
             let _ = told.send(());
@@ -275,14 +279,18 @@ impl Runner {
     /// Answers those who ask while the shard is not open; whether it is to be let go.
     fn turn_away(&mut self) -> bool {
         for message in self.mailbox.take() {
-            match message {
-                // Who carries them out does so again when the shard is open.
-                Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) => {}
-                Message::Ask(ask) => ask.not_open(),
-                Message::Release(told) => self.releasing.push(told),
-            }
+            self.refuse(message);
         }
         !self.releasing.is_empty()
+    }
+
+    fn refuse(&mut self, message: Message) {
+        match message {
+            // Who carries them out does so again when the shard is open.
+            Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) => {}
+            Message::Ask(ask) => ask.not_open(),
+            Message::Release(told) => self.releasing.push(told),
+        }
     }
 
     fn show(&self, state: ShardState) {

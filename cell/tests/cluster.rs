@@ -293,3 +293,27 @@ async fn a_cell_that_cannot_beat_suspends_and_goes_on_where_it_was() {
     }
     assert_eq!((cluster.vms().len(), cluster.made_twice()), (100, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_takes_its_share_while_jobs_go_on() {
+    let mut cluster = Cluster::start(1, 16, &[("vc-1", 20, 64), ("vc-2", 20, 64)]).await;
+    let jobs: Vec<_> = (0..200).map(|i| provision(&format!("job-{i}"))).collect();
+    let newcomer = cluster.add_cell();
+    let mut slowest = Duration::ZERO;
+    for job in &jobs {
+        let began = cluster.env.mono();
+        cluster.gateway.submit(vec![job.clone()]).await.unwrap();
+        slowest = slowest.max(cluster.env.mono().since(began));
+    }
+    cluster
+        .until("the newcomer has its share", || async {
+            let open = (cluster.cells[0].shards_open(), newcomer.shards_open());
+            if open.0 + open.1 == 16 && open.1 >= 6 { Ok(()) } else { Err(format!("{open:?}")) }
+        })
+        .await;
+    for job in &jobs {
+        assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    }
+    assert_eq!((cluster.vms().len(), cluster.made_twice()), (200, 0));
+    eprintln!("slowest submission while shards moved: {slowest:?}");
+}

@@ -106,6 +106,22 @@ impl Waiters {
         }
     }
 
+    /// The shard is closed here: those who wait look elsewhere.
+    pub(super) fn not_open(self) {
+        self.by_job.into_values().flatten().for_each(|waiter| match waiter.wants {
+            Wants::Status(_, answers) => {
+                if let Some(answers) = answers.upgrade() {
+                    answers.fill(waiter.index, JobAnswer::NotMine);
+                }
+            }
+            Wants::Decision(answers) => {
+                if let Some(answers) = answers.upgrade() {
+                    answers.fill(waiter.index, Decision::NotMine);
+                }
+            }
+        });
+    }
+
     /// Forgets those who have given up.
     pub(super) fn sweep(&mut self) {
         self.by_job.retain(|_, waiting| {

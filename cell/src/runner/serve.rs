@@ -79,6 +79,7 @@ impl Runner {
             }
         };
         serving.asks.into_iter().for_each(Ask::not_open);
+        serving.waiters.not_open();
         next
     }
 
