@@ -303,9 +303,13 @@ impl Books {
             (JobKind::Stop, ..) => with(Effect::Power(vm, Stopped), JobKind::Stop, json!({})),
             (JobKind::Suspend, Running, _) => with(Effect::Power(vm, Suspended), JobKind::Suspend, json!({})),
             (JobKind::Restart, Running, _) => with(Effect::Nothing(vm), JobKind::Restart, json!({})),
-            (JobKind::Resume | JobKind::Suspend | JobKind::Restart, Suspended, _) | (JobKind::Resume, Running, _) => {
-                with(Effect::Power(vm, Running), JobKind::Resume, json!({}))
-            }
+            // Neither its shape nor its manager changes while its memory lies on disk.
+            (
+                JobKind::Resume | JobKind::Suspend | JobKind::Restart | JobKind::Resize | JobKind::Migrate,
+                Suspended,
+                _,
+            )
+            | (JobKind::Resume, Running, _) => with(Effect::Power(vm, Running), JobKind::Resume, json!({})),
             (JobKind::Start, ..) | (JobKind::Resume | JobKind::Suspend | JobKind::Restart, Stopped, _) => {
                 with(Effect::Power(vm, Running), JobKind::Start, json!({}))
             }
@@ -582,10 +586,14 @@ mod tests {
                 "revert" => power = snapshots.iter().find(|(name, _)| Some(name) == snapshot.as_ref()).unwrap().1,
                 "snapshot-delete" => snapshots.retain(|(name, _)| Some(name) != snapshot.as_ref()),
                 "resize" => {
+                    assert_ne!(power, "suspended");
                     assert!(event["data"]["disk_gib"].as_u64().unwrap() > disk);
                     disk = event["data"]["disk_gib"].as_u64().unwrap();
                 }
-                "migrate" => assert_eq!(event["data"]["manager"], "sim-0000"),
+                "migrate" => {
+                    assert_ne!(power, "suspended");
+                    assert_eq!(event["data"]["manager"], "sim-0000");
+                }
                 other => panic!("{other}"),
             }
             kinds.insert(kind);
