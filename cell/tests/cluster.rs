@@ -317,3 +317,56 @@ async fn a_newcomer_takes_its_share_while_jobs_go_on() {
     assert_eq!((cluster.vms().len(), cluster.made_twice()), (200, 0));
     eprintln!("slowest submission while shards moved: {slowest:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ingress_is_taken_in_and_what_is_no_job_is_put_aside() {
+    let cluster = Cluster::start(2, 8, &[("vc-1", 4, 16)]).await;
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": "from-outside", "source": "/test", "type": "io.cellbus.job.provision.v1",
+        "data": {"name": "web", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "debian-12"},
+    });
+    let headers = || vec![("content-type".to_owned(), "application/cloudevents+json".to_owned())];
+    for body in [event.to_string(), event.to_string(), "{\"not\": \"a job\"}".to_owned()] {
+        cluster.bus.ingress_publish("acme", headers(), body.into()).await.unwrap();
+    }
+    let id = cellbus_bus::ids::JobId::derive("acme", "/test", "from-outside");
+    cluster
+        .until("the job is known", || async { cluster.gateway.job(id).await.map(drop).map_err(|e| e.to_string()) })
+        .await;
+    assert_eq!(cluster.gateway.wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    assert_eq!(cluster.vms().len(), 1, "sent twice, done once");
+    cluster
+        .until("the letter is kept", || async {
+            let letters = cluster.gateway.dead_letters(None, 10).await.map_err(|e| e.to_string())?.items;
+            if letters.len() == 1 && letters[0].from == "ingress" { Ok(()) } else { Err(format!("{letters:?}")) }
+        })
+        .await;
+    let letter = cluster.gateway.dead_letters(None, 10).await.unwrap().items.remove(0);
+    let by = cellbus_directory::record::Operator { who: "test".into(), from: "here".into() };
+    cluster.gateway.drop_dead_letter(letter.id, by.clone()).await.unwrap();
+    cluster
+        .until("the letter is gone", || async {
+            let letters = cluster.gateway.dead_letters(None, 10).await.map_err(|e| e.to_string())?.items;
+            if letters.is_empty() { Ok(()) } else { Err(format!("{letters:?}")) }
+        })
+        .await;
+
+    // A host that is evacuated is empty in the end, and takes nothing new.
+    let host = cluster.gateway.locate(id.vm(0)).await.unwrap().host.unwrap();
+    let manager = cluster.managers[0].id();
+    let round = cluster.gateway.evacuate(manager, Some(host.clone()), "round-1", by.clone()).await.unwrap();
+    assert_eq!((round.vms, round.jobs_total), (1, 1));
+    for job in &round.jobs {
+        let ended = cluster.gateway.wait_job(*job, WAIT).await.unwrap();
+        assert_eq!(ended.row.state, JobState::Succeeded, "{ended:?}");
+    }
+    assert_ne!(cluster.managers[0].facts(&id.vm(0)).unwrap().host, host);
+    let (_, found) = cluster.gateway.find_host(&format!("vc-1/{host}")).await.unwrap();
+    cluster
+        .until("it is cordoned", || async {
+            let rows = cluster.gateway.hosts(Some(manager), None, 100).await.map_err(|e| e.to_string())?.items;
+            if rows.iter().any(|row| row.id == found && row.cordoned) { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
+    assert!(cluster.gateway.changes(10).await.unwrap().iter().any(|change| change.what.contains("evacuate")));
+}

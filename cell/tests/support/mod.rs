@@ -344,6 +344,7 @@ impl Cluster {
         config.lease = self.lease;
         config.runner.snapshot_bytes_min = self.snapshot_bytes_min;
         config.gather = (gather, Duration::from_secs(2));
+        config.ingress = Some(Tenants::Any);
         let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
         self.env.spawn("cell", cell.run(self.stop.clone()));
         self.cells.push(handle.clone());
