@@ -10,8 +10,11 @@ use serde::de::DeserializeOwned;
 /// The format that this build writes. Formats that it reads are matched in [`decode`].
 pub const FORMAT: u8 = 1;
 
-/// The most that [`decode`] allocates for one value: above any message or snapshot chunk.
+/// The most that [`decode`] allocates for one value: well above any message.
 const DECODE_BYTES_MAX: usize = 64 << 20;
+/// The most that [`decode_snapshot`] allocates: a shard that holds millions of VMs. What it reads has
+/// passed a checksum, so the bound only stops what cannot be meant.
+const SNAPSHOT_BYTES_MAX: usize = 16 << 30;
 
 /// Why bytes could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +39,8 @@ pub enum Error {
     },
 }
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
+fn config<const BYTES_MAX: usize>() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<BYTES_MAX>()
 }
 
 /// Appends the format byte and `value` to `out`.
@@ -45,7 +48,8 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     out.push(FORMAT);
     // Writing to memory fails only for types that bincode cannot express (unsized sequences,
     // untagged enums). Ours are pinned by tests, so this cannot happen at run time.
-    bincode::serde::encode_into_std_write(value, out, config()).expect("our own types always encode");
+    bincode::serde::encode_into_std_write(value, out, bincode::config::standard())
+        .expect("our own types always encode");
 }
 
 /// The format byte, then `value`.
@@ -61,11 +65,23 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// When the bytes are damaged, or written by a newer build.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    decode_within::<T, DECODE_BYTES_MAX>(bytes)
+}
+
+/// [`decode`] for the snapshot of a shard, which may be far larger than a message.
+///
+/// # Errors
+/// When the bytes are damaged, or written by a newer build.
+pub fn decode_snapshot<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    decode_within::<T, SNAPSHOT_BYTES_MAX>(bytes)
+}
+
+fn decode_within<T: DeserializeOwned, const BYTES_MAX: usize>(bytes: &[u8]) -> Result<T, Error> {
     let (&format, body) = bytes.split_first().ok_or(Error::Empty)?;
     if format != FORMAT {
         return Err(Error::UnknownFormat { found: format });
     }
-    let (value, used) = bincode::serde::decode_from_slice(body, config()).map_err(Error::Damaged)?;
+    let (value, used) = bincode::serde::decode_from_slice(body, config::<BYTES_MAX>()).map_err(Error::Damaged)?;
     if used == body.len() { Ok(value) } else { Err(Error::Trailing { extra: body.len() - used }) }
 }
 
@@ -77,6 +93,14 @@ mod tests {
     fn what_is_written_is_read() {
         let value = (7_u64, "seven".to_owned(), Some(vec![1_u8, 2, 3]));
         assert_eq!(decode::<(u64, String, Option<Vec<u8>>)>(&encode(&value)).unwrap(), value);
+    }
+
+    #[test]
+    fn a_snapshot_may_be_larger_than_any_message() {
+        let value = vec![7_u8; DECODE_BYTES_MAX + 1];
+        let bytes = encode(&value);
+        assert!(matches!(decode::<Vec<u8>>(&bytes), Err(Error::Damaged(_))), "a message may not");
+        assert_eq!(decode_snapshot::<Vec<u8>>(&bytes).unwrap().len(), value.len());
     }
 
     #[test]

@@ -41,6 +41,6 @@ impl ShardSnapshot {
     /// # Errors
     /// When it is damaged or written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
-        codec::decode(bytes)
+        codec::decode_snapshot(bytes)
     }
 }

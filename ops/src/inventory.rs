@@ -1,13 +1,15 @@
 //! Which simulated managers and hosts there are: by size, from a CSV, or as configured.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use cellbus_bus::Env;
 use cellbus_cell::config::{Config, ManagerKind};
 use cellbus_simulator::managers::Latency;
 use cellbus_simulator::{Inventory, ManagerSpec};
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{Error, Result};
 
@@ -15,6 +17,18 @@ use crate::exit::{Error, Result};
 const HOSTS: u64 = 1_000;
 /// Managers over which hosts are spread when their number is not said.
 const MANAGERS: u64 = 8;
+
+/// Where a data directory keeps what it was last started with.
+const REMEMBERED: &str = "inventory.json";
+
+/// What was said of managers and hosts when a data directory was last used, so that a start without
+/// flags finds the managers that hold its VMs.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    hosts: Option<u64>,
+    managers: Option<u64>,
+    inventory: Option<PathBuf>,
+}
 
 /// Managers and hosts, as flags say it.
 #[derive(Clone, Debug, Default, Args)]
@@ -34,6 +48,32 @@ pub(crate) struct Size {
 }
 
 impl Size {
+    /// These flags; or, if none says anything and no manager is configured, those of the last start
+    /// over this data directory.
+    pub(crate) fn or_remembered(self, data: &Path, config: &Config, env: &Env) -> Result<Self> {
+        if self.hosts.is_some() || self.managers.is_some() || self.inventory.is_some() || !config.managers.is_empty() {
+            return Ok(self);
+        }
+        let path = data.join(REMEMBERED);
+        let shown = path.display();
+        let Some(text) = env.disk().read(&path).with_context(|| format!("cannot read {shown}"))? else {
+            return Ok(self);
+        };
+        let Remembered { hosts, managers, inventory } = serde_json::from_slice(&text)
+            .with_context(|| format!("{shown} is damaged: say --hosts and --managers, or --inventory, again"))?;
+        tracing::info!(?hosts, ?managers, ?inventory, "managers and hosts as at the last start");
+        Ok(Self { hosts, managers, inventory, ..self })
+    }
+
+    /// Keeps them for the next start.
+    pub(crate) fn remember(&self, data: &Path, env: &Env) -> Result<()> {
+        let inventory = self.inventory.as_deref().map(std::path::absolute).transpose()?;
+        let remembered = Remembered { hosts: self.hosts, managers: self.managers, inventory };
+        let text = serde_json::to_vec(&remembered).context("numbers and a path are JSON")?;
+        let path = data.join(REMEMBERED);
+        Ok(env.disk().replace(&path, &text).with_context(|| format!("cannot write {}", path.display()))?)
+    }
+
     /// The managers that these flags describe, or else those of the configuration, or else some.
     pub(crate) fn inventory(&self, config: &Config) -> Result<Inventory> {
         let managers = self.managers.unwrap_or(MANAGERS);

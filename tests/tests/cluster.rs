@@ -108,9 +108,10 @@ async fn jobs_make_vms_that_are_listed_located_and_operated() -> Result<()> {
         server.succeed(&explained)?;
     }
 
-    // It drains, ends with 0, and finds everything again.
+    // It drains, ends with 0, and finds everything again, its managers included.
     assert_eq!(server.terminate(Duration::from_secs(30)).await?.code(), Some(0));
-    let server = Server::start(&data, SMALL).await?;
+    let server = Server::start(&data, &["--cells", "1"]).await?;
+    assert_eq!(server.all("/v1/hosts").await?.len(), 40);
     let shown = parsed(&server.succeed(&["vm", "show", id, "--output", "json"])?);
     assert_eq!(shown["state"], "running");
     server.succeed(&["audit"])?;

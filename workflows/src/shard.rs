@@ -119,7 +119,7 @@ impl Shard {
         limits: Limits,
         snapshot: ShardSnapshot,
     ) -> Result<Self, codec::Error> {
-        let machine: Machine = codec::decode(&snapshot.machine)?;
+        let machine: Machine = codec::decode_snapshot(&snapshot.machine)?;
         let mut shard = Self::new(id, count, limits);
         let state = &mut shard.state;
         state.epoch = snapshot.epoch;

@@ -43,15 +43,18 @@ impl Command {
         if config.bus != Transport::Embedded {
             return Err(Error::Usage("this build has the embedded bus only: leave `bus` out".to_owned()));
         }
-        let inventory = self.size.inventory(&config)?;
+        let size = self.size.or_remembered(&config.data_dir, &config, env)?;
+        let inventory = size.inventory(&config)?;
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr().context("the address is not known")?;
         let http = http::Settings::of(&config);
         let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
 
-        let parts = Parts { data: config.data_dir.clone(), config, inventory, latency: self.size.latency };
+        let data = config.data_dir.clone();
+        let parts = Parts { data: data.clone(), config, inventory, latency: size.latency };
         let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
+        size.remember(&data, env)?;
         let served = Arc::new(Served::new(cluster.gateway().clone()));
         let app = App::new(served, env.clone(), http, Arc::new(metrics), Arc::new(level));
         let serving = TaskTracker::new();
