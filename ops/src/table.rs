@@ -215,7 +215,7 @@ mod tests {
         ], "next_cursor": null});
         let columns = [column("ID", "id"), column("VCPUS", "size.vcpus"), column("NAME", "spare|name")];
         let text = rows(items(&body), &columns);
-        assert_eq!(text, "ID      VCPUS   NAME\na           4   web\nb\u{fffd}[2J     16   -\n");
+        assert_eq!(text, "ID     VCPUS  NAME\na          4  web\nb\u{fffd}[2J     16  -\n");
         assert_eq!(rows(&[], &columns), "none\n");
     }
 
@@ -232,6 +232,6 @@ mod tests {
     fn one_thing_is_its_fields_and_then_its_lists() {
         let body =
             json!({"id": "a", "labels": {"app": "shop"}, "history": [{"at": 1, "what": "x"}, {"at": 2}], "none": null});
-        assert_eq!(fields(&body), "id       a\nlabels   app=shop\n\nhistory:\nAT   WHAT\n1    x\n2    -\n");
+        assert_eq!(fields(&body), "id      a\nlabels  app=shop\n\nhistory:\nAT  WHAT\n1   x\n2   -\n");
     }
 }
