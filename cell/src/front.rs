@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -114,6 +115,8 @@ pub(crate) enum Message {
 pub(crate) struct Handle {
     mailbox: Arc<Mailbox<Message>>,
     row: Arc<ArcSwap<ManagerRow>>,
+    /// VMs that it holds now: the row is made now and then only.
+    held: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -123,7 +126,7 @@ impl Handle {
         self.mailbox.put(message).map_err(|full| full.0)
     }
     pub(crate) fn row(&self) -> ManagerRow {
-        self.row.load().as_ref().clone()
+        ManagerRow { vms: self.held.load(Ordering::Acquire), ..self.row.load().as_ref().clone() }
     }
 }
 
@@ -162,6 +165,7 @@ pub(crate) struct Front {
     cell: CellId,
     mailbox: Arc<Mailbox<Message>>,
     row: Arc<ArcSwap<ManagerRow>>,
+    held: Arc<AtomicU64>,
     cordons: Vec<Option<HostId>>,
 }
 
@@ -206,8 +210,9 @@ impl Front {
             "its owner is opening it",
         )));
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
-        let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row) };
-        (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, cordons }, handle)
+        let held = Arc::new(AtomicU64::new(0));
+        let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
+        (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, held, cordons }, handle)
     }
 
     fn id(&self) -> ManagerId {
@@ -568,6 +573,8 @@ impl Front {
                 }
             }
         }
+        // Before anybody hears of an outcome: whoever does finds it counted.
+        self.held.store(work.desk.holdings.present(), Ordering::Release);
         if work.desk.replies.is_empty() {
             return;
         }
@@ -615,6 +622,7 @@ impl Front {
             return;
         }
         let desk = &work.desk;
+        self.held.store(desk.holdings.present(), Ordering::Release);
         let health = if desk.circuit.closed() { Health::Healthy } else { Health::CircuitOpen };
         let classes = desk.holdings.hosts.summary();
         let slots: &Slots = &desk.slots;
