@@ -27,6 +27,11 @@ pub struct Call {
     pub step: Step,
     /// What is to be done.
     pub action: Action,
+    /// Whether it is not wanted any more (its deadline has passed, it was cancelled). If its owner
+    /// is certain that it has not begun, it must never begin, and is refused with
+    /// [`cellbus_directory::RefusalReason::NotBegun`], copies that are still on their way included.
+    /// Else it goes on as if this were not set.
+    pub withdraw: bool,
 }
 
 /// What is to be done. The manager's owner adds the host where one must be chosen.

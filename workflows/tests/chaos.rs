@@ -5,8 +5,10 @@
 mod world;
 
 use cellbus_bus::job::{MigrateTo, Operation, Policy, Request, StopMode};
-use proptest::prelude::*;
 use world::{World, job, operate, provision};
+
+/// How long the faults of a run last once its jobs have been submitted.
+const STORM_ROUNDS: usize = 500;
 
 fn operation(n: u64, world: &World) -> Operation {
     let name = |n: u64| format!("s{}", n % 2).parse().expect("a name");
@@ -70,8 +72,8 @@ fn run(seed: u64, chaos: u8, jobs: usize) {
             world.step();
         }
     }
-    world.settle();
-    // Faults end, and what is left comes to rest.
+    // Under a storm of faults it need not come to rest; once they end, what is left must.
+    world.rest(STORM_ROUNDS);
     world.chaos = 0;
     world.settle();
     world.check();
@@ -80,11 +82,27 @@ fn run(seed: u64, chaos: u8, jobs: usize) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn every_job_ends_once_whatever_happens(seed in any::<u64>(), chaos in 0_u8..48) {
-        run(seed, chaos, 60);
+/// Seeds that once failed, or hung.
+const CORPUS: &[u64] = &[
+    // A delete was cancelled as "certainly not made", and a late copy of the call deleted the VM.
+    478, // A shard that died at every sixth effect: never more than a storm, never at rest.
+    861, 100_271,
+];
+
+#[test]
+fn every_job_ends_once_whatever_happens() {
+    // CELLBUS_SEEDS=478 or 478..1000 runs those.
+    let asked = std::env::var("CELLBUS_SEEDS").ok().map(|seeds| {
+        let (from, to) = seeds.split_once("..").unwrap_or((&seeds, ""));
+        let from: u64 = from.parse().expect("CELLBUS_SEEDS is a number, or two with .. between");
+        from..to.parse().unwrap_or(from + 1)
+    });
+    let long = std::env::var_os("CELLBUS_LONG").is_some();
+    let corpus = if asked.is_some() { &[] } else { CORPUS };
+    let range = asked.unwrap_or(0..if long { 5_000 } else { 100 });
+    for seed in corpus.iter().copied().chain(range) {
+        eprintln!("seed {seed}");
+        run(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), u8::try_from(seed % 48).expect("small"), 60);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellbus_bus::ids::VmId;
 use cellbus_bus::job::{Job, MigrateTo, Operation, Request, StopMode, Target};
-use cellbus_directory::record::{Operator, ParkedDecision};
+use cellbus_directory::record::{Operator, ParkedDecision, Record};
 use cellbus_directory::{FailureCode, JobState, Step, VmState};
 use cellbus_workflows::{ControlItem, Health};
 use world::{Fate, World, job, job_of, operate, provision};
@@ -274,14 +274,19 @@ fn deadlines_fail_what_was_not_begun_and_wait_for_what_was() {
     assert_eq!(world.run(&late), Err(FailureCode::DeadlineExceeded));
     world.view.managers.iter_mut().for_each(|m| m.health = Health::Healthy);
     let vm = made(&mut world, "b");
-    // A call that a closed circuit never let out is taken back.
+    // A call that an open circuit never let out is taken back.
     world.fates.insert(Step::Suspend, [Fate::Closed; 64].into());
     let closed = with(&job("closed", operate(vm, Operation::Suspend)), |j| j.deadline = Some(Duration::from_secs(5)));
     assert_eq!(world.run(&closed), Err(FailureCode::DeadlineExceeded));
-    // One whose outcome is unknown is waited for.
+    // One whose outcome is unknown stays with its manager until that says whether it was begun.
     world.fates.insert(Step::Suspend, [Fate::Lose; 32].into());
     let lost = with(&job("lost", operate(vm, Operation::Suspend)), |j| j.deadline = Some(Duration::from_secs(5)));
-    world.run(&lost).expect("in the end");
+    assert_eq!(world.run(&lost), Err(FailureCode::DeadlineExceeded));
+    assert_eq!(world.vm(vm).settled, VmState::Running);
+    world.fates.insert(Step::Suspend, [Fate::DoAndLose].into_iter().chain([Fate::Closed; 32]).collect());
+    let made = with(&job("made", operate(vm, Operation::Suspend)), |j| j.deadline = Some(Duration::from_secs(5)));
+    world.run(&made).expect("it was done in time, and is not undone");
+    assert_eq!(world.vm(vm).settled, VmState::Suspended);
     world.check();
 }
 
@@ -313,6 +318,23 @@ fn cancel_calls_off_what_has_not_begun_and_undoes_a_provision() {
     let unknown = job("unknown", Request::Provision(provision("z", 1))).id;
     assert_eq!(world.run(&job("nobody", Request::Cancel(unknown))), Err(FailureCode::JobNotFound));
     assert_eq!(world.run(&job_of("other", "foreign", Request::Cancel(done.id))), Err(FailureCode::JobNotFound));
+    world.check();
+}
+
+#[test]
+fn what_undoes_a_cancelled_job_is_one_call_tried_again() {
+    let mut world = World::new(1, 2);
+    world.fates.insert(Step::Create, [Fate::DoAndLose, Fate::DoAndLose].into());
+    world.fates.insert(Step::UndoCreate, [Fate::Closed; 20].into());
+    let begun = job("begun", Request::Provision(provision("a", 1)));
+    world.submit(&begun);
+    while world.step() {}
+    world.run(&job("cancel", Request::Cancel(begun.id))).expect("cancelled");
+    let undone = world.logs[0]
+        .iter()
+        .flat_map(|entry| &entry.records)
+        .filter(|record| matches!(record, Record::StepBegun { step: Step::UndoCreate, .. }));
+    assert_eq!(undone.count(), 1, "one operation, however often it is tried");
     world.check();
 }
 

@@ -135,6 +135,12 @@ impl Desk {
         }
         if let Some(pending) = self.pending.get_mut(&call.vm) {
             match call.op.cmp(&pending.call.op) {
+                std::cmp::Ordering::Equal if call.withdraw && pending.running.is_none() => {
+                    // It stands in line: it leaves it.
+                    self.pending.remove(&call.vm);
+                    self.lines[Kind::of(&call.action) as usize].remove(call.shard, &call.vm);
+                    self.withdrawn(from, &call);
+                }
                 std::cmp::Ordering::Equal => {
                     // It joins; whoever asked last is answered.
                     pending.from = Arc::clone(from);
@@ -147,6 +153,10 @@ impl Desk {
                     self.later(from, &call, LaterReason::VmBusy, "an older operation is under way", None)
                 }
             }
+            return;
+        }
+        if call.withdraw && self.never_begun(&call) {
+            self.withdrawn(from, &call);
             return;
         }
         if let Verdict::Wait(after, reason) = self.circuit.verdict(now) {
@@ -198,6 +208,18 @@ impl Desk {
     fn touched_before(&self, call: &Call) -> bool {
         self.adopted.contains_key(&call.vm)
             || self.holdings.get(&call.vm).is_some_and(|held| held.unknown || held.op == call.op)
+    }
+
+    /// Whether the call has certainly not begun. An operation on a VM that is not here may have begun
+    /// long ago (a delete that was done): only the manager knows.
+    fn never_begun(&self, call: &Call) -> bool {
+        let here = self.holdings.get(&call.vm).is_some();
+        !self.touched_before(call) && here != matches!(call.action, Action::Create(_))
+    }
+
+    fn withdrawn(&mut self, from: &Arc<Peer>, call: &Call) {
+        let refusal = self.refused(RefusalReason::NotBegun, "withdrawn before it was begun".to_owned());
+        self.reply(from, call, refusal);
     }
 
     fn circuit_open(&mut self, from: &Arc<Peer>, call: &Call, after: Duration, reason: &str) {

@@ -148,6 +148,20 @@ impl<T> Line<T> {
         }
         Some(item)
     }
+    /// Takes one out of its place in the line.
+    pub fn remove(&mut self, shard: ShardId, item: &T)
+    where
+        T: PartialEq,
+    {
+        let Some(part) = self.by_shard.get_mut(&shard) else { return };
+        let Some(at) = part.iter().position(|other| other == item) else { return };
+        part.remove(at);
+        self.len -= 1;
+        if part.is_empty() {
+            self.by_shard.remove(&shard);
+            self.turns.retain(|turn| *turn != shard);
+        }
+    }
     /// All, in turn.
     pub fn drain(&mut self) -> Vec<T> {
         std::iter::from_fn(|| self.pop()).collect()
@@ -186,6 +200,12 @@ mod tests {
         let first: Vec<i32> = (0..3).filter_map(|_| line.pop()).collect();
         assert_eq!(first, [0, 5000, 1]);
         assert_eq!(line.len(), 998);
+        line.push(shard(2), 6000);
+        line.remove(shard(2), &7000);
+        line.remove(shard(2), &6000);
+        line.remove(shard(1), &500);
+        assert_eq!(line.len(), 997);
+        line.push(shard(1), 500);
         assert_eq!(line.drain().len(), 998);
         assert!(line.is_empty() && line.pop().is_none());
     }

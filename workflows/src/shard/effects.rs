@@ -144,6 +144,7 @@ impl Shard {
             op,
             step: doing.step,
             action: action(doing.step, &entry.vm, &work.task)?,
+            withdraw: self.soft.attempts.get(&IntentKey::Call(vm, op)).is_some_and(|attempt| attempt.withdraw),
         })
     }
 }

@@ -182,8 +182,8 @@ pub(crate) enum Timer {
 pub(crate) struct Attempt {
     pub(crate) count: u32,
     pub(crate) next_at: Option<WallMs>,
-    /// Whether something may have been done at the manager.
-    pub(crate) maybe_made: bool,
+    /// Whether the last try asked for it not to be made at all.
+    pub(crate) withdraw: bool,
     pub(crate) detail: String,
     /// Whether it is under way and holds a slot of its manager.
     pub(crate) holds_slot: bool,

@@ -33,11 +33,7 @@ impl Shard {
             if let IntentKey::Call(vm, op) = intent
                 && let Some(doing) = self.state.vms.get(&vm).and_then(|e| e.vm.doing.clone()).filter(|d| d.op == op)
             {
-                self.take_slot(&intent, doing.manager);
-                if let Some(attempt) = self.soft.attempts.get_mut(&intent) {
-                    // The owner before may have made it.
-                    attempt.maybe_made = true;
-                }
+                self.try_again(ctx, &intent, vm, doing.manager);
             }
         }
         let mut waiting: Vec<VmId> = self
@@ -85,22 +81,26 @@ impl Shard {
         while let Some((at, _)) = self.soft.timers.first()
             && *at <= ctx.now
             && !self.batch_full()
-            && let Some((_, timer)) = self.soft.timers.pop_first()
+            && let Some((at, timer)) = self.soft.timers.pop_first()
         {
-            self.due(ctx, timer);
+            self.due(ctx, at, timer);
         }
     }
 
-    fn due(&mut self, ctx: &Context<'_>, timer: Timer) {
+    fn due(&mut self, ctx: &Context<'_>, at: WallMs, timer: Timer) {
         match timer {
             Timer::Retry(intent) => {
                 if !self.state.intents.contains(&intent) {
                     return;
                 }
+                // Somebody may have been in more of a hurry than this timer.
                 if let IntentKey::Call(vm, _) = &intent
                     && let Some(doing) = self.state.vms.get(vm).and_then(|e| e.vm.doing.clone())
                 {
-                    self.take_slot(&intent, doing.manager);
+                    if self.soft.attempts.get(&intent).is_some_and(|attempt| attempt.next_at != Some(at)) {
+                        return;
+                    }
+                    self.try_again(ctx, &intent, *vm, doing.manager);
                 }
                 self.soft.retries.push(intent);
             }

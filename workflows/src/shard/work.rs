@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use cellbus_bus::ids::{JobId, ManagerId, OpNumber, TenantId, VmId};
+use cellbus_bus::ids::{JobId, ManagerId, TenantId, VmId};
 use cellbus_bus::job::{MigrateTo, Operation};
 use cellbus_directory::record::{IntentKey, Task};
-use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, RefusalReason, Step, StepResult, Work};
+use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, Step, StepResult, Work};
 
 use super::Shard;
 use super::run::Run;
-use super::state::{Attempt, Timer};
-use crate::action::{Answer, Later, LaterReason};
+use super::state::Timer;
+use crate::action::{Answer, Later};
 use crate::input::Context;
 use crate::placement::{self, Choice};
 use crate::sagas::{self, Next};
@@ -112,9 +112,15 @@ impl Shard {
             }
             let fresh = Run::new(Arc::clone(&head));
             let run = entry.run.as_deref().unwrap_or(&fresh);
-            if run.nothing_made() && head.deadline_at.is_some_and(|at| at <= ctx.now) {
-                self.end(ctx, &head, deadline_exceeded());
-                continue;
+            if head.deadline_at.is_some_and(|at| at <= ctx.now) {
+                if run.nothing_made() {
+                    self.end(ctx, &head, deadline_exceeded());
+                    continue;
+                }
+                if run.moving_to.is_some() && !run.moved && run.undoing.is_none() && !run.has_done(Step::Copy) {
+                    self.record(ctx, Record::Undoing { vm, cause: deadline_exceeded() });
+                    continue;
+                }
             }
             match sagas::next(&entry.vm, run, ctx.names) {
                 Next::Call(step, manager) => {
@@ -258,7 +264,7 @@ impl Shard {
             Answer::Refused(refusal) => StepResult::Refused(refusal),
             Answer::Failed(failure) => StepResult::Failed(failure.at(doing.step)),
             Answer::Later(later) => {
-                self.later(ctx, intent, doing.step, doing.manager, later);
+                self.later(ctx, intent, &later);
                 return;
             }
         };
@@ -282,23 +288,18 @@ impl Shard {
     }
 
     /// No answer that says anything: the same call again, to the same manager, after a pause.
-    fn later(&mut self, ctx: &Context<'_>, intent: &IntentKey, step: Step, manager: ManagerId, later: Later) {
-        let IntentKey::Call(vm, op) = *intent else { return };
-        let attempt = self.soft.attempts.entry(intent.clone()).or_default();
-        attempt.maybe_made |= match later.reason {
-            LaterReason::CellUnreachable
-            | LaterReason::ManagerFailing
-            | LaterReason::VmBusy
-            | LaterReason::StaleOwner => true,
-            LaterReason::NoOwner | LaterReason::Opening | LaterReason::CircuitOpen | LaterReason::Busy => false,
+    fn later(&mut self, ctx: &Context<'_>, intent: &IntentKey, later: &Later) {
+        let IntentKey::Call(vm, _) = *intent else { return };
+        let pause = {
+            let attempt = self.soft.attempts.entry(intent.clone()).or_default();
+            attempt.detail = format!("{}: {}", later.reason.as_str(), later.detail);
+            attempt.next_at = Some(ctx.now);
+            let count = attempt.count;
+            later.after.unwrap_or_else(|| super::timers::backoff(&self.limits, count, ctx.random))
         };
-        attempt.detail = format!("{}: {}", later.reason.as_str(), later.detail);
-        let (maybe_made, count) = (attempt.maybe_made, attempt.count);
-        if !maybe_made && self.head_is_over(ctx, vm) {
-            self.withdraw(ctx, vm, op, step, manager);
+        if self.withdraw(ctx, vm) {
             return;
         }
-        let pause = later.after.unwrap_or_else(|| super::timers::backoff(&self.limits, count, ctx.random));
         let at = ctx.now.after(pause);
         if let Some(attempt) = self.soft.attempts.get_mut(intent) {
             attempt.next_at = Some(at);
@@ -306,34 +307,27 @@ impl Shard {
         self.soft.timers.insert((at, Timer::Retry(intent.clone())));
     }
 
-    /// The head's work need not go on, if it has done nothing: its deadline is past, or it is cancelled.
-    fn head_is_over(&self, ctx: &Context<'_>, vm: VmId) -> bool {
-        self.state.vms.get(&vm).is_some_and(|entry| {
-            let late = entry.head().and_then(|w| w.deadline_at).is_some_and(|at| at <= ctx.now);
-            late || entry.run.as_ref().is_some_and(|run| run.cancel)
-        })
-    }
-
-    /// A call that is waiting for its next try, and certainly was not made, is taken back.
-    pub(super) fn take_back(&mut self, ctx: &Context<'_>, vm: VmId) {
-        let Some(doing) = self.state.vms.get(&vm).and_then(|e| e.vm.doing.clone()) else {
-            self.advance(ctx, vm);
-            return;
-        };
-        let intent = IntentKey::Call(vm, doing.op);
-        let idle = self.soft.attempts.get(&intent).is_some_and(|a: &Attempt| !a.maybe_made && a.next_at.is_some());
-        if idle && self.head_is_over(ctx, vm) {
-            self.withdraw(ctx, vm, doing.op, doing.step, doing.manager);
+    /// Another try of a call: counted, in its slot, and asking for what is wanted by now.
+    pub(super) fn try_again(&mut self, ctx: &Context<'_>, intent: &IntentKey, vm: VmId, manager: ManagerId) {
+        self.take_slot(intent, manager);
+        let withdraw = self.not_wanted(ctx, vm);
+        if let Some(attempt) = self.soft.attempts.get_mut(intent) {
+            attempt.withdraw = withdraw;
         }
     }
 
-    /// Ends a call that, for all that is known, was not made. A create is undone all the same: a copy
-    /// of the call that is still on its way would leave a VM that nobody asks for, and undoing it makes
-    /// the manager's owner refuse such a copy. For anything else a later op number does that.
-    fn withdraw(&mut self, ctx: &Context<'_>, vm: VmId, op: OpNumber, step: Step, manager: ManagerId) {
-        let result = match step {
-            Step::Create | Step::Copy => StepResult::Failed(deadline_failure().at(step)),
-            Step::UndoCreate
+    /// Whether the call under way on the VM is for nothing by now: the deadline of its work has
+    /// passed, or it is cancelled. Never so for what undoes, or goes on past a commit point.
+    fn not_wanted(&self, ctx: &Context<'_>, vm: VmId) -> bool {
+        let Some(entry) = self.state.vms.get(&vm) else { return false };
+        let (Some(doing), Some(run)) = (&entry.vm.doing, &entry.run) else { return false };
+        if run.undoing.is_some() || run.moved || run.abandoned.is_some() {
+            return false;
+        }
+        let over = run.cancel || run.work.deadline_at.is_some_and(|at| at <= ctx.now);
+        over && match doing.step {
+            Step::Create
+            | Step::Copy
             | Step::Start
             | Step::Stop
             | Step::Restart
@@ -345,17 +339,38 @@ impl Shard {
             | Step::SnapshotDelete
             | Step::Relocate
             | Step::Quiesce
+            | Step::Delete => true,
+            Step::UndoCreate
             | Step::StartCopy
             | Step::DropSource
             | Step::UndoCopy
             | Step::UndoQuiesce
-            | Step::Delete
-            | Step::Inspect => {
-                let detail = "withdrawn before it was made".to_owned();
-                StepResult::Refused(Refusal { manager, reason: RefusalReason::NotBegun, detail })
-            }
-        };
-        self.step_over(ctx, vm, op, step, result);
+            | Step::Inspect => false,
+        }
+    }
+
+    /// A call that waits for its next try and is not wanted any more is asked to be taken back, at
+    /// once. Only the manager's owner knows whether it has begun; this shard would have to guess,
+    /// and a copy that is still on its way could be carried out after the job was called off.
+    pub(super) fn withdraw(&mut self, ctx: &Context<'_>, vm: VmId) -> bool {
+        let Some(doing) = self.state.vms.get(&vm).and_then(|e| e.vm.doing.clone()) else { return false };
+        let intent = IntentKey::Call(vm, doing.op);
+        let waits = self.soft.attempts.get(&intent).is_some_and(|a| !a.withdraw && a.next_at.is_some());
+        if !waits || !self.not_wanted(ctx, vm) {
+            return false;
+        }
+        self.try_again(ctx, &intent, vm, doing.manager);
+        self.soft.retries.push(intent);
+        true
+    }
+
+    /// The head's work is to be over if it has done nothing so far.
+    pub(super) fn take_back(&mut self, ctx: &Context<'_>, vm: VmId) {
+        if self.state.vms.get(&vm).is_some_and(|e| e.vm.doing.is_none()) {
+            self.advance(ctx, vm);
+        } else {
+            self.withdraw(ctx, vm);
+        }
     }
 
     // ── cancel ──

@@ -43,6 +43,9 @@ pub struct Held {
     pub op: OpNumber,
 }
 
+/// Rounds by which what has no more faults must have come to rest: far more than any seed has needed.
+const ROUNDS_TO_REST: usize = 20_000;
+
 pub struct World {
     pub count: ShardCount,
     pub logs: Vec<Vec<Entry>>,
@@ -58,6 +61,8 @@ pub struct World {
     pub effects: VecDeque<(usize, Effect)>,
     /// Every call that reached a manager, in order.
     pub calls: Vec<(Step, VmId, OpNumber)>,
+    /// Copies of calls that are still on their way.
+    pub copies: Vec<Call>,
     /// What the next calls of a step meet.
     pub fates: BTreeMap<Step, VecDeque<Fate>>,
     /// Chance, in 1/256, of each random fault.
@@ -156,6 +161,7 @@ impl World {
             events: BTreeMap::new(),
             effects: VecDeque::new(),
             calls: Vec::new(),
+            copies: Vec::new(),
             fates: BTreeMap::new(),
             chaos: 0,
             random: 1,
@@ -176,7 +182,11 @@ impl World {
     }
 
     fn chance(&mut self) -> bool {
-        self.chaos > 0 && (self.next_random() % 256) < u64::from(self.chaos)
+        self.chaos > 0 && self.chance_of(self.chaos)
+    }
+    /// In 256.
+    fn chance_of(&mut self, of: u8) -> bool {
+        (self.next_random() % 256) < u64::from(of)
     }
 
     /// Throws the shard's memory away and opens it again from its log.
@@ -266,9 +276,13 @@ impl World {
             EffectKind::Call(call) => {
                 let answer = self.call(&call);
                 if self.chance() {
-                    // The call is made twice, as after a reissue.
-                    let again = self.call(&call);
-                    drop(again);
+                    // The call is made twice, as after a reissue; the copy may come late.
+                    if self.chance_of(128) {
+                        self.copies.push(call);
+                    } else {
+                        let again = self.call(&call);
+                        drop(again);
+                    }
                 }
                 EffectAnswer::Call(answer)
             }
@@ -340,6 +354,16 @@ impl World {
         } else {
             fate
         };
+        // Not wanted any more, and certainly not begun: then it never will be, nor a copy of it.
+        let in_reach = !matches!(fate, Fate::DoAndLose | Fate::Lose);
+        let held = self.managers.get(&call.manager).is_some_and(|m| m.contains_key(&call.vm));
+        if call.withdraw && in_reach && !self.began(call) && held != matches!(call.action, Action::Create(_)) {
+            return Answer::Refused(Refusal {
+                manager: call.manager,
+                reason: RefusalReason::NotBegun,
+                detail: "withdrawn".to_owned(),
+            });
+        }
         let later = |reason| Answer::Later(Later { reason, detail: "test".to_owned(), after: None });
         match fate {
             Fate::Do => self.perform(call),
@@ -419,17 +443,24 @@ impl World {
 
     /// Runs until nothing is left to do, letting time pass when only time helps.
     pub fn settle(&mut self) {
-        for _ in 0..2_000_000 {
+        assert!(self.rest(ROUNDS_TO_REST), "it does not come to rest; calls so far: {}", self.calls.len());
+    }
+
+    /// Runs for so many rounds at most; whether it has come to rest.
+    pub fn rest(&mut self, rounds: usize) -> bool {
+        for _ in 0..rounds {
             if self.step() {
                 continue;
             }
-            let Some(wake) = self.shards.iter().filter(|s| busy(s)).filter_map(Shard::next_wake).min() else { return };
+            let Some(wake) = self.shards.iter().filter(|s| busy(s)).filter_map(Shard::next_wake).min() else {
+                return true;
+            };
             self.now = self.now.max(wake);
             for index in 0..self.shards.len() {
                 self.handle(index, Input::Tick);
             }
         }
-        panic!("it does not come to rest; calls so far: {}", self.calls.len());
+        false
     }
 
     /// One round; `false` if nothing could be done without time passing.
@@ -451,6 +482,14 @@ impl World {
             let at = if self.chaos > 0 { (self.next_random() % self.effects.len() as u64) as usize } else { 0 };
             let Some((index, effect)) = self.effects.remove(at) else { break };
             self.carry_out(index, effect);
+            if self.chaos > 0 && self.chance_of(64) {
+                self.append(index);
+            }
+            if !self.copies.is_empty() && (self.chaos == 0 || self.chance()) {
+                let late = self.copies.swap_remove(0);
+                let nobody_waits = self.call(&late);
+                drop(nobody_waits);
+            }
             done = true;
         }
         done

@@ -74,6 +74,12 @@ impl Test {
         self.call_under(1, i, op, action);
     }
     fn call_under(&mut self, epoch: u64, i: u32, op: u64, action: Action) {
+        self.ask(epoch, i, op, action, false);
+    }
+    fn withdraw(&mut self, i: u32, op: u64, action: Action) {
+        self.ask(1, i, op, action, true);
+    }
+    fn ask(&mut self, epoch: u64, i: u32, op: u64, action: Action, withdraw: bool) {
         let call = Call {
             manager: ManagerId::derive("vc-1"),
             shard: ShardId::new(3, ShardCount::DEFAULT).unwrap(),
@@ -82,6 +88,7 @@ impl Test {
             op: OpNumber(op),
             step: Step::Create,
             action,
+            withdraw,
         };
         let peer = Arc::clone(&self.peer);
         self.desk.call(NOW, &peer, call);
@@ -264,6 +271,48 @@ fn what_waits_in_line_goes_in_turn_and_is_sent_away_when_the_circuit_opens() {
     }
     let sent_away = answers.iter().filter(|answer| not_begun(answer)).count();
     assert_eq!(sent_away, 3, "those in line were never begun");
+}
+
+#[test]
+fn what_is_not_wanted_any_more_and_has_not_begun_never_begins() {
+    let mut t = Test::new(4);
+    t.call(1, 1, spec(1));
+    let made = t.start();
+    t.succeed(&made);
+    for i in 10..15 {
+        t.call(i, 1, spec(1));
+        let start = t.start();
+        t.end(&start, Err(unreachable()));
+    }
+    t.answers();
+    // Not begun: refused, though the manager's circuit is open.
+    t.withdraw(1, 2, Action::Stop(StopMode::Hard));
+    assert!(not_begun(&t.answer()));
+    t.withdraw(2, 1, spec(1));
+    assert!(not_begun(&t.answer()));
+    // It may have been done by an owner before, or was begun here: only the manager knows.
+    t.withdraw(3, 2, Action::Delete);
+    assert_eq!(later(&t.answer()), LaterReason::CircuitOpen);
+    t.withdraw(1, 1, spec(1));
+    assert_eq!(later(&t.answer()), LaterReason::ManagerFailing);
+}
+
+#[test]
+fn what_is_not_wanted_any_more_leaves_the_line_and_what_runs_goes_on() {
+    let mut t = Test::new(4);
+    for i in 0..4 {
+        t.call(i, 1, spec(1));
+    }
+    let running = t.started();
+    assert_eq!(running.len(), 2, "two creates at once");
+    t.withdraw(2, 1, spec(1));
+    assert!(not_begun(&t.answer()));
+    t.withdraw(0, 1, spec(1));
+    assert_eq!(t.answers(), [], "it has begun, and is waited for");
+    running.iter().for_each(|start| t.succeed(start));
+    t.desk.next_in_line(NOW);
+    assert_eq!(t.start().op.vm, vm(3));
+    assert_eq!(t.answers().len(), 2);
 }
 
 #[test]
