@@ -17,6 +17,8 @@ mod desk;
 mod holdings;
 pub mod hosts;
 pub mod limits;
+mod opening;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -29,21 +31,20 @@ use arc_swap::ArcSwap;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
 use cellbus_directory::VmFacts;
-use cellbus_workflows::{Answer, ClassSummary, Health, Later, LaterReason, ManagerSummary};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
 
 use crate::board::Board;
 use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
-use crate::gateway::{FreeOf, HostRow, ManagerRow};
+use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
 use crate::peers::{Answered, Peer};
 use circuit::{Circuit, Verdict};
 use desk::{Desk, Start};
 use holdings::Holdings;
 use hosts::OverCommit;
-use limits::{Kind, Slots};
+pub(crate) use shown::{unknown_row, unknown_summary};
 
 /// Messages that wait for a front. Each carries the calls of one append of one shard, or one
 /// question; all shards at once come to a few hundred.
@@ -284,97 +285,6 @@ impl Front {
         }
     }
 
-    // ── opening ──
-
-    /// Opens the manager and reads it, however often that takes; `None` when a newer owner has it.
-    async fn open(&mut self) -> Option<(Vec<RunningTask>, Inventory)> {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let driver = Arc::clone(&self.driver);
-            let epoch = self.epoch;
-            let opening: Pin<Box<dyn Future<Output = Result<_, Error>> + Send>> = Box::pin(async move {
-                let tasks = driver.open(epoch).await?;
-                Ok((tasks, driver.inventory().await?))
-            });
-            let deadline = self.config.read_timeout.saturating_mul(2);
-            match self.answering_opening(deadline, opening).await {
-                Some(Ok(read)) => return Some(read),
-                Some(Err(Error::Revoked)) => return None,
-                Some(Err(error)) => self.not_open(&error.to_string()),
-                None => self.not_open("no answer while it was opened"),
-            }
-            let jitter = pause / 2 + pause / 1000 * (self.env.random_u64() % 501) as u32;
-            let nothing = std::future::pending::<()>();
-            self.answering_opening(jitter, Box::pin(nothing)).await;
-            pause = (pause * 2).min(Duration::from_secs(30));
-        }
-    }
-
-    fn not_open(&self, why: &str) {
-        tracing::warn!(manager = %self.config.name, why, "manager cannot be opened; trying again");
-        let row = unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why);
-        self.row.store(Arc::new(row));
-        self.board.publish(self.epoch, unknown_summary(&self.config.name));
-    }
-
-    /// Awaits `what`, for `limit` at the most, and answers those who call meanwhile.
-    async fn answering_opening<T>(
-        &mut self,
-        limit: Duration,
-        mut what: Pin<Box<dyn Future<Output = T> + Send>>,
-    ) -> Option<T> {
-        let mut deadline = self.env.sleep(limit);
-        loop {
-            tokio::select! {
-                biased;
-                output = &mut what => return Some(output),
-                () = &mut deadline => return None,
-                () = self.mailbox.ready() => {
-                    let messages = self.mailbox.take();
-                    self.put_off(messages, LaterReason::Opening, "its owner is opening it", Some(Duration::from_millis(200)));
-                }
-            }
-        }
-    }
-
-    fn put_off(&mut self, messages: Vec<Message>, reason: LaterReason, detail: &str, after: Option<Duration>) {
-        let mut batches: BTreeMap<(Arc<Peer>, ShardId), Vec<Answered>> = BTreeMap::new();
-        for message in messages {
-            match message {
-                Message::Calls { from, calls } => {
-                    for call in calls {
-                        let answer = Answer::Later(Later { reason, detail: detail.to_owned(), after });
-                        let answered = Answered { vm: call.vm, op: call.op, answer };
-                        batches.entry((Arc::clone(&from), call.shard)).or_default().push(answered);
-                    }
-                }
-                Message::Cordons(cordons) => self.cordons = cordons,
-                // Whoever asks is told by the dropped sender.
-                Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) => {}
-            }
-        }
-        for ((to, shard), answers) in batches {
-            self.outside.answers(&to, shard, answers);
-        }
-    }
-
-    /// A newer owner has opened the manager: nothing is done any more until this front is dropped.
-    async fn refuse_all(mut self) {
-        tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
-        self.board.withdraw(&self.id(), self.epoch);
-        self.row.store(Arc::new(unknown_row(
-            &self.config.name,
-            Some(self.cell.clone()),
-            self.epoch,
-            "a newer owner has opened it",
-        )));
-        loop {
-            self.mailbox.ready().await;
-            let messages = self.mailbox.take();
-            self.put_off(messages, LaterReason::StaleOwner, "a newer owner has opened the manager", None);
-        }
-    }
-
     // ── at work ──
 
     fn message(&self, work: &mut Work, message: Message) {
@@ -611,83 +521,6 @@ impl Front {
             Done::Op { ticket, vm: op.vm, result }
         })
     }
-
-    // ── what it says of itself ──
-
-    fn publish(&self, work: &mut Work) {
-        work.dirty = false;
-        work.published_at = self.env.mono();
-        if work.desk.revoked {
-            self.board.withdraw(&self.id(), self.epoch);
-            return;
-        }
-        let desk = &work.desk;
-        self.held.store(desk.holdings.present(), Ordering::Release);
-        let health = if desk.circuit.closed() { Health::Healthy } else { Health::CircuitOpen };
-        let classes = desk.holdings.hosts.summary();
-        let slots: &Slots = &desk.slots;
-        let sum = |free: fn(&ClassSummary) -> u64, total: fn(&ClassSummary) -> u64| FreeOf {
-            free: classes.iter().map(free).sum(),
-            total: classes.iter().map(total).sum(),
-        };
-        let circuit = desk.circuit.shown(self.env.mono());
-        let detail = match &circuit {
-            crate::gateway::CircuitState::Open { reason, .. } => reason.clone(),
-            crate::gateway::CircuitState::Closed | crate::gateway::CircuitState::HalfOpen => String::new(),
-        };
-        self.row.store(Arc::new(ManagerRow {
-            id: self.id(),
-            name: self.config.name.to_string(),
-            cell: Some(self.cell.clone()),
-            epoch: self.epoch,
-            health,
-            circuit: Some(circuit),
-            detail,
-            cordoned: desk.holdings.hosts.cordoned(),
-            hosts: classes.iter().map(|class| class.hosts).sum(),
-            hosts_open: classes.iter().map(|class| class.hosts_open).sum(),
-            vms: desk.holdings.present(),
-            foreign_vms: desk.holdings.foreign_vms,
-            running: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), slots.running(*kind))).collect(),
-            waiting: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), desk.waiting(*kind))).collect(),
-            vcpus: sum(|c| c.vcpus_free, |c| c.vcpus_total),
-            memory_mib: sum(|c| c.memory_mib_free, |c| c.memory_mib_total),
-            disk_gib: sum(|c| c.disk_gib_free, |c| c.disk_gib_total),
-            as_of: self.env.wall(),
-        }));
-        self.board.publish(
-            self.epoch,
-            ManagerSummary {
-                id: self.id(),
-                name: self.config.name.to_string(),
-                health,
-                cordoned: desk.holdings.hosts.cordoned(),
-                classes,
-                running: slots.total(),
-                waiting: desk.waiting_total(),
-                running_max: slots.operations_max(),
-            },
-        );
-    }
-
-    fn host_rows(&self, work: &Work) -> Vec<HostRow> {
-        let rows = work.desk.holdings.hosts.all().iter().map(|host| {
-            let free = host.free();
-            HostRow {
-                id: host.id.clone(),
-                manager: self.id(),
-                manager_name: self.config.name.to_string(),
-                labels: host.labels.as_ref().clone(),
-                usable: host.usable,
-                cordoned: host.cordoned,
-                vms: host.vms,
-                vcpus: FreeOf { free: free.vcpus, total: host.total.vcpus },
-                memory_mib: FreeOf { free: free.memory_mib, total: host.total.memory_mib },
-                disk_gib: FreeOf { free: free.disk_gib, total: host.total.disk_gib },
-            }
-        });
-        rows.collect()
-    }
 }
 
 impl Work {
@@ -703,42 +536,4 @@ impl Work {
 /// What the manager said; no answer in time is no answer.
 fn said<T>(answer: Option<Result<T, Error>>) -> Result<T, Error> {
     answer.unwrap_or_else(|| Err(Error::Unreachable { detail: "no answer in time".to_owned() }))
-}
-
-/// A manager of which nothing is known.
-pub(crate) fn unknown_summary(name: &ManagerName) -> ManagerSummary {
-    ManagerSummary {
-        id: ManagerId::derive(name.as_str()),
-        name: name.to_string(),
-        health: Health::Unknown,
-        cordoned: false,
-        classes: Vec::new(),
-        running: 0,
-        waiting: 0,
-        running_max: 0,
-    }
-}
-
-/// The row of a manager of which nothing is known.
-pub(crate) fn unknown_row(name: &ManagerName, cell: Option<CellId>, epoch: Epoch, why: &str) -> ManagerRow {
-    ManagerRow {
-        id: ManagerId::derive(name.as_str()),
-        name: name.to_string(),
-        cell,
-        epoch,
-        health: Health::Unknown,
-        circuit: None,
-        detail: why.to_owned(),
-        cordoned: false,
-        hosts: 0,
-        hosts_open: 0,
-        vms: 0,
-        foreign_vms: 0,
-        running: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        vcpus: FreeOf::default(),
-        memory_mib: FreeOf::default(),
-        disk_gib: FreeOf::default(),
-        as_of: cellbus_bus::WallMs(0),
-    }
 }

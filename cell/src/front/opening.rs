@@ -1,0 +1,105 @@
+//! A front before its manager is open: it is opened and read, and callers are put off meanwhile.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cellbus_bus::ids::ShardId;
+use cellbus_workflows::{Answer, Later, LaterReason};
+
+use super::{Front, Message, unknown_row, unknown_summary};
+use crate::driver::{Error, Inventory, RunningTask};
+use crate::peers::{Answered, Peer};
+
+impl Front {
+    /// Opens the manager and reads it, however often that takes; `None` when a newer owner has it.
+    pub(super) async fn open(&mut self) -> Option<(Vec<RunningTask>, Inventory)> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let driver = Arc::clone(&self.driver);
+            let epoch = self.epoch;
+            let opening: Pin<Box<dyn Future<Output = Result<_, Error>> + Send>> = Box::pin(async move {
+                let tasks = driver.open(epoch).await?;
+                Ok((tasks, driver.inventory().await?))
+            });
+            let deadline = self.config.read_timeout.saturating_mul(2);
+            match self.answering_opening(deadline, opening).await {
+                Some(Ok(read)) => return Some(read),
+                Some(Err(Error::Revoked)) => return None,
+                Some(Err(error)) => self.not_open(&error.to_string()),
+                None => self.not_open("no answer while it was opened"),
+            }
+            let jitter = pause / 2 + pause / 1000 * (self.env.random_u64() % 501) as u32;
+            let nothing = std::future::pending::<()>();
+            self.answering_opening(jitter, Box::pin(nothing)).await;
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+    }
+
+    fn not_open(&self, why: &str) {
+        tracing::warn!(manager = %self.config.name, why, "manager cannot be opened; trying again");
+        let row = unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why);
+        self.row.store(Arc::new(row));
+        self.board.publish(self.epoch, unknown_summary(&self.config.name));
+    }
+
+    /// Awaits `what`, for `limit` at the most, and answers those who call meanwhile.
+    async fn answering_opening<T>(
+        &mut self,
+        limit: Duration,
+        mut what: Pin<Box<dyn Future<Output = T> + Send>>,
+    ) -> Option<T> {
+        let mut deadline = self.env.sleep(limit);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut what => return Some(output),
+                () = &mut deadline => return None,
+                () = self.mailbox.ready() => {
+                    let messages = self.mailbox.take();
+                    self.put_off(messages, LaterReason::Opening, "its owner is opening it", Some(Duration::from_millis(200)));
+                }
+            }
+        }
+    }
+
+    fn put_off(&mut self, messages: Vec<Message>, reason: LaterReason, detail: &str, after: Option<Duration>) {
+        let mut batches: BTreeMap<(Arc<Peer>, ShardId), Vec<Answered>> = BTreeMap::new();
+        for message in messages {
+            match message {
+                Message::Calls { from, calls } => {
+                    for call in calls {
+                        let answer = Answer::Later(Later { reason, detail: detail.to_owned(), after });
+                        let answered = Answered { vm: call.vm, op: call.op, answer };
+                        batches.entry((Arc::clone(&from), call.shard)).or_default().push(answered);
+                    }
+                }
+                Message::Cordons(cordons) => self.cordons = cordons,
+                // Whoever asks is told by the dropped sender.
+                Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) => {}
+            }
+        }
+        for ((to, shard), answers) in batches {
+            self.outside.answers(&to, shard, answers);
+        }
+    }
+
+    /// A newer owner has opened the manager: nothing is done any more until this front is dropped.
+    pub(super) async fn refuse_all(mut self) {
+        tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
+        self.board.withdraw(&self.id(), self.epoch);
+        self.row.store(Arc::new(unknown_row(
+            &self.config.name,
+            Some(self.cell.clone()),
+            self.epoch,
+            "a newer owner has opened it",
+        )));
+        loop {
+            self.mailbox.ready().await;
+            let messages = self.mailbox.take();
+            self.put_off(messages, LaterReason::StaleOwner, "a newer owner has opened the manager", None);
+        }
+    }
+}
