@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use cellbus_bus::env::Task;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, OpNumber, ShardId, VmId};
-use cellbus_workflows::{Answer, Call, Later, LaterReason};
+use cellbus_workflows::{Answer, Later, LaterReason};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::driver::Drivers;
 use crate::effects::Effects;
 use crate::front::{self, Front};
 use crate::lease::Lease;
-use crate::peers::{Answered, Peer, Post, Request, Response, Serve};
+use crate::peers::{Answered, Asked, Peer, Post, Request, Response, Serve};
 use crate::process::Process;
 use crate::runner::{self, Elsewhere, Ended, Home, LetGo, Runner};
 
@@ -262,17 +262,18 @@ impl Inner {
         self.runners.iter().filter(|slot| slot.load().is_some()).count()
     }
 
-    fn calls(&self, from: &Arc<Peer>, calls: Vec<Call>) {
+    fn calls(&self, from: &Arc<Peer>, calls: Vec<Asked>) {
         let fronts = self.fronts.load();
-        let mut by_manager: BTreeMap<ManagerId, Vec<Call>> = BTreeMap::new();
-        for call in calls {
-            by_manager.entry(call.manager).or_default().push(call);
+        let mut by_manager: BTreeMap<ManagerId, Vec<Asked>> = BTreeMap::new();
+        for asked in calls {
+            by_manager.entry(asked.call.manager).or_default().push(asked);
         }
         for (manager, calls) in by_manager {
             let refused = match fronts.get(&manager) {
                 Some(front) => match front.put(front::Message::Calls { from: Arc::clone(from), calls }) {
                     Err(front::Message::Calls { calls, .. }) => {
-                        Some((calls, LaterReason::Busy, "its owner has too much to do"))
+                        // Not `Busy`: the front has not counted it, so a copy of it would still be taken.
+                        Some((calls, LaterReason::CellUnreachable, "its owner has too much to do"))
                     }
                     Ok(()) | Err(_) => None,
                 },
@@ -280,9 +281,9 @@ impl Inner {
             };
             if let Some((calls, reason, detail)) = refused {
                 let mut by_shard: BTreeMap<ShardId, Vec<Answered>> = BTreeMap::new();
-                for call in calls {
+                for asked in calls {
                     let answer = Answer::Later(Later { reason, detail: detail.to_owned(), after: None });
-                    by_shard.entry(call.shard).or_default().push(Answered { vm: call.vm, op: call.op, answer });
+                    by_shard.entry(asked.call.shard).or_default().push(asked.answered(answer));
                 }
                 for (shard, answers) in by_shard {
                     front::Outside::answers(self, from, shard, answers);

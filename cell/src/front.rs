@@ -12,6 +12,7 @@
 //! tasks it answers nothing but `Later(Opening)` and advertises no room. Each front is a task of
 //! its own, so a manager that hangs holds up nobody else.
 
+mod asks;
 pub mod circuit;
 mod desk;
 mod holdings;
@@ -39,7 +40,8 @@ use crate::board::Board;
 use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
-use crate::peers::{Answered, Peer};
+use crate::peers::{Answered, Asked, Peer};
+use asks::Asks;
 use circuit::{Circuit, Verdict};
 use desk::{Desk, Start};
 use holdings::Holdings;
@@ -104,7 +106,7 @@ pub(crate) trait Outside: Send + Sync {
 }
 
 pub(crate) enum Message {
-    Calls { from: Arc<Peer>, calls: Vec<cellbus_workflows::Call> },
+    Calls { from: Arc<Peer>, calls: Vec<Asked> },
     Cordons(Vec<Option<HostId>>),
     Hosts(oneshot::Sender<Vec<HostRow>>),
     Live(VmId, oneshot::Sender<Result<Option<HeldVm>, String>>),
@@ -168,6 +170,7 @@ pub(crate) struct Front {
     row: Arc<ArcSwap<ManagerRow>>,
     held: Arc<AtomicU64>,
     cordons: Vec<Option<HostId>>,
+    asks: Asks,
 }
 
 /// What a front has to do with beside its desk, once the manager is open.
@@ -213,7 +216,8 @@ impl Front {
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
-        (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, held, cordons }, handle)
+        let asks = Asks::new(epoch);
+        (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, held, cordons, asks }, handle)
     }
 
     fn id(&self) -> ManagerId {
@@ -236,6 +240,7 @@ impl Front {
             limits,
             self.config.line_max,
             tasks,
+            std::mem::replace(&mut self.asks, Asks::new(self.epoch)),
         );
         let mut work = Work {
             desk,

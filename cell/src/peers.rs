@@ -4,8 +4,8 @@
 //! the HTTP server that each cell has. Two ways to talk:
 //! - [`Peers::call`] asks and waits for the answer;
 //! - [`Peers::post`] sends and does not wait: calls to managers and their answers, of which there
-//!   are many. A post may be lost without notice; who sent a call asks again after a while, and
-//!   the manager's owner joins it to the first by its op number.
+//!   are many. A post may be lost without notice, or come twice; who sent a call asks again after a
+//!   while, and the manager's owner joins it to the first by its op number. See [`Asked`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -69,7 +69,7 @@ pub enum Post {
         /// Who asks, and is to be answered.
         from: Arc<Peer>,
         /// What is asked.
-        calls: Vec<Call>,
+        calls: Vec<Asked>,
     },
     /// To the cell that asked.
     Answers {
@@ -87,15 +87,48 @@ pub enum Post {
     },
 }
 
-/// The answer to one call.
+/// A call, as it is asked of a manager's owner: once, or again when no answer has come.
+///
+/// Copies of it may be on their way for any time. One that comes late must not be carried out: what
+/// was refused may have been done elsewhere by then, and what was made may have been deleted. So an
+/// owner takes an ask only under its own epoch, and only if no newer ask of the same shard has come
+/// before it; and a shard believes only the answer to its last ask of a call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// What is asked.
+    pub call: Call,
+    /// The epoch of the owner that it is meant for.
+    pub slice_epoch: Epoch,
+    /// Which ask of its shard it is.
+    pub number: AskNumber,
+}
+
+/// Counts what the owner of a shard asks of managers' owners, over all calls; it starts anew with
+/// each epoch of the shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AskNumber(pub u64);
+
+/// The answer to one ask.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answered {
     /// On which VM it was.
     pub vm: VmId,
-    /// Its number.
+    /// The number of the operation.
     pub op: OpNumber,
+    /// The epoch of the shard that asked.
+    pub shard_epoch: Epoch,
+    /// Which ask it answers.
+    pub ask: AskNumber,
     /// The answer.
     pub answer: Answer,
+}
+impl Asked {
+    /// The answer to it.
+    #[must_use]
+    pub fn answered(&self, answer: Answer) -> Answered {
+        let Call { vm, op, shard_epoch, .. } = self.call;
+        Answered { vm, op, shard_epoch, ask: self.number, answer }
+    }
 }
 
 /// What a job is waited for.

@@ -94,8 +94,8 @@ pub enum Answer {
     /// Done; the VM is not there.
     Absent,
     /// It definitely never began, and nothing of it is there. Only the manager's owner, after it
-    /// has read the manager's inventory and running tasks, may say so; it says the same again of a
-    /// later copy of the call. A create that a failing manager is not even asked for is refused so,
+    /// has read the manager's inventory and running tasks, may say so; a copy of the call that comes
+    /// later is not carried out either. A create that a failing manager is not even asked for is refused so,
     /// with [`cellbus_directory::RefusalReason::NotBegun`], and goes elsewhere.
     Refused(Refusal),
     /// It will not succeed by trying again.

@@ -3,7 +3,7 @@
 //!
 //! What it keeps to:
 //! - one operation a VM at a time; the same number joins it, a lower one is refused;
-//! - an older shard epoch than the last seen is refused;
+//! - an ask is taken once, and not after a newer one of its shard: see [`super::asks`];
 //! - [`Answer::Refused`] and `Later(CircuitOpen | Busy)` are given only when the VM is certainly
 //!   not there through this call: after a refusal callers go elsewhere;
 //! - what a VM takes is reserved when its host is chosen, and given back only when the manager
@@ -14,16 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::env::Mono;
-use cellbus_bus::ids::{Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
+use cellbus_bus::ids::{HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
 use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, VmFacts};
 use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 
+use super::asks::Asks;
 use super::circuit::{Circuit, Verdict};
 use super::holdings::Holdings;
 use super::hosts::{Amount, Groups, HostIndex, Wanted};
 use super::limits::{Kind, Line, Slots};
 use crate::driver::{self, Error, HeldVm, Inventory, Op, RunningTask};
-use crate::peers::{Answered, Peer};
+use crate::peers::{Answered, Asked, Peer};
 
 /// Hosts tried for one create when hosts say that they have no room although we thought so.
 const HOSTS_TRIED_MAX: u32 = 4;
@@ -51,7 +52,8 @@ pub(super) struct Start {
 /// A call that is known and not answered.
 #[derive(Debug)]
 struct Pending {
-    call: Call,
+    /// The last ask of it.
+    asked: Asked,
     from: Arc<Peer>,
     since: Mono,
     running: Option<Running>,
@@ -76,7 +78,7 @@ pub(super) struct Desk {
     line_max: usize,
     pending: BTreeMap<VmId, Pending>,
     adopted: BTreeMap<VmId, RunningTask>,
-    shard_epochs: BTreeMap<ShardId, Epoch>,
+    asks: Asks,
     tickets: u64,
     /// To be sent.
     pub(super) replies: Vec<Reply>,
@@ -94,6 +96,7 @@ impl Desk {
         limits: driver::Limits,
         line_max: usize,
         tasks: Vec<RunningTask>,
+        asks: Asks,
     ) -> Self {
         Self {
             manager: ManagerId::derive(name.as_str()),
@@ -104,7 +107,7 @@ impl Desk {
             line_max,
             pending: BTreeMap::new(),
             adopted: tasks.into_iter().map(|task| (task.vm, task)).collect(),
-            shard_epochs: BTreeMap::new(),
+            asks,
             tickets: 0,
             replies: Vec::new(),
             starts: Vec::new(),
@@ -128,48 +131,49 @@ impl Desk {
     // ── calls ──
 
     /// A call has come in.
-    pub(super) fn call(&mut self, now: Mono, from: &Arc<Peer>, call: Call) {
-        if let Some(later) = self.unfit(&call) {
-            self.reply(from, &call, Answer::Later(later));
+    pub(super) fn call(&mut self, now: Mono, from: &Arc<Peer>, asked: Asked) {
+        if let Some(later) = self.unfit(&asked) {
+            self.reply(from, &asked, Answer::Later(later));
             return;
         }
-        if let Some(pending) = self.pending.get_mut(&call.vm) {
-            match call.op.cmp(&pending.call.op) {
-                std::cmp::Ordering::Equal if call.withdraw && pending.running.is_none() => {
+        if let Some(pending) = self.pending.get_mut(&asked.call.vm) {
+            match asked.call.op.cmp(&pending.asked.call.op) {
+                std::cmp::Ordering::Equal if asked.call.withdraw && pending.running.is_none() => {
                     // It stands in line: it leaves it.
-                    self.pending.remove(&call.vm);
-                    self.lines[Kind::of(&call.action) as usize].remove(call.shard, &call.vm);
-                    self.withdrawn(from, &call);
+                    self.pending.remove(&asked.call.vm);
+                    let line = &mut self.lines[Kind::of(&asked.call.action) as usize];
+                    line.remove(asked.call.shard, &asked.call.vm);
+                    self.withdrawn(from, &asked);
                 }
                 std::cmp::Ordering::Equal => {
                     // It joins; whoever asked last is answered.
                     pending.from = Arc::clone(from);
-                    pending.call.shard_epoch = call.shard_epoch;
+                    pending.asked = asked;
                 }
                 std::cmp::Ordering::Less => {
-                    self.later(from, &call, LaterReason::StaleOwner, "a newer operation is under way", None)
+                    self.later(from, &asked, LaterReason::StaleOwner, "a newer operation is under way", None)
                 }
                 std::cmp::Ordering::Greater => {
-                    self.later(from, &call, LaterReason::VmBusy, "an older operation is under way", None)
+                    self.later(from, &asked, LaterReason::VmBusy, "an older operation is under way", None)
                 }
             }
             return;
         }
-        if call.withdraw && self.never_begun(&call) {
-            self.withdrawn(from, &call);
+        if asked.call.withdraw && self.never_begun(&asked.call) {
+            self.withdrawn(from, &asked);
             return;
         }
         if let Verdict::Wait(after, reason) = self.circuit.verdict(now) {
-            self.circuit_open(from, &call, after, &reason);
+            self.circuit_open(from, &asked, after, &reason);
             return;
         }
         if self.circuit.verdict(now) == Verdict::Probe {
-            self.circuit_open(from, &call, Duration::from_millis(200), "a probe is due");
+            self.circuit_open(from, &asked, Duration::from_millis(200), "a probe is due");
             return;
         }
-        let kind = Kind::of(&call.action);
-        let (vm, shard) = (call.vm, call.shard);
-        let pending = Pending { call, from: Arc::clone(from), since: now, running: None };
+        let kind = Kind::of(&asked.call.action);
+        let (vm, shard) = (asked.call.vm, asked.call.shard);
+        let pending = Pending { asked, from: Arc::clone(from), since: now, running: None };
         if self.lines[kind as usize].is_empty() && self.slots.take(kind) {
             self.pending.insert(vm, pending);
             self.begin(now, vm, 0);
@@ -178,22 +182,21 @@ impl Desk {
             self.lines[kind as usize].push(shard, vm);
         } else {
             let reason =
-                if self.touched_before(&pending.call) { LaterReason::ManagerFailing } else { LaterReason::Busy };
-            self.later(from, &pending.call, reason, "its line is full", Some(Duration::from_secs(1)));
+                if self.touched_before(&pending.asked.call) { LaterReason::ManagerFailing } else { LaterReason::Busy };
+            self.later(from, &pending.asked, reason, "its line is full", Some(Duration::from_secs(1)));
         }
     }
 
     /// Why a call is not to be looked at.
-    fn unfit(&mut self, call: &Call) -> Option<Later> {
+    fn unfit(&mut self, asked: &Asked) -> Option<Later> {
+        let call = &asked.call;
         let later = |reason, detail: &str| Some(Later { reason, detail: detail.to_owned(), after: None });
         if self.revoked {
             return later(LaterReason::StaleOwner, "a newer owner has opened the manager");
         }
-        let epoch = self.shard_epochs.entry(call.shard).or_default();
-        if call.shard_epoch < *epoch {
-            return later(LaterReason::StaleOwner, "a newer owner of the shard has called");
+        if let Err(why) = self.asks.take(asked) {
+            return Some(super::asks::stale(why));
         }
-        *epoch = call.shard_epoch;
         if self.holdings.get(&call.vm).is_some_and(|held| call.op < held.op) {
             return later(LaterReason::StaleOwner, "a newer operation has been done on the VM");
         }
@@ -217,29 +220,29 @@ impl Desk {
         !self.touched_before(call) && here != matches!(call.action, Action::Create(_))
     }
 
-    fn withdrawn(&mut self, from: &Arc<Peer>, call: &Call) {
+    fn withdrawn(&mut self, from: &Arc<Peer>, asked: &Asked) {
         let refusal = self.refused(RefusalReason::NotBegun, "withdrawn before it was begun".to_owned());
-        self.reply(from, call, refusal);
+        self.reply(from, asked, refusal);
     }
 
-    fn circuit_open(&mut self, from: &Arc<Peer>, call: &Call, after: Duration, reason: &str) {
-        if self.touched_before(call) {
-            self.later(from, call, LaterReason::ManagerFailing, reason, Some(after));
-        } else if matches!(call.action, Action::Create(_)) {
+    fn circuit_open(&mut self, from: &Arc<Peer>, asked: &Asked, after: Duration, reason: &str) {
+        if self.touched_before(&asked.call) {
+            self.later(from, asked, LaterReason::ManagerFailing, reason, Some(after));
+        } else if matches!(asked.call.action, Action::Create(_)) {
             // Nothing was asked of the manager, so the VM may go elsewhere at once.
-            self.reply(from, call, self.refused(RefusalReason::NotBegun, reason.to_owned()));
+            self.reply(from, asked, self.refused(RefusalReason::NotBegun, reason.to_owned()));
         } else {
-            self.later(from, call, LaterReason::CircuitOpen, reason, Some(after));
+            self.later(from, asked, LaterReason::CircuitOpen, reason, Some(after));
         }
     }
 
-    fn later(&mut self, to: &Arc<Peer>, call: &Call, reason: LaterReason, detail: &str, after: Option<Duration>) {
-        self.reply(to, call, Answer::Later(Later { reason, detail: detail.to_owned(), after }));
+    fn later(&mut self, to: &Arc<Peer>, asked: &Asked, reason: LaterReason, detail: &str, after: Option<Duration>) {
+        self.reply(to, asked, Answer::Later(Later { reason, detail: detail.to_owned(), after }));
     }
 
-    fn reply(&mut self, to: &Arc<Peer>, call: &Call, answer: Answer) {
-        let answered = Answered { vm: call.vm, op: call.op, answer };
-        self.replies.push(Reply { to: Arc::clone(to), shard: call.shard, answered });
+    fn reply(&mut self, to: &Arc<Peer>, asked: &Asked, answer: Answer) {
+        let answered = asked.answered(answer);
+        self.replies.push(Reply { to: Arc::clone(to), shard: asked.call.shard, answered });
     }
 
     /// Those in line get the slots that are free.
@@ -257,7 +260,7 @@ impl Desk {
     /// A slot is taken: makes the operation of the call, or answers it at once and gives the slot back.
     fn begin(&mut self, now: Mono, vm: VmId, hosts_tried: u32) {
         let Some(pending) = self.pending.get(&vm) else { return };
-        let (op, action) = (pending.call.op, pending.call.action.clone());
+        let (op, action) = (pending.asked.call.op, pending.asked.call.action.clone());
         let held = self.holdings.get(&vm);
         let ask_tasks = held.is_some_and(|h| h.unknown) && matches!(action, Action::Delete | Action::Inspect);
         let (host, extra) = match &action {
@@ -371,8 +374,8 @@ impl Desk {
     /// The call is answered, and its slot free.
     fn finish(&mut self, vm: VmId, answer: Answer) {
         let Some(pending) = self.pending.remove(&vm) else { return };
-        self.slots.give_back(Kind::of(&pending.call.action));
-        self.reply(&pending.from, &pending.call, answer);
+        self.slots.give_back(Kind::of(&pending.asked.call.action));
+        self.reply(&pending.from, &pending.asked, answer);
     }
 
     /// An operation has ended.
@@ -390,8 +393,8 @@ impl Desk {
             return;
         }
         let Some(running) = pending.running.take() else { return };
-        let op = pending.call.op;
-        let action = pending.call.action.clone();
+        let op = pending.asked.call.op;
+        let action = pending.asked.call.action.clone();
         if let Some((host, amount)) = running.extra {
             self.holdings.hosts.give_back(host, amount, &Groups::default());
         }
@@ -510,7 +513,7 @@ impl Desk {
         for kind in Kind::ALL {
             for vm in self.lines[kind as usize].drain() {
                 if let Some(pending) = self.pending.remove(&vm) {
-                    self.circuit_open(&pending.from, &pending.call, after, &reason);
+                    self.circuit_open(&pending.from, &pending.asked, after, &reason);
                 }
             }
         }
@@ -538,7 +541,9 @@ impl Desk {
         self.pending
             .values()
             .filter(|pending| now.since(pending.since) >= than)
-            .map(|pending| (Arc::clone(&pending.from), pending.call.shard, pending.call.vm, pending.call.op))
+            .map(|pending| {
+                (Arc::clone(&pending.from), pending.asked.call.shard, pending.asked.call.vm, pending.asked.call.op)
+            })
             .collect()
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::ids::ShardId;
-use cellbus_workflows::{Answer, Later, LaterReason};
+use cellbus_workflows::{Later, LaterReason};
 
 use super::{Front, Message, unknown_row, unknown_summary};
 use crate::driver::{Error, Inventory, RunningTask};
@@ -70,10 +70,9 @@ impl Front {
         for message in messages {
             match message {
                 Message::Calls { from, calls } => {
-                    for call in calls {
-                        let answer = Answer::Later(Later { reason, detail: detail.to_owned(), after });
-                        let answered = Answered { vm: call.vm, op: call.op, answer };
-                        batches.entry((Arc::clone(&from), call.shard)).or_default().push(answered);
+                    for asked in calls {
+                        let answered = self.asks.put_off(&asked, Later { reason, detail: detail.to_owned(), after });
+                        batches.entry((Arc::clone(&from), asked.call.shard)).or_default().push(answered);
                     }
                 }
                 Message::Cordons(cordons) => self.cordons = cordons,

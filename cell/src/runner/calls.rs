@@ -2,7 +2,8 @@
 //!
 //! A post may be lost, and so may the cell that it went to; a call of which nothing has been heard
 //! for a while, or whose manager has another owner by now, is handed back to the state machine as
-//! unanswered, which makes it again.
+//! unanswered, which makes it again. Only the answer to the last ask of a call counts: the manager's
+//! owner may yet carry out one that was sent after the ask that it refused.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,27 +12,35 @@ use cellbus_bus::Mono;
 use cellbus_bus::ids::{Epoch, ManagerId, OpNumber, VmId};
 use foldhash::fast::FixedState;
 
+use crate::peers::AskNumber;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Calls {
     out: HashMap<VmId, Out, FixedState>,
     /// In the order sent; entries that were answered or heard of since are skipped.
     order: VecDeque<(Mono, VmId, OpNumber)>,
+    /// How many asks were sent.
+    asks: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Out {
     op: OpNumber,
+    ask: AskNumber,
     heard: Mono,
     manager: ManagerId,
     epoch: Epoch,
 }
 
 impl Calls {
-    /// A call was sent to the owner of its manager under this epoch.
-    pub(super) fn sent(&mut self, now: Mono, vm: VmId, op: OpNumber, manager: ManagerId, epoch: Epoch) {
-        self.out.insert(vm, Out { op, heard: now, manager, epoch });
+    /// A call is sent to the owner of its manager under this epoch. Gives the number of the ask.
+    pub(super) fn sent(&mut self, now: Mono, vm: VmId, op: OpNumber, manager: ManagerId, epoch: Epoch) -> AskNumber {
+        self.asks += 1;
+        let ask = AskNumber(self.asks);
+        self.out.insert(vm, Out { op, ask, heard: now, manager, epoch });
         self.order.push_back((now, vm, op));
+        ask
     }
     /// It goes on.
     pub(super) fn heard(&mut self, now: Mono, vm: VmId, op: OpNumber) {
@@ -42,9 +51,10 @@ impl Calls {
             self.order.push_back((now, vm, op));
         }
     }
-    /// It was answered.
-    pub(super) fn answered(&mut self, vm: VmId, op: OpNumber) {
-        if self.out.get(&vm).is_some_and(|out| out.op == op) {
+    /// An ask was answered; whether it was the last one of its call.
+    pub(super) fn answered(&mut self, vm: VmId, op: OpNumber, ask: AskNumber) -> bool {
+        let last = self.out.get(&vm).is_some_and(|out| out.op == op && out.ask == ask);
+        if last {
             self.out.remove(&vm);
         }
         // What is over at the front is dropped as it comes, so that the order stays short.
@@ -53,6 +63,7 @@ impl Calls {
         {
             self.order.pop_front();
         }
+        last
     }
     fn current(&self, at: Mono, vm: VmId, op: OpNumber) -> bool {
         self.out.get(&vm).is_some_and(|out| out.op == op && out.heard == at)
@@ -102,10 +113,10 @@ mod tests {
         let (one, limit) = (OpNumber(1), Duration::from_secs(30));
         let manager = ManagerId::derive("vc-1");
         let mut calls = Calls::default();
-        (0..4).for_each(|i| calls.sent(at(0), vm(i), one, manager, Epoch(3)));
-        calls.answered(vm(0), one);
+        let asks: Vec<_> = (0..4).map(|i| calls.sent(at(0), vm(i), one, manager, Epoch(3))).collect();
+        assert!(calls.answered(vm(0), one, asks[0]));
         calls.heard(at(20), vm(1), one);
-        calls.answered(vm(2), OpNumber(7));
+        assert!(!calls.answered(vm(2), OpNumber(7), asks[2]));
         assert_eq!(calls.orphaned(|_| Some(Epoch(3))), []);
         assert_eq!(calls.silent(at(29), limit), []);
         assert_eq!(calls.silent(at(30), limit), [(vm(2), one), (vm(3), one)]);
@@ -113,5 +124,18 @@ mod tests {
         assert_eq!(calls.orphaned(|_| Some(Epoch(4))), [(vm(1), one)]);
         assert_eq!(calls.silent(at(50), limit), []);
         assert!(calls.out.is_empty() && calls.order.is_empty());
+    }
+
+    #[test]
+    fn only_the_answer_to_the_last_ask_counts() {
+        let (vm, one) = (JobId::derive("a", "b", "c").vm(0), OpNumber(1));
+        let (now, manager) = (Mono(Duration::ZERO), ManagerId::derive("vc-1"));
+        let mut calls = Calls::default();
+        let first = calls.sent(now, vm, one, manager, Epoch(3));
+        let again = calls.sent(now, vm, one, manager, Epoch(3));
+        assert!(again > first);
+        assert!(!calls.answered(vm, one, first), "the second may yet be carried out");
+        assert!(calls.answered(vm, one, again));
+        assert!(!calls.answered(vm, one, again), "and once only");
     }
 }

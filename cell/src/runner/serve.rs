@@ -19,7 +19,7 @@ use super::open::Open;
 use super::{Ended, Handle, Message, Next, Poison, Runner};
 use crate::effects::Whose;
 use crate::gateway::{ShardRow, ShardState};
-use crate::peers::{Peer, Post};
+use crate::peers::{Asked, Peer, Post};
 
 /// How often a runner looks for calls that were lost and for waiters that have gone.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -192,9 +192,14 @@ impl Runner {
         for message in self.mailbox.take() {
             match message {
                 Message::Answers(answers) => {
+                    let epoch = serving.open.shard.epoch();
                     for answered in answers {
-                        serving.calls.answered(answered.vm, answered.op);
-                        serving.backlog.push_back(called(answered.vm, answered.op, answered.answer));
+                        // One to an older ask says nothing: the newer one may be carried out yet.
+                        if answered.shard_epoch == epoch
+                            && serving.calls.answered(answered.vm, answered.op, answered.ask)
+                        {
+                            serving.backlog.push_back(called(answered.vm, answered.op, answered.answer));
+                        }
                     }
                 }
                 Message::StillRunning(calls) => calls.into_iter().for_each(|(vm, op)| serving.calls.heard(now, vm, op)),
@@ -392,21 +397,25 @@ impl Runner {
             }
         }
         for (peer, calls) in calls {
-            let sent: Vec<(VmId, OpNumber)> = calls.iter().map(|(call, _)| (call.vm, call.op)).collect();
-            for (call, epoch) in &calls {
-                serving.calls.sent(now, call.vm, call.op, call.manager, *epoch);
-            }
+            let asked: Vec<Asked> = calls
+                .into_iter()
+                .map(|(call, slice_epoch)| {
+                    let number = serving.calls.sent(now, call.vm, call.op, call.manager, slice_epoch);
+                    Asked { call, slice_epoch, number }
+                })
+                .collect();
+            let sent: Vec<_> = asked.iter().map(|asked| (asked.call.vm, asked.call.op, asked.number)).collect();
             let refused = match &peer {
                 None => Some("nobody fronts its manager at the moment".to_owned()),
                 Some(peer) => {
-                    let calls = calls.into_iter().map(|(call, _)| call).collect();
-                    let posted = self.process.peers.post(peer, Post::Calls { from: Arc::clone(&self.me), calls });
+                    let post = Post::Calls { from: Arc::clone(&self.me), calls: asked };
+                    let posted = self.process.peers.post(peer, post);
                     posted.err().map(|error| error.to_string())
                 }
             };
             let Some(detail) = refused else { continue };
-            for (vm, op) in sent {
-                serving.calls.answered(vm, op);
+            for (vm, op, number) in sent {
+                serving.calls.answered(vm, op, number);
                 let later = Later { reason: LaterReason::NoOwner, detail: detail.clone(), after: None };
                 serving.backlog.push_back(called(vm, op, Answer::Later(later)));
             }

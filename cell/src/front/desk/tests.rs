@@ -2,10 +2,13 @@ use super::*;
 use crate::driver::Host;
 use crate::front::circuit::Config as CircuitConfig;
 use crate::front::hosts::OverCommit;
-use cellbus_bus::ids::{JobId, ShardCount};
+use crate::peers::AskNumber;
+use cellbus_bus::ids::{Epoch, JobId, ShardCount};
 use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
 use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
+
+mod copies;
 
 const NOW: Mono = Mono(Duration::from_secs(100));
 
@@ -37,8 +40,12 @@ fn spec(vcpus: u32) -> Action {
     }))
 }
 
+/// That of the front.
+const SLICE: Epoch = Epoch(7);
+
 struct Test {
     desk: Desk,
+    asked: u64,
     peer: Arc<Peer>,
 }
 
@@ -66,20 +73,26 @@ impl Test {
             revokes: true,
         };
         let holdings = Holdings::new(name(), OverCommit::default(), &inventory);
-        let desk = Desk::new(&name(), holdings, Circuit::new(CircuitConfig::default()), limits, 4, tasks);
+        let desk =
+            Desk::new(&name(), holdings, Circuit::new(CircuitConfig::default()), limits, 4, tasks, Asks::new(SLICE));
         let peer = Arc::new(Peer { cell: "cell-1".parse().unwrap(), address: "local:cell-1".into() });
-        Self { desk, peer }
+        Self { desk, asked: 0, peer }
     }
     fn call(&mut self, i: u32, op: u64, action: Action) {
         self.call_under(1, i, op, action);
     }
     fn call_under(&mut self, epoch: u64, i: u32, op: u64, action: Action) {
-        self.ask(epoch, i, op, action, false);
+        let asked = self.ask(epoch, i, op, action);
+        self.deliver(asked);
     }
     fn withdraw(&mut self, i: u32, op: u64, action: Action) {
-        self.ask(1, i, op, action, true);
+        let mut asked = self.ask(1, i, op, action);
+        asked.call.withdraw = true;
+        self.deliver(asked);
     }
-    fn ask(&mut self, epoch: u64, i: u32, op: u64, action: Action, withdraw: bool) {
+    /// What the shard sends: each time another number.
+    fn ask(&mut self, epoch: u64, i: u32, op: u64, action: Action) -> Asked {
+        self.asked += 1;
         let call = Call {
             manager: ManagerId::derive("vc-1"),
             shard: ShardId::new(3, ShardCount::DEFAULT).unwrap(),
@@ -88,10 +101,13 @@ impl Test {
             op: OpNumber(op),
             step: Step::Create,
             action,
-            withdraw,
+            withdraw: false,
         };
+        Asked { call, slice_epoch: SLICE, number: AskNumber(self.asked) }
+    }
+    fn deliver(&mut self, asked: Asked) {
         let peer = Arc::clone(&self.peer);
-        self.desk.call(NOW, &peer, call);
+        self.desk.call(NOW, &peer, asked);
     }
     fn started(&mut self) -> Vec<Start> {
         std::mem::take(&mut self.desk.starts)
