@@ -22,6 +22,7 @@ mod error;
 mod jobs;
 mod letters;
 mod operators;
+mod progress;
 mod rows;
 mod vms;
 
@@ -140,6 +141,8 @@ impl Gateway {
             Request::Jobs { limit, .. } | Request::Decided { limit, .. } => *limit,
             Request::Live { .. } | Request::Inventory(_) => Duration::from_secs(60),
             Request::Vms(_)
+            | Request::Works(_)
+            | Request::Parked
             | Request::Explain(_)
             | Request::Shards
             | Request::Managers

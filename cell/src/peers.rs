@@ -163,6 +163,10 @@ pub enum Request {
     },
     /// VMs whose homes the cell owns.
     Vms(Vec<VmId>),
+    /// How far the work of jobs on VMs is whose homes the cell owns.
+    Works(Vec<(VmId, JobId)>),
+    /// Parked work that its shards keep.
+    Parked,
     /// Why a VM is as it is.
     Explain(VmId),
     /// The shards that it has.
@@ -208,6 +212,10 @@ pub enum Response {
     Decided(Vec<Decision>),
     /// To [`Request::Vms`], in order.
     Vms(Vec<VmAnswer>),
+    /// To [`Request::Works`], in order; `None`: nothing is known of it there.
+    Works(Vec<Option<WorkAnswer>>),
+    /// To [`Request::Parked`].
+    Parked(Vec<(JobId, VmId)>),
     /// To [`Request::Explain`].
     Explained(Option<Box<VmExplanation>>),
     /// To [`Request::Shards`].
@@ -284,6 +292,15 @@ pub enum VmAnswer {
     Unknown,
     /// The cell does not own its home.
     NotMine,
+}
+
+/// How far the work of a job on a VM is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkAnswer {
+    /// As the job's, were it for this VM alone.
+    pub state: JobState,
+    /// What it waits for, in words; empty if for nothing.
+    pub waits_for: String,
 }
 
 /// What a cell tells others of itself.

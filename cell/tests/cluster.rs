@@ -8,7 +8,7 @@ use cellbus_bus::Bus as _;
 use cellbus_bus::contract::Error as BusError;
 use cellbus_bus::ids::{Epoch, Seq};
 use cellbus_cell::gateway::Submitted;
-use cellbus_directory::{Entry, JobState, Outcome, Record, VmState};
+use cellbus_directory::{Entry, JobFilter, JobState, Outcome, Record, VmState};
 use support::{Cluster, job, provision};
 
 const WAIT: Duration = Duration::from_secs(30);
@@ -369,4 +369,70 @@ async fn ingress_is_taken_in_and_what_is_no_job_is_put_aside() {
         })
         .await;
     assert!(cluster.gateway.changes(10).await.unwrap().iter().any(|change| change.what.contains("evacuate")));
+}
+
+/// Jobs for VMs of other shards, and those with children: their homes hear of them only at the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_shows_how_far_it_is_wherever_its_vms_live() {
+    let cluster = Cluster::start(2, 8, &[("vc-1", 4, 64)]).await;
+    let made = provision("made");
+    cluster.gateway.submit(vec![made.clone()]).await.unwrap();
+    assert_eq!(cluster.gateway.wait_job(made.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    let vm = made.id.vm(0);
+    let homes = cluster.process.shard_count();
+    // A job whose home is another shard than its VM's.
+    let elsewhere = |kind: &str, data: serde_json::Value| {
+        let made = (0..).map(|i| job(kind, &format!("{kind}-{i}"), Some(&vm.to_string()), data.clone()));
+        made.into_iter().find(|job| job.id.shard(homes) != vm.shard(homes)).unwrap()
+    };
+    cluster.managers[0].hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    let stop = elsewhere("stop", serde_json::json!({}));
+    let start = elsewhere("start", serde_json::json!({}));
+    let data =
+        serde_json::json!({"name": "many", "count": 3, "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "x"});
+    let many = job("provision", "many", None, data);
+    for job in [&stop, &start, &many] {
+        cluster.gateway.submit(vec![job.clone()]).await.unwrap();
+    }
+    let listed = |state| {
+        let gateway = cluster.gateway.clone();
+        async move {
+            let filter = JobFilter { state, ..JobFilter::default() };
+            let page = gateway.jobs(filter, 100, None).await.unwrap();
+            page.items.into_iter().map(|row| (row.id, row.state)).collect::<std::collections::BTreeMap<_, _>>()
+        }
+    };
+    // A call that hangs is given up after two seconds, waits, and is made again.
+    for state in [JobState::Running, JobState::Waiting] {
+        cluster
+            .until("the stop and the provision are shown so", || async {
+                let shown = listed(None).await;
+                if [&stop, &many].iter().all(|job| shown[&job.id] == state) {
+                    Ok(())
+                } else {
+                    Err(format!("{shown:?}"))
+                }
+            })
+            .await;
+    }
+    cluster
+        .until("each is shown so by itself, with the reason", || async {
+            let stop = cluster.gateway.job(stop.id).await.unwrap();
+            let many = cluster.gateway.job(many.id).await.unwrap();
+            let waits = |status: &cellbus_workflows::JobStatus| {
+                status.row.state == JobState::Waiting && status.waits_for.starts_with("manager_failing")
+            };
+            if waits(&stop) && waits(&many) { Ok(()) } else { Err(format!("{stop:?} {many:?}")) }
+        })
+        .await;
+    let behind = cluster.gateway.job(start.id).await.unwrap();
+    assert_eq!((behind.row.state, behind.waits_for), (JobState::Accepted, format!("job {} on the same VM", stop.id)));
+    let accepted = listed(Some(JobState::Accepted)).await;
+    assert_eq!(accepted.keys().collect::<Vec<_>>(), [&start.id]);
+    assert!(!listed(Some(JobState::Succeeded)).await.contains_key(&stop.id));
+    cluster.managers[0].hangs.store(false, std::sync::atomic::Ordering::Relaxed);
+    for job in [&stop, &start, &many] {
+        assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    }
+    assert_eq!(listed(Some(JobState::Running)).await.len(), 0);
 }

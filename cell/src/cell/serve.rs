@@ -52,6 +52,16 @@ impl Inner {
                 self.process.env.timeout(SHARD_LIMIT, answers.full()).await;
                 Response::Vms(answers.take().into_iter().map(|answer| answer.unwrap_or(VmAnswer::NotMine)).collect())
             }
+            Request::Works(works) => {
+                let answers = Arc::new(Gather::new(works.len()));
+                let make = |items| Ask::Works { items, answers: Arc::clone(&answers) };
+                self.ask_by_shard(works.iter().map(|(vm, _)| vm.shard(self.process.count)).zip(works.clone()), make);
+                self.process.env.timeout(SHARD_LIMIT, answers.full()).await;
+                Response::Works(answers.take().into_iter().map(Option::flatten).collect())
+            }
+            Request::Parked => {
+                Response::Parked(self.ask_all(Ask::Parked).await.into_iter().flat_map(|(_, parked)| parked).collect())
+            }
             Request::Explain(vm) => {
                 let Some(runner) = self.runner(vm.shard(self.process.count)) else { return Response::NotMine };
                 let (back, answer) = oneshot::channel();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cellbus_bus::contract;
 use cellbus_bus::ids::ShardId;
+use cellbus_directory::replica::ListError;
 
 /// Every code that [`Error::code`] gives: each has a page in `ops/docs/errors/`.
 pub const CODES: &[&str] = &[
@@ -238,6 +239,11 @@ impl Error {
     }
 }
 
+impl From<ListError> for Error {
+    fn from(error: ListError) -> Self {
+        Self::Invalid { code: error.code(), message: error.to_string() }
+    }
+}
 impl From<contract::Error> for Error {
     fn from(error: contract::Error) -> Self {
         use contract::Error as Bus;

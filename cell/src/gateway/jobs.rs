@@ -96,7 +96,12 @@ impl Gateway {
     /// [`Error::NotFound`]; [`Error::NotReady`] while the directory is not complete and the home away.
     pub async fn job(&self, id: JobId) -> Result<JobStatus> {
         match self.ask_job(id, Until::Now, Duration::ZERO).await {
-            Ok(Some(status)) => self.shown(status).await,
+            Ok(Some(status)) => {
+                let mut shown = [self.shown(status).await?];
+                self.look_at_all(&mut shown).await;
+                let [status] = shown;
+                Ok(status)
+            }
             Ok(None) => Err(Error::NotFound { what: What::Job, id: id.to_string() }),
             Err(error) => match self.job_from_directory(id) {
                 Some(status) => Ok(status),
@@ -170,6 +175,7 @@ impl Gateway {
                 None => None,
             });
         }
+        self.look_at_all(shown.iter_mut().flatten()).await;
         Ok(shown)
     }
 

@@ -9,7 +9,7 @@ use cellbus_bus::contract::EventReader;
 use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, ManagerName, Seq, TenantId, VmId, VmName};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
-use cellbus_directory::replica::{JobFilter, ListError, VmFilter};
+use cellbus_directory::replica::{JobFilter, VmFilter};
 use cellbus_directory::{JobRow, VmState, VmSummary};
 use cellbus_workflows::{Change, JobStatus};
 use uuid::Uuid;
@@ -53,10 +53,6 @@ impl Served {
     }
 }
 
-fn unlisted(error: ListError) -> Error {
-    Error::Invalid { code: error.code(), message: error.to_string() }
-}
-
 #[async_trait]
 impl Api for Served {
     async fn submit(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<Submitted>> {
@@ -79,9 +75,8 @@ impl Api for Served {
     }
     async fn jobs(&self, query: &JobQuery, limit: usize, after: Option<&str>) -> Result<Page<JobRow>> {
         self.listing()?;
-        let filter = JobFilter { tenant: query.tenant.clone(), state: query.state, kind: query.kind };
-        let page = self.gateway.replica().jobs(&filter, limit, after).map_err(unlisted)?;
-        Ok(Page { items: page.items, next: page.next })
+        let filter = JobFilter { tenant: query.tenant.clone(), state: query.state, open: false, kind: query.kind };
+        self.gateway.jobs(filter, limit, after).await
     }
     fn dry_run(&self, job: &Job) -> Result<DryRun> {
         self.gateway.dry_run(job)
@@ -99,7 +94,7 @@ impl Api for Served {
             host: query.host.clone(),
             labels: query.labels.clone(),
         };
-        let page = self.gateway.replica().list(&filter, limit, after).map_err(unlisted)?;
+        let page = self.gateway.replica().list(&filter, limit, after).map_err(Error::from)?;
         let items = page.items.into_iter().map(|vm| self.gateway.vm_row(vm)).collect();
         Ok(Page { items, next: page.next })
     }

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::gather::Gather;
-use crate::peers::{Decision, JobAnswer, Until, VmAnswer};
+use crate::peers::{Decision, JobAnswer, Until, VmAnswer, WorkAnswer};
 
 /// Jobs that are waited for in one shard. Beyond this, whoever asks is answered as things are.
 const WAITERS_MAX: usize = 200_000;
@@ -21,6 +21,8 @@ pub(crate) enum Ask {
     Jobs { items: Vec<(usize, JobId)>, until: Until, answers: Arc<Gather<JobAnswer>> },
     Decided { items: Vec<(usize, JobId)>, answers: Arc<Gather<Decision>> },
     Vms { items: Vec<(usize, VmId)>, answers: Arc<Gather<VmAnswer>> },
+    Works { items: Vec<(usize, (VmId, JobId))>, answers: Arc<Gather<Option<WorkAnswer>>> },
+    Parked(usize, Arc<Gather<Vec<(JobId, VmId)>>>),
     Explain(VmId, oneshot::Sender<Option<Box<VmExplanation>>>),
     Stats(usize, Arc<Gather<Stats>>),
     DeadLetters(usize, Arc<Gather<Vec<Arc<DeadLetter>>>>),
@@ -38,8 +40,9 @@ impl Ask {
                 items.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine))
             }
             Self::Vms { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, VmAnswer::NotMine)),
+            Self::Works { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, None)),
             // Whoever asks is told by the slot that stays empty, or the dropped sender.
-            Self::Explain(..) | Self::Stats(..) | Self::DeadLetters(..) | Self::Changes(..) => {}
+            Self::Explain(..) | Self::Parked(..) | Self::Stats(..) | Self::DeadLetters(..) | Self::Changes(..) => {}
         }
     }
 }
@@ -83,6 +86,13 @@ impl Waiters {
                     answers.fill(index, known);
                 }
             }
+            Ask::Works { items, answers } => {
+                for (index, (vm, job)) in items {
+                    let work = shard.work_on_vm(&vm, &job);
+                    answers.fill(index, work.map(|(state, waits_for)| WorkAnswer { state, waits_for }));
+                }
+            }
+            Ask::Parked(index, answers) => answers.fill(index, shard.parked_work().collect()),
             Ask::Explain(vm, back) => {
                 // Whoever asked may have gone.
                 let _ = back.send(shard.explain_vm(&vm).map(Box::new));

@@ -45,8 +45,16 @@ pub struct JobFilter {
     pub tenant: Option<TenantId>,
     /// In this state.
     pub state: Option<JobState>,
+    /// Not ended.
+    pub open: bool,
     /// Of this type.
     pub kind: Option<JobKind>,
+}
+
+impl JobFilter {
+    fn admits(&self, state: JobState) -> bool {
+        self.state.is_none_or(|wanted| state == wanted) && !(self.open && state.ended())
+    }
 }
 
 /// A page of a list. There is more if and only if there is a cursor; a page may be short, or
@@ -317,12 +325,10 @@ impl Replica {
                         .rows
                         .get(key.row())
                         .filter(|slot| filter.kind.is_none_or(|kind| slot.kind == kind))
-                        .filter(|slot| {
-                            filter.state.is_none_or(|state| part.shown_job_state(&self.shared, slot) == state)
-                        })
+                        .filter(|slot| filter.admits(part.shown_job_state(&self.shared, slot)))
                         .and_then(|slot| part.shown_job(&self.shared, slot))
                         // The state may have become another between the two looks.
-                        .filter(|row| filter.state.is_none_or(|state| row.state == state))
+                        .filter(|row| filter.admits(row.state))
                         .filter(|row| filter.tenant.as_ref().is_none_or(|tenant| row.tenant == *tenant));
                     making.offer(id, row)
                 },

@@ -249,9 +249,11 @@ proptest! {
         for (shard, log) in logs(&seeds) {
             log.iter().for_each(|(seq, entry)| { replica.apply(shard, *seq, entry); });
         }
-        for state in [None, Some(JobState::Failed), Some(JobState::Running)] {
+        for (state, open) in
+            [(None, false), (Some(JobState::Failed), false), (Some(JobState::Running), false), (None, true)]
+        {
             for tenant in [None, Some("t1".parse().unwrap())] {
-                let filter = JobFilter { tenant, state, kind: None };
+                let filter = JobFilter { tenant, state, open, kind: None };
                 let mut listed = Vec::new();
                 let mut cursor = None;
                 loop {
@@ -263,7 +265,7 @@ proptest! {
                 let all: Vec<JobRow> = two().shards()
                     .flat_map(|s| tables(&replica, s).jobs.into_keys())
                     .filter_map(|id| replica.job(id))
-                    .filter(|job| filter.state.is_none_or(|s| job.state == s))
+                    .filter(|job| filter.state.is_none_or(|s| job.state == s) && !(open && job.state.ended()))
                     .filter(|job| filter.tenant.as_ref().is_none_or(|t| job.tenant == *t))
                     .collect();
                 prop_assert_eq!(listed, all);

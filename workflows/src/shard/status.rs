@@ -206,6 +206,11 @@ impl Shard {
         self.state.parked.iter()
     }
 
+    /// Parked work: of which job, on which VM.
+    pub fn parked_work(&self) -> impl Iterator<Item = (JobId, VmId)> {
+        self.state.parked.iter().filter_map(|vm| Some((self.state.vms.get(vm)?.head()?.job, *vm)))
+    }
+
     /// How many effects are open.
     #[must_use]
     pub fn open_intents(&self) -> usize {
