@@ -1,13 +1,20 @@
-//! Durable provisions from submission to outcome event, everything in one process: 500 managers
-//! with 50,000 hosts that answer at once (and durably), 4 cells, 256 shards.
+//! Durable provisions from submission to outcome event, everything in one process: managers that
+//! answer at once (and durably), 4 cells, 256 shards.
 //!
-//! `cargo bench -p cellbus-simulator --bench provision [-- JOBS]`. The raw limit of the same run is
-//! a plain file to which the same number of 512-byte records is appended, one flush a batch of 500.
+//! ```text
+//! cargo bench -p cellbus-simulator --bench provision [-- MODE [JOBS]]
+//!   load    (default) 50,000 hosts, with 1,000, 4,000 and 16,000 jobs in flight
+//!   hosts   the cost of a job at 1,000, 10,000 and 50,000 hosts
+//!   vms     the cost of a job as the fleet grows from nothing to JOBS VMs (5,000,000 by default)
+//! ```
+//! The raw limit of the same run is a plain file to which the same number of 512-byte records is
+//! appended, one flush a batch of 500.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures real time, on real tasks")]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +31,8 @@ use cellbus_simulator::managers::Latency;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 500;
-const SUBMITTERS: usize = 8;
+/// Jobs in flight where the number is not what is looked at: enough to keep two cores busy.
+const IN_FLIGHT: usize = 16_000;
 
 fn job(n: usize) -> Arc<Job> {
     let event_id = format!("job-{n}");
@@ -65,7 +73,7 @@ fn peak_mib() -> u64 {
 }
 
 /// Records a second that a plain file takes, flushed every [`BATCH`] records.
-fn raw(dir: &std::path::Path, records: usize) -> f64 {
+fn raw(dir: &Path, records: usize) -> f64 {
     let mut file = std::fs::File::create(dir.join("raw")).expect("a file");
     let record = vec![7_u8; 512 * BATCH];
     let began = Instant::now();
@@ -76,57 +84,126 @@ fn raw(dir: &std::path::Path, records: usize) -> f64 {
     records as f64 / began.elapsed().as_secs_f64()
 }
 
-async fn run(jobs: usize, dir: &std::path::Path) {
-    let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
-    let parts = Parts {
-        data: dir.to_owned(),
-        config: Config::load(Sources::default()).expect("the defaults"),
-        inventory: Inventory::generate(50_000, 500).expect("an inventory"),
-        latency: Latency::None,
-    };
-    let began = Instant::now();
-    let cluster = Cluster::open(parts, env).await.expect("it starts");
-    cluster.ready(Duration::from_secs(60)).await.expect("ready");
-    println!("ready in {:.2} s", began.elapsed().as_secs_f64());
-    let mut events = cluster.bus().read_events(None).await.expect("events");
-    let (began, cpu) = (Instant::now(), cpu_seconds());
-    let mut submitters = tokio::task::JoinSet::new();
-    for submitter in 0..SUBMITTERS {
-        let gateway = cluster.gateway().clone();
-        submitters.spawn(async move {
-            let mut next = submitter * BATCH;
-            while next < jobs {
-                let batch: Vec<_> = (next..(next + BATCH).min(jobs)).map(job).collect();
-                gateway.submit(batch).await.expect("taken");
-                next += SUBMITTERS * BATCH;
+/// What a stretch of jobs took.
+struct Stretch {
+    jobs: usize,
+    wall: f64,
+    cpu: f64,
+    flushes: u64,
+}
+impl Stretch {
+    fn line(&self, what: &str) {
+        let (jobs, rate) = (self.jobs as f64, self.jobs as f64 / self.wall);
+        println!(
+            "{what:<24} {rate:>7.0} a second  {:>5.1} us of CPU each, {:>3.0}% of two cores busy  {:>5.1} jobs a flush  peak {} MiB",
+            self.cpu / jobs * 1e6,
+            self.cpu / self.wall / 2.0 * 100.0,
+            jobs / self.flushes.max(1) as f64,
+            peak_mib(),
+        );
+    }
+}
+
+struct Bench {
+    cluster: Cluster,
+    events: Box<dyn cellbus_bus::contract::EventReader>,
+    next: usize,
+}
+
+impl Bench {
+    async fn open(hosts: u64, managers: u64, dir: &Path) -> Self {
+        let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+        let mut inventory = Inventory::generate(hosts, managers).expect("an inventory");
+        // Room for as many small VMs as any of these runs makes.
+        inventory.managers.iter_mut().flat_map(|m| &mut m.hosts).for_each(|host| host.vcpus = 512);
+        let config = Config::load(Sources::default()).expect("the defaults");
+        let parts = Parts { data: dir.to_owned(), config, inventory, latency: Latency::None };
+        let cluster = Cluster::open(parts, env).await.expect("it starts");
+        cluster.ready(Duration::from_secs(60)).await.expect("ready");
+        let events = cluster.bus().read_events(None).await.expect("events");
+        Self { cluster, events, next: 0 }
+    }
+
+    /// So many more provisions, from submission to outcome, with so many in flight.
+    async fn run(&mut self, jobs: usize, in_flight: usize) -> Stretch {
+        let (from, to) = (self.next, self.next + jobs);
+        self.next = to;
+        let flushes = self.cluster.bus().stats().syncs_total;
+        let (began, cpu) = (Instant::now(), cpu_seconds());
+        let room = Arc::new(tokio::sync::Semaphore::new(in_flight));
+        let gateway = self.cluster.gateway().clone();
+        let (asked, submitting) = (Arc::clone(&room), tokio::task::JoinSet::new());
+        let submitter = tokio::spawn(async move {
+            let mut submitting = submitting;
+            for first in (from..to).step_by(BATCH) {
+                let last = (first + BATCH).min(to);
+                let permits = asked.acquire_many((last - first) as u32).await.expect("it stays open");
+                permits.forget();
+                let gateway = gateway.clone();
+                submitting.spawn(async move { gateway.submit((first..last).map(job).collect()).await.expect("taken") });
             }
+            while submitting.join_next().await.is_some() {}
         });
+        let mut ended = 0;
+        while ended < jobs {
+            let events = self.events.next(4096).await.expect("events");
+            let now = events.iter().filter(|e| e.event.id.ends_with("/succeeded")).count();
+            room.add_permits(now);
+            ended += now;
+        }
+        submitter.await.expect("submitted");
+        let flushes = self.cluster.bus().stats().syncs_total - flushes;
+        Stretch { jobs, wall: began.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu, flushes }
     }
-    let mut ended = 0;
-    while ended < jobs {
-        ended += events.next(4096).await.expect("events").iter().filter(|e| e.event.id.ends_with("/succeeded")).count();
+
+    async fn close(self) {
+        let violations = self.cluster.fleet().violations();
+        assert_eq!(violations, Default::default(), "the managers saw what must not be");
+        self.cluster.stop(Duration::from_secs(30)).await;
     }
-    let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    while submitters.join_next().await.is_some() {}
-    let rate = jobs as f64 / wall;
-    let stats = cluster.bus().stats();
-    println!("{jobs} provisions in {wall:.2} s: {rate:.0} a second, {:.1} us of CPU each", cpu / jobs as f64 * 1e6);
-    println!(
-        "  {:.1} messages a job, {:.1} jobs a flush of the bus",
-        stats.messages_total as f64 / jobs as f64,
-        jobs as f64 / stats.syncs_total.max(1) as f64
-    );
-    println!("  cpu busy {:.0}% of two cores; peak {} MiB", cpu / wall / 2.0 * 100.0, peak_mib());
-    println!("  violations at the managers: {:?}", cluster.fleet().violations());
-    let bare = raw(dir, jobs);
-    println!("  raw limit in the same run: {bare:.0} records a second; ratio {:.2}", rate / bare);
-    println!("  bounded by: CPU, where the share above is near 100%");
-    cluster.stop(Duration::from_secs(10)).await;
+}
+
+async fn load(jobs: usize, dir: &Path) {
+    for in_flight in [1_000, 4_000, 16_000] {
+        let dir = dir.join(in_flight.to_string());
+        let mut bench = Bench::open(50_000, 500, &dir).await;
+        bench.run(20_000, in_flight).await;
+        bench.run(jobs, in_flight).await.line(&format!("{in_flight} jobs in flight"));
+        bench.close().await;
+    }
+    println!("raw limit in the same run: {:.0} records a second", raw(dir, jobs));
+    println!("bounded by: CPU where the share is near 100%, else the rounds of a job (queue, log, manager, log)");
+}
+
+async fn hosts(jobs: usize, dir: &Path) {
+    for hosts in [1_000, 10_000, 50_000] {
+        let dir = dir.join(hosts.to_string());
+        let mut bench = Bench::open(hosts, hosts / 100, &dir).await;
+        bench.run(20_000, IN_FLIGHT).await;
+        bench.run(jobs, IN_FLIGHT).await.line(&format!("{hosts} hosts"));
+        bench.close().await;
+    }
+}
+
+async fn vms(jobs: usize, dir: &Path) {
+    let mut bench = Bench::open(50_000, 500, dir).await;
+    let mut made = 0;
+    while made < jobs {
+        let stretch = bench.run((jobs / 20).max(1), IN_FLIGHT).await;
+        stretch.line(&format!("{made} VMs"));
+        made += stretch.jobs;
+    }
+    bench.close().await;
 }
 
 fn main() {
-    let jobs = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(200_000);
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let jobs = words.iter().find_map(|word| word.parse().ok());
     let dir = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(jobs, dir.path()));
+    match words.first().map(String::as_str) {
+        Some("hosts") => runtime.block_on(hosts(jobs.unwrap_or(200_000), dir.path())),
+        Some("vms") => runtime.block_on(vms(jobs.unwrap_or(5_000_000), dir.path())),
+        Some(_) | None => runtime.block_on(load(jobs.unwrap_or(200_000), dir.path())),
+    }
 }
