@@ -142,6 +142,8 @@ pub enum Task {
         power: Power,
         /// The only manager that may be chosen (affinity within one job).
         only: Option<ManagerId>,
+        /// How many VMs its job makes, this one included.
+        of: u32,
     },
     /// Do this to it.
     Operate(Operation),

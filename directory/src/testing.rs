@@ -199,6 +199,7 @@ fn record(ids: &Ids, seed: Seed, op: &mut u64) -> Record {
                     template: template(c),
                     power: Power::On,
                     only: None,
+                    of: 1,
                 },
             }),
         },

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use cellbus_bus::ids::{ManagerId, ManagerName, TenantId};
 use cellbus_bus::job::{Layout, Provision, Size};
-use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Template};
+use cellbus_directory::record::Task;
+use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Template, Work};
 use serde::Serialize;
 
 use crate::input::Context;
@@ -33,8 +34,34 @@ pub struct Asked<'a> {
     pub only: Option<ManagerId>,
     /// Managers that have refused it already.
     pub refusals: &'a [&'a Refusal],
+    /// Which of the VMs of one job it is.
+    pub sibling: Option<Sibling>,
     /// Whether to wait for managers that are not known yet.
     pub patient: bool,
+}
+
+/// One of several VMs of a job. They are placed by shards that know nothing of each other, and are
+/// kept apart all the same: each draws from managers of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sibling {
+    /// Its place among them.
+    pub index: u32,
+    /// How many there are.
+    pub of: u32,
+    /// The same for all of them, and different for another job.
+    pub job: u64,
+}
+impl Sibling {
+    /// Of work that makes one of several VMs.
+    pub(crate) fn of(work: &Work) -> Option<Self> {
+        match &work.task {
+            Task::Create { of, .. } if *of > 1 => {
+                let (job, _) = work.job.uuid().as_u64_pair();
+                Some(Self { index: work.index, of: *of, job })
+            }
+            Task::Create { .. } | Task::Operate(_) | Task::Inspect => None,
+        }
+    }
 }
 
 /// Where it goes.
@@ -123,7 +150,7 @@ pub(crate) fn for_group(ctx: &Context<'_>, tenant: &TenantId, p: &Provision) -> 
         memory_mib: times(p.size.memory_mib),
         disk_gib: times(p.size.disk_gib),
     };
-    let asked = |size| Asked { tenant, size, template: &template, only: None, refusals: &[], patient: false };
+    let asked = |size| Asked { tenant, size, template: &template, only: None, refusals: &[], sibling: None, patient: false };
     let pick = |size| match choose(ctx, &asked(size), |_| true) {
         Choice::Manager(manager) => Some(manager),
         Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,
@@ -134,13 +161,22 @@ pub(crate) fn for_group(ctx: &Context<'_>, tenant: &TenantId, p: &Provision) -> 
 
 fn drawn(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> bool) -> Choice {
     let managers = &ctx.view.managers;
+    let count = managers.len() as u64;
+    // Every so many-th manager, from the so many-th on: all, but for one of several siblings.
+    let (every, from) = match asked.sibling {
+        Some(sibling) if u64::from(sibling.of) <= count => {
+            (u64::from(sibling.of), sibling.job.wrapping_add(u64::from(sibling.index)) % u64::from(sibling.of))
+        }
+        Some(_) | None => (1, 0),
+    };
     let mut random = ctx.random;
     let mut best: Option<(&ManagerSummary, u64)> = None;
     if !managers.is_empty() {
+        let own = (count - from).div_ceil(every);
         for _ in 0..DRAWN {
             random = splitmix(random);
-            // The remainder is below the length, which is a usize.
-            let manager = &managers[(random % managers.len() as u64) as usize];
+            // Below the length, which is a usize.
+            let manager = &managers[(from + random % own * every) as usize];
             if ruled_out(manager, asked).is_none() && has_slot(manager.id) {
                 let free = emptiness(manager);
                 if best.is_none_or(|(_, most)| free > most) {

@@ -322,6 +322,23 @@ fn cancel_calls_off_what_has_not_begun_and_undoes_a_provision() {
 }
 
 #[test]
+fn the_vms_of_one_job_go_to_managers_of_their_own() {
+    for seed in 0..50 {
+        let mut world = World::new(8, 5);
+        world.random = seed;
+        // One takes nothing: who would have drawn it goes elsewhere.
+        world.view.managers[2].cordoned = true;
+        let one = job(&format!("one-{seed}"), Request::Provision(provision("a", 4)));
+        world.run(&one).expect("made");
+        let used: Vec<usize> = world.managers.values().map(std::collections::BTreeMap::len).collect();
+        assert!(used.iter().filter(|vms| **vms > 1).count() <= 1, "{used:?}");
+        assert_eq!(used.iter().sum::<usize>(), 4);
+        let many = job(&format!("many-{seed}"), Request::Provision(provision("b", 40)));
+        world.run(&many).expect("more than there are managers");
+    }
+}
+
+#[test]
 fn what_undoes_a_cancelled_job_is_one_call_tried_again() {
     let mut world = World::new(1, 2);
     world.fates.insert(Step::Create, [Fate::DoAndLose, Fate::DoAndLose].into());

@@ -280,6 +280,7 @@ impl Gateway {
             template: &template,
             only: None,
             refusals: &[],
+            sibling: None,
             patient: false,
         };
         let mut detail = String::new();

@@ -144,6 +144,7 @@ impl Gateway {
             template: &vm.template,
             only: None,
             refusals: &[],
+            sibling: None,
             patient: false,
         };
         match choose(&context, &asked, |_| true) {

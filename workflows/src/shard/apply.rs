@@ -293,6 +293,7 @@ impl Shard {
                         template: Arc::new(Template::of(p)),
                         power: p.power,
                         only,
+                        of: 1,
                     },
                 };
                 if let Some(entry) = self.state.jobs.get_mut(&job.id) {

@@ -101,6 +101,7 @@ impl Shard {
                             template: Arc::clone(&template),
                             power: p.power,
                             only: entry.only,
+                            of: p.count,
                         },
                     });
                 }

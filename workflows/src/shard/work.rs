@@ -181,6 +181,7 @@ impl Shard {
             template: &entry.vm.template,
             only,
             refusals: &excluded,
+            sibling: placement::Sibling::of(work),
             patient: ctx.now.since(work.accepted_at) < self.limits.placement_patience,
         };
         let choice =
