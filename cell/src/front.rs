@@ -35,6 +35,7 @@ use cellbus_directory::VmFacts;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use crate::board::Board;
 use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
@@ -508,8 +509,12 @@ impl Front {
 
     fn perform(&self, start: Start) -> Doing {
         let driver = Arc::clone(&self.driver);
-        Box::pin(async move {
-            let Start { ticket, op, ask_tasks } = start;
+        let Start { ticket, job, shard, op, ask_tasks } = start;
+        let span = tracing::trace_span!(
+            "operation", %job, vm = %op.vm, %shard, manager = %self.config.name, op = op.number.0
+        );
+        let performed = async move {
+            tracing::trace!(kind = limits::Kind::of(&op.action).as_str(), "the manager is asked");
             let mut result = driver.perform(&op).await;
             let absent = matches!(result, Ok(None) | Err(Error::NotFound));
             if absent && ask_tasks {
@@ -523,8 +528,14 @@ impl Front {
                     Err(error) => result = Err(error),
                 }
             }
+            match &result {
+                Ok(_) => tracing::trace!("the manager has done it"),
+                Err(error) => tracing::trace!(%error, "the manager has not done it"),
+            }
             Done::Op { ticket, vm: op.vm, result }
-        })
+        };
+        // The driver's own lines come in the span too. Not wanted, it costs nothing.
+        if span.is_disabled() { Box::pin(performed) } else { Box::pin(performed.instrument(span)) }
     }
 }
 

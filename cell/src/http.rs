@@ -58,6 +58,7 @@ mod served;
 mod shards;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod view;
 mod vms;
 

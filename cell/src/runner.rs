@@ -22,6 +22,7 @@ mod calls;
 mod open;
 mod serve;
 mod snapshot;
+mod trace;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

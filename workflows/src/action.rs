@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, ShardId, ShortName, TenantId, VmId, VmName};
+use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, OpNumber, ShardId, ShortName, TenantId, VmId, VmName};
 use cellbus_bus::job::{Power, Size, StopMode};
 use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
@@ -21,6 +21,8 @@ pub struct Call {
     pub shard_epoch: Epoch,
     /// On which VM.
     pub vm: VmId,
+    /// For which job (nil: for none), for logs.
+    pub job: JobId,
     /// The number of the operation: a lower one than the last seen for the VM is refused.
     pub op: OpNumber,
     /// Which step of the workflow it is.

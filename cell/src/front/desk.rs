@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::env::Mono;
-use cellbus_bus::ids::{HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
+use cellbus_bus::ids::{HostId, JobId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
 use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, VmFacts};
 use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 
@@ -42,6 +42,10 @@ pub(super) struct Reply {
 pub(super) struct Start {
     /// Names this try.
     pub(super) ticket: u64,
+    /// For which job, and whose VM it is: for logs.
+    pub(super) job: JobId,
+    /// The shard that asked.
+    pub(super) shard: ShardId,
     /// What is to be done.
     pub(super) op: Op,
     /// An earlier try may still run at the manager: "not there" counts only once no task on the
@@ -295,7 +299,8 @@ impl Desk {
         let ticket = self.tickets;
         let Some(pending) = self.pending.get_mut(&vm) else { return };
         pending.running = Some(Running { ticket, since: now, extra, hosts_tried });
-        self.starts.push(Start { ticket, op: Op { vm, number: op, action, host }, ask_tasks });
+        let Call { job, shard, .. } = pending.asked.call;
+        self.starts.push(Start { ticket, job, shard, op: Op { vm, number: op, action, host }, ask_tasks });
     }
 
     /// The host of a create: the one that it has or had, or one that is chosen and reserved now.

@@ -20,6 +20,7 @@ use super::api::JobQuery;
 use super::extract::{Caller, Name};
 use super::problem::{Member, Problem};
 use super::query::Query;
+use super::trace;
 use super::view::{DryRunView, JobDetail, JobView, JobVm, Page};
 use crate::gateway::Submitted;
 
@@ -74,7 +75,7 @@ pub(super) async fn submit(
 ) -> Result<Response, Problem> {
     let wait = query.time("wait", app.settings.http.wait_max)?;
     let dry_run = query.flag("dry_run")?;
-    let (jobs, batch) = match parse(&app, &headers, &body) {
+    let (mut jobs, batch) = match parse(&app, &headers, &body) {
         Ok(parsed) => parsed,
         Err(problem) => {
             app.metrics.intake("refused", 1);
@@ -85,6 +86,7 @@ pub(super) async fn submit(
     if dry_run {
         return dry(&app, &jobs, batch);
     }
+    trace::give(&headers, &mut jobs);
     let jobs: Vec<Arc<Job>> = jobs.into_iter().map(Arc::new).collect();
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let submitted = app.api.submit(jobs).await.inspect_err(|_| app.metrics.intake("unavailable", ids.len()))?;

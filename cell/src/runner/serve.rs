@@ -338,6 +338,7 @@ impl Runner {
         let mut batch = serving.open.shard.take_batch()?;
         batch.entry.prev = serving.open.end;
         let body = batch.entry.encode();
+        let traced = super::trace::wanted().then(|| std::mem::take(&mut batch.entry.records));
         drop(batch);
         let bytes = body.len() as u64;
         let mut pause = APPEND_AGAIN;
@@ -362,6 +363,9 @@ impl Runner {
         };
         serving.open.end = seq;
         serving.open.tail_bytes += bytes;
+        if let Some(records) = traced {
+            super::trace::appended(self.shard, &serving.open.shard, seq, &records);
+        }
         let released = serving.open.shard.appended(seq, &self.process.names);
         if let Some(id) = noted {
             self.trim(&mut serving.open, id).await;
@@ -381,6 +385,9 @@ impl Runner {
         if !self.lease.held(now) {
             // They stay open, and are handed out again when the shard goes on.
             return;
+        }
+        if super::trace::wanted() {
+            super::trace::carried_out(self.shard, &serving.open.shard, &effects);
         }
         let mut calls: BTreeMap<Option<Arc<Peer>>, Vec<(Call, Epoch)>> = BTreeMap::new();
         for Effect { intent, what } in effects {

@@ -142,6 +142,7 @@ impl Shard {
             shard: self.id,
             shard_epoch: self.state.epoch,
             vm,
+            job: work.job,
             op,
             step: doing.step,
             action: action(doing.step, &entry.vm, &work.task)?,

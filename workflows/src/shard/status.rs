@@ -31,6 +31,12 @@ impl Shard {
         }
     }
 
+    /// The job whose work is at the head of a VM's line.
+    #[must_use]
+    pub fn job_of(&self, vm: &VmId) -> Option<JobId> {
+        self.state.vms.get(vm)?.head().map(|work| work.job).filter(|job| !job.uuid().is_nil())
+    }
+
     /// A job whose home this is.
     #[must_use]
     pub fn job(&self, id: &JobId) -> Option<JobStatus> {

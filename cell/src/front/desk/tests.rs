@@ -3,7 +3,7 @@ use crate::driver::Host;
 use crate::front::circuit::Config as CircuitConfig;
 use crate::front::hosts::OverCommit;
 use crate::peers::AskNumber;
-use cellbus_bus::ids::{Epoch, JobId, ShardCount};
+use cellbus_bus::ids::{Epoch, ShardCount};
 use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
 use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
@@ -98,6 +98,7 @@ impl Test {
             shard: ShardId::new(3, ShardCount::DEFAULT).unwrap(),
             shard_epoch: Epoch(epoch),
             vm: vm(i),
+            job: JobId::derive("acme", "/test", "desk"),
             op: OpNumber(op),
             step: Step::Create,
             action,
