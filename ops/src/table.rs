@@ -1,8 +1,8 @@
 //! JSON for people: lists as tables, single things as fields under each other.
 //!
-//! On a terminal a table is fitted to its width, and long cells wrap. Anywhere else nothing wraps
-//! and nothing is coloured, so that `| grep` and `| awk` see one row a line; `COLUMNS` asks for a
-//! width there too.
+//! On a terminal that is too narrow for a list, each item is shown as its fields under each other: an
+//! id that is cut into pieces can be neither read nor copied. Anywhere else nothing wraps and nothing
+//! is coloured, so that `| grep` and `| awk` see one row a line; `COLUMNS` asks for a width there too.
 
 use std::io::{self, IsTerminal as _};
 
@@ -50,13 +50,13 @@ pub(crate) fn rows(items: &[Value], columns: &[Column]) -> String {
     if items.is_empty() {
         return "none\n".to_owned();
     }
-    let mut table = plain();
+    let mut table = Table::new();
     let bold = styled();
     table.set_header(columns.iter().map(|column| {
         let cell = Cell::new(column.head);
         if bold { cell.add_attribute(Attribute::Bold) } else { cell }
     }));
-    filled(table, items, columns)
+    filled(table, items, columns, width())
 }
 
 /// The rows of `items` alone, as they follow a table of [`rows`].
@@ -64,10 +64,15 @@ pub(crate) fn more_rows(items: &[Value], columns: &[Column]) -> String {
     if items.is_empty() {
         return String::new();
     }
-    filled(plain(), items, columns)
+    filled(Table::new(), items, columns, width())
 }
 
-fn filled(mut table: Table, items: &[Value], columns: &[Column]) -> String {
+/// The table whole, or, where that is wider than there is room for, item by item.
+fn filled(mut table: Table, items: &[Value], columns: &[Column], room: Option<u16>) -> String {
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if !styled() {
+        table.force_no_tty();
+    }
     for item in items {
         table.add_row(columns.iter().map(|column| {
             let value = find(item, column.path);
@@ -80,7 +85,22 @@ fn filled(mut table: Table, items: &[Value], columns: &[Column]) -> String {
         let width = u16::try_from(shown.head.len()).unwrap_or(u16::MAX) + column.padding_width();
         column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
     }
-    finished(&table)
+    let whole = finished(&table);
+    let widest = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    if room.is_some_and(|room| widest > usize::from(room)) { stacked(items, columns) } else { whole }
+}
+
+/// Each item's fields under each other, and an empty line between items.
+fn stacked(items: &[Value], columns: &[Column]) -> String {
+    let head = columns.iter().map(|column| column.head.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for item in items {
+        for column in columns {
+            out.push_str(&format!("{:head$}  {}\n", column.head, shown(find(item, column.path))));
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// The fields of one thing under each other; lists of things in it become tables of their own.
@@ -173,18 +193,22 @@ fn styled() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// The columns that there are, where that is known: of the terminal, or as `COLUMNS` says.
+fn width() -> Option<u16> {
+    if io::stdout().is_terminal() {
+        return Table::new().width();
+    }
+    std::env::var("COLUMNS").ok().and_then(|text| text.parse::<u16>().ok()).filter(|n| *n >= 20)
+}
+
 fn plain() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse::<u16>().ok()).filter(|n| *n >= 20);
-    match (columns, io::stdout().is_terminal()) {
-        (Some(width), false) => {
+    match width() {
+        Some(width) => {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }
-        (_, true) => {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        }
-        (None, false) => {
+        None => {
             table.force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
         }
     }
@@ -217,6 +241,15 @@ mod tests {
         let text = rows(items(&body), &columns);
         assert_eq!(text, "ID     VCPUS  NAME\na          4  web\nb\u{fffd}[2J     16  -\n");
         assert_eq!(rows(&[], &columns), "none\n");
+    }
+
+    #[test]
+    fn what_is_too_wide_is_shown_item_by_item() {
+        let items = [json!({"id": "a-long-id", "n": 1}), json!({"id": "b"})];
+        let columns = [column("ID", "id"), column("NUMBER", "n")];
+        let at = |room| filled(Table::new(), &items, &columns, Some(room));
+        assert_eq!(at(17), "a-long-id       1\nb          -\n");
+        assert_eq!(at(16), "ID      a-long-id\nNUMBER  1\n\nID      b\nNUMBER  -\n\n");
     }
 
     #[test]

@@ -150,7 +150,8 @@ pub(crate) fn for_group(ctx: &Context<'_>, tenant: &TenantId, p: &Provision) -> 
         memory_mib: times(p.size.memory_mib),
         disk_gib: times(p.size.disk_gib),
     };
-    let asked = |size| Asked { tenant, size, template: &template, only: None, refusals: &[], sibling: None, patient: false };
+    let asked =
+        |size| Asked { tenant, size, template: &template, only: None, refusals: &[], sibling: None, patient: false };
     let pick = |size| match choose(ctx, &asked(size), |_| true) {
         Choice::Manager(manager) => Some(manager),
         Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,
