@@ -106,7 +106,16 @@ fn answer(effect: Effect) -> Input {
     Input::Answered { intent: effect.intent, answer }
 }
 
-fn run(items: &[(Position, Bytes)], names: &ManagerNames, view: &CapacityView) -> (f64, u64, u64) {
+/// What a run has taken, and what it leaves.
+struct Run {
+    seconds: f64,
+    log: Vec<Bytes>,
+    shard: Shard,
+    resident: u64,
+}
+
+fn run(items: &[(Position, Bytes)], names: &ManagerNames, view: &CapacityView) -> Run {
+    let before = resident_bytes();
     let count = ShardCount::new(1).expect("one");
     let mut shard = Shard::new(ShardId::new(0, count).expect("zero"), count, Limits::for_shards(count));
     let now = WallMs(1_700_000_000_000);
@@ -122,7 +131,8 @@ fn run(items: &[(Position, Bytes)], names: &ManagerNames, view: &CapacityView) -
     let mut random = 1_u64;
     shard.opened(&Context { now, random, view, names });
     let started = cpu_time();
-    let (mut seq, mut bytes, mut entries) = (Seq(1), 0, 0);
+    let mut seq = Seq(1);
+    let mut log = vec![opened.encode()];
     let mut inputs: Vec<Input> = Vec::new();
     let mut jobs = items.iter();
     loop {
@@ -135,14 +145,47 @@ fn run(items: &[(Position, Bytes)], names: &ManagerNames, view: &CapacityView) -
             shard.handle(&Context { now, random, view, names }, input);
         }
         while let Some(batch) = shard.take_batch() {
-            bytes += black_box(batch.entry.encode()).len() as u64;
-            entries += 1;
+            log.push(batch.entry.encode());
             seq = seq.next();
             inputs.extend(shard.appended(seq, names).effects.into_iter().map(answer));
         }
     }
     assert_eq!(shard.stats().vms, items.len());
-    (cpu_time() - started, bytes, entries)
+    let seconds = cpu_time() - started;
+    let logged: u64 = log.iter().map(|entry| entry.len() as u64).sum();
+    Run { seconds, resident: resident_bytes().saturating_sub(before + logged), log, shard }
+}
+
+/// What a new owner pays: the log replayed, and a snapshot made and read.
+fn replay(run: &Run) {
+    let n = JOBS as f64;
+    let count = ShardCount::new(1).expect("one");
+    let id = ShardId::new(0, count).expect("zero");
+    let limits = Limits::for_shards(count);
+    let started = cpu_time();
+    let mut shard = Shard::new(id, count, limits.clone());
+    for (index, entry) in run.log.iter().enumerate() {
+        shard.apply(Seq(index as u64 + 1), &Entry::decode(entry).expect("an entry"));
+    }
+    println!("  {:.2} us of CPU a job to replay its log", (cpu_time() - started) / n * 1e6);
+    assert!(shard.same_state(&run.shard));
+    let started = cpu_time();
+    let snapshot = shard.snapshot(Seq(run.log.len() as u64)).encode();
+    println!(
+        "  {:.2} us a job to make a snapshot, {:.0} bytes of it",
+        (cpu_time() - started) / n * 1e6,
+        snapshot.len() as f64 / n
+    );
+    let started = cpu_time();
+    let decoded = cellbus_directory::ShardSnapshot::decode(&snapshot).expect("a snapshot");
+    let restored = Shard::restore(id, count, limits, decoded).expect("it restores");
+    println!("  {:.2} us a job to read one", (cpu_time() - started) / n * 1e6);
+    assert!(restored.same_state(&shard));
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
 /// CPU seconds of this process: these machines are shared, and wall time says little.
@@ -163,12 +206,15 @@ fn cpu_time() -> f64 {
 fn main() {
     let names = ManagerNames::new((0..500).map(|n| format!("sim-{n:04}").parse().expect("a name")));
     let (view, items) = (view(&names), items());
-    let mut runs: Vec<(f64, u64, u64)> = (0..5).map(|_| run(&items, &names, &view)).collect();
-    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (seconds, bytes, entries) = runs[2];
-    let n = items.len() as f64;
+    let first = run(&items, &names, &view);
+    let mut seconds: Vec<f64> = (0..4).map(|_| run(&items, &names, &view).seconds).chain([first.seconds]).collect();
+    seconds.sort_by(f64::total_cmp);
+    let (seconds, n) = (seconds[2], items.len() as f64);
     println!("state machine, provision of one VM, 500 managers, median of 5 runs of {JOBS}:");
     println!("  {:.2} us of CPU a job ({:.0} a second on one core)", seconds / n * 1e6, n / seconds);
-    println!("  {:.0} bytes of log a job, {:.1} jobs an entry", bytes as f64 / n, n / entries as f64);
+    let logged: u64 = first.log.iter().map(|entry| entry.len() as u64).sum();
+    println!("  {:.0} bytes of log a job, {:.1} jobs an entry", logged as f64 / n, n / first.log.len() as f64);
+    println!("  {:.0} bytes of memory a job that has ended and its VM", first.resident as f64 / n);
+    replay(&first);
     println!("  bounded by: one core; no I/O is done");
 }
