@@ -238,6 +238,12 @@ impl Fleet {
         self.managers.values().map(|manager| manager.state().holdings.vm_ids().count()).sum()
     }
 
+    /// How many operations all managers have under way.
+    #[must_use]
+    pub fn tasks_running(&self) -> usize {
+        self.managers.values().map(|manager| manager.tasks_running()).sum()
+    }
+
     /// Writes what waits and lets the directory go; operations answer `Unreachable` from now on.
     pub async fn close(&self) {
         self.store.close().await

@@ -210,6 +210,9 @@ impl Manager {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.tasks()).await
     }
+    pub(super) fn tasks_running(&self) -> usize {
+        self.state().running.len()
+    }
     pub(crate) async fn inspect(&self, session: Option<Epoch>, vm: VmId) -> Result<Option<HeldVm>, Error> {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.holdings.vm(&vm).map(|found| state.holdings.held(vm, found))).await
