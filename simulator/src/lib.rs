@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod inventory;
 pub mod load;
 pub mod managers;
+pub mod plan;
 pub mod remote;
 mod table;
 pub mod trace;
