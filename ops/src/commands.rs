@@ -15,6 +15,7 @@ mod queue;
 mod scale;
 mod shards;
 mod sim_managers;
+mod simulate;
 mod submit;
 mod up;
 mod vm;
@@ -54,6 +55,7 @@ enum Command {
     Audit(audit::Command),
     Load(Box<load::Command>),
     SimManagers(sim_managers::Command),
+    Simulate(simulate::Command),
     Config(config::Command),
     Completions(completions::Command),
 }
@@ -77,6 +79,7 @@ impl Cli {
             Command::Audit(command) => client(async |env| command.run(&env).await),
             Command::Load(command) => server(async |env| command.run(&env).await),
             Command::SimManagers(command) => server(async |env| command.run(&env).await),
+            Command::Simulate(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Completions(command) => command.run(),
         }

@@ -110,6 +110,15 @@ pub(crate) fn fields(body: &Value) -> String {
     out
 }
 
+/// Rows of words under each other, all but the first column to the right where they are figures.
+pub(crate) fn grid(rows: &[Vec<String>]) -> String {
+    let mut table = plain();
+    for row in rows {
+        table.add_row(row);
+    }
+    finished(&table)
+}
+
 fn section(out: &mut String, title: &str, body: &Value) {
     if !title.is_empty() {
         if !out.is_empty() {
