@@ -68,7 +68,22 @@ fn table(report: &Report) -> String {
         out.push_str(&format!("{head:<10} {text}\n"));
     };
     rows.iter().for_each(|(head, text)| row(head, text));
+    if report.late_ms.max > 0.0 {
+        let late = report.late_ms;
+        row("harness", &format!("sent jobs p99 {:.1} ms, at most {:.1} ms after they were due", late.p99, late.max));
+    }
+    if report.limit_reached_seconds > 0.0 {
+        row(
+            "",
+            &format!(
+                "{:.1} s long, jobs that were due waited as --in-flight {} was reached",
+                report.limit_reached_seconds,
+                n(report.in_flight_limit)
+            ),
+        );
+    }
     for (count, what) in [
+        (report.turned, "operations found no VM free and were sent as creates"),
         (report.jobs_refused, "jobs were refused"),
         (report.jobs_unfinished, "jobs had not ended"),
         (report.skipped, "jobs were not asked for, as the create that they needed had failed"),
@@ -168,6 +183,10 @@ mod tests {
         assert!(!table(&Report::default()).contains("refused"));
         let report = Report { jobs_refused: 3, unchecked: vec!["audit: away".to_owned()], ..Report::default() };
         let text = table(&report);
+        let held = Report { limit_reached_seconds: 2.5, in_flight_limit: 1_000, turned: 4, ..Report::default() };
+        let held = table(&held);
+        assert!(held.contains("2.5 s long, jobs that were due waited as --in-flight 1,000 was reached"), "{held}");
+        assert!(held.contains("4 operations found no VM free"), "{held}");
         assert!(text.contains("3 jobs were refused") && text.contains("audit: away"), "{text}");
     }
 }

@@ -8,10 +8,11 @@
 //!                 └─▶ what must be there ──▶ VMs, locate, audit ──▶ Report
 //! ```
 //!
-//! [`run`] plays a [`workload`] and gives a [`Report`]. Tasks are sent strictly in their order, at
-//! most `in_flight` of them unanswered, in batches of whatever is ready. A job is sent again,
-//! unchanged, until it is acknowledged or refused, which is safe as its key stays the same.
-//! Latency counts from when a job was *due*, so that a cluster that falls behind is seen to.
+//! [`run`] plays a [`workload`] and gives a [`Report`]. A job is sent again, unchanged, until it is
+//! acknowledged or refused, which is safe as its key stays the same. There are two paces
+//! ([`Pace`]): a trace goes strictly in its order, with few jobs unanswered; a [`Shape`] is an open
+//! loop, whose clock no cluster can slow. Latency counts from when a job was *due*, so that a
+//! cluster that falls behind is seen to, and the report says how late the harness itself was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,29 +21,44 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
 use tokio_util::sync::CancellationToken;
 
+mod arrivals;
 mod books;
 mod check;
 mod http;
+mod latencies;
+mod marks;
 mod page;
 mod report;
 mod run;
+mod series;
+mod shape;
 mod sse;
 mod target;
+mod tenants;
 pub mod workload;
 
+pub use arrivals::Arrivals;
 pub use books::Counts;
 pub use http::HttpTarget;
-pub use report::{Failures, LatencyMs, Moment, Report};
+pub use latencies::Latencies;
+pub use marks::Mark;
+pub use report::{Details, Failures, LatencyMs, Report, Tally};
+pub use series::{Moment, Series};
+pub use shape::{Invalid as InvalidShape, Profile, Shape};
 pub use target::{
-    Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
+    Audited, CellSeen, Cluster, Ended, Heard, How, JobView, ManagerSeen, Refused, Sample, SubmitError, Target,
+    TargetError, VmPage,
 };
+pub use tenants::{InvalidTenants, Tenants};
 pub use workload::{Mix, Planned, Speedup, Task, Workload};
 
 /// How a run is made.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Whose jobs they are.
-    pub tenant: TenantId,
+    pub tenants: Tenants,
+    /// Whether jobs wait for each other.
+    pub pace: Pace,
     /// The run's name, of `[a-z0-9]`: part of every id and name, so that runs never meet. Drawn
     /// where it is `None`.
     pub run: Option<String>,
@@ -52,7 +68,8 @@ pub struct Options {
     pub in_flight: usize,
     /// Jobs of one call, at the most.
     pub batch_max: usize,
-    /// Calls at once. One keeps the order of submission to the letter.
+    /// Calls at once. One keeps the order of submission to the letter, more keep a slow call from
+    /// holding up the next.
     pub senders: usize,
     /// With jobs open and no outcome for so long, the run ends.
     pub patience: Duration,
@@ -62,14 +79,38 @@ pub struct Options {
     pub lookups: Duration,
     /// Whether the cluster's directory is compared with its managers at the end.
     pub audit: bool,
+    /// What this process has used so far: where that is not told, nothing is.
+    pub usage: fn() -> Usage,
+}
+
+/// Whether jobs wait for each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// Tasks go strictly in their order; one that must wait holds up all that come after it.
+    #[default]
+    InOrder,
+    /// Every task goes when it is due: an open loop. An operation for which no VM is free is a
+    /// create instead, and counted as such. Only [`Options::in_flight`] can hold a job up, which
+    /// the report tells; it is a bound of the harness's memory, not of the load.
+    OnTime,
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Processor time.
+    pub cpu: Duration,
+    /// Memory that it has resident now.
+    pub rss_mib: f64,
 }
 
 impl Options {
-    /// For traces and rates: 256 in flight, one call at a time.
+    /// For traces: 256 in flight, one call at a time.
     #[must_use]
     pub fn new(tenant: TenantId) -> Self {
         Self {
-            tenant,
+            tenants: Tenants::one(tenant),
+            pace: Pace::InOrder,
             run: None,
             seed: 0,
             in_flight: 256,
@@ -79,7 +120,15 @@ impl Options {
             ask_after: Duration::from_secs(10),
             lookups: Duration::from_secs(2),
             audit: true,
+            usage: Usage::default,
         }
+    }
+    /// For an open loop: each job goes when it is due. As many calls at once as keep a cluster that
+    /// takes a second for each of them supplied, and a bound on jobs that only one which has stopped
+    /// altogether reaches.
+    #[must_use]
+    pub fn on_time(tenant: TenantId) -> Self {
+        Self { pace: Pace::OnTime, in_flight: 100_000, senders: 64, ..Self::new(tenant) }
     }
     /// For as many jobs as the cluster takes: 20,000 in flight, eight calls at once.
     #[must_use]
@@ -173,7 +222,7 @@ pub async fn run(
     // The peak of all that came after, too.
     if let Ok(last) = target.sample().await {
         report.rss_mib = report.rss_mib.max(last.rss_mib);
-        report.cells_peak = report.cells_peak.max(last.cells);
+        report.cells_peak = report.cells_peak.max(last.cells.len() as u64);
     }
     Ok(report)
 }

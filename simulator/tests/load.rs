@@ -14,7 +14,9 @@ use axum::{Json, Router};
 use cellbus_bus::Env;
 use cellbus_bus::ids::{JobId, VmId};
 use cellbus_simulator::Trace;
-use cellbus_simulator::load::{self, HttpTarget, Mix, Options, Planned, Report, Speedup, Task, Workload, workload};
+use cellbus_simulator::load::{
+    self, Arrivals, HttpTarget, Mix, Options, Planned, Profile, Report, Shape, Speedup, Task, Workload, workload,
+};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +44,8 @@ struct Wrong {
     loses: Option<u64>,
     /// Jobs never end.
     stuck: bool,
+    /// Every submission takes so long.
+    slow: Duration,
 }
 
 #[derive(Default)]
@@ -149,6 +153,8 @@ fn problem(status: StatusCode, code: &str, errors: Value) -> Response {
 async fn submit(State(cluster): State<Cluster>, headers: HeaderMap, body: Bytes) -> Response {
     assert_eq!(headers["content-type"], "application/cloudevents-batch+json");
     let events: Vec<Value> = serde_json::from_slice(&body).unwrap();
+    let slow = cluster.wrong.lock().unwrap().slow;
+    env().sleep(slow).await;
     let unanswered = {
         let mut wrong = cluster.wrong.lock().unwrap();
         if wrong.busy > 0 {
@@ -349,6 +355,36 @@ async fn what_is_lost_or_doubled_is_found() {
         "{report:?}"
     );
     assert_eq!((report.jobs_submitted, report.jobs_succeeded, report.jobs_unfinished), (20, 19, 0));
+}
+
+fn shaped(rate: f64, millis: u64) -> Workload {
+    let shape = Shape::new(Profile::Constant, rate, rate, Duration::from_millis(millis)).unwrap();
+    workload::shaped(shape, Arrivals::Poisson, &Mix::lively(), 1)
+}
+
+#[tokio::test]
+async fn a_slow_cluster_does_not_slow_the_clock() {
+    let slow = Duration::from_millis(700);
+    let lookups = Duration::from_millis(20);
+    let open = Options { run: Some("r1".to_owned()), lookups, ..Options::on_time("acme".parse().unwrap()) };
+    let (report, _) = play(Wrong { slow, ..Wrong::default() }, shaped(60.0, 2_000), open.clone()).await;
+    assert!(report.clean(), "{report:?}");
+    assert!(report.latency_ms.p50 >= 700.0, "{report:?}");
+    // Of an answer that takes 0.7 s, the jobs of at least half a second are open at one time.
+    assert!(report.in_flight_max > 30 && report.turned > 0, "{report:?}");
+    assert!(report.late_ms.p50 < 100.0, "each went when it was due: {report:?}");
+    assert_eq!(report.limit_reached_seconds, 0.0);
+    let moments = &report.details.series.moments;
+    assert_eq!(moments.iter().map(|moment| moment.due).sum::<u64>(), report.jobs_submitted);
+    assert!(moments[..2].iter().all(|moment| (35..85).contains(&moment.due)), "{moments:?}");
+
+    // The valve: reached, it holds jobs up, and the report says so. Latency still counts from when they were due.
+    let (report, _) = play(Wrong { slow, ..Wrong::default() }, shaped(60.0, 1_000), Options { in_flight: 10, ..open }).await;
+    assert!(report.clean() && report.in_flight_max == 10, "{report:?}");
+    assert!(report.limit_reached_seconds > 1.0 && report.late_ms.max > 1_000.0, "{report:?}");
+    assert!(report.latency_ms.p99 > report.late_ms.p99, "{report:?}");
+    let due = report.details.series.moments.iter().take(1).map(|moment| moment.due).sum::<u64>();
+    assert_eq!(due, report.jobs_submitted, "each is in the moment in which it was due");
 }
 
 #[tokio::test]

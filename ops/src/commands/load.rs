@@ -3,34 +3,31 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
 use cellbus_simulator::Trace;
 use cellbus_simulator::load::workload::{self, Mix, Speedup};
-use cellbus_simulator::load::{self, HttpTarget, Options};
-use clap::Args;
+use cellbus_simulator::load::{self, HttpTarget, Options, Tenants};
+use clap::{ArgGroup, Args};
 
 use crate::exit::{Error, Result};
-use crate::jobs::duration;
 use crate::output::Remote;
 use crate::{report, shutdown};
 
+mod shape;
+
 /// Put load on a running cluster, and check what became of it; exit code 1 unless all is right
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("work").args(["rate", "trace"]).required(true)))]
 pub(super) struct Command {
     #[command(flatten)]
     remote: Remote,
-    /// So many jobs a second, drawn from --mix
-    #[arg(long, value_name = "N", conflicts_with = "trace", required_unless_present = "trace")]
-    rate: Option<f64>,
-    /// For how long, such as 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", conflicts_with = "trace")]
-    duration: Duration,
+    #[command(flatten)]
+    shape: shape::Flags,
     /// Kinds of jobs and their weights, such as provision=60,start=10,stop=10,delete=20
-    #[arg(long, value_name = "KIND=WEIGHT,...", conflicts_with = "trace")]
+    #[arg(long, value_name = "KIND=WEIGHT,...", requires = "rate")]
     mix: Option<Mix>,
     /// A trace of VMs (CSV with name, cpu_milli, memory_mib, creation_time, deletion_time)
     #[arg(long, value_name = "FILE")]
@@ -38,12 +35,16 @@ pub(super) struct Command {
     /// How many times as fast as it was recorded a trace is played, or max
     #[arg(long, value_name = "N|max", default_value = "max", requires = "trace")]
     speedup: Speedup,
-    /// At most so many jobs without an outcome
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    in_flight: u32,
+    /// At most so many jobs without an outcome: 256 for a trace; for a rate 100000, far away, as nothing else may hold
+    /// it up (the report tells if that did)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    in_flight: Option<u32>,
     /// Whose jobs they are
     #[arg(long, value_name = "TENANT", env = "CELLBUS_TENANT", default_value = "load")]
     tenant: TenantId,
+    /// Many tenants and their weights, in place of --tenant
+    #[arg(long, value_name = "TENANT=WEIGHT,...")]
+    tenants: Option<Tenants>,
     /// Of all choices: the same gives the same jobs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -58,11 +59,16 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
         let (workload, total) = self.workload()?;
+        let defaults = match self.trace {
+            Some(_) => Options::new(self.tenant),
+            None => Options::on_time(self.tenant),
+        };
         let options = Options {
             seed: self.seed,
-            in_flight: self.in_flight as usize,
+            in_flight: self.in_flight.map_or(defaults.in_flight, |jobs| jobs as usize),
             audit: !self.no_audit,
-            ..Options::new(self.tenant)
+            tenants: self.tenants.unwrap_or(defaults.tenants),
+            ..defaults
         };
         let server = self.remote.server();
         let target = HttpTarget::new(server, env.clone()).map_err(|error| Error::Usage(error.to_string()))?;
@@ -94,11 +100,9 @@ impl Command {
             let total = trace.events.len() as u64;
             return Ok((workload::trace(trace, self.speedup), total));
         }
-        let rate = self.rate.unwrap_or_default();
-        if !(rate > 0.0 && rate <= 1e6) {
-            return Err(Error::Usage(format!("--rate {rate}: jobs a second, above 0 and at most 1000000")));
-        }
+        let shape = self.shape.shape()?;
         let mix = self.mix.clone().unwrap_or_else(Mix::lively);
-        Ok((workload::rate(rate, self.duration, &mix, self.seed), (rate * self.duration.as_secs_f64()) as u64))
+        let total = shape.due_by(shape.seconds()) as u64;
+        Ok((workload::shaped(shape, self.shape.arrivals(), &mix, self.seed), total))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::cloudevent::{self, Limits, TenantFrom, TenantRule, Tenants};
+use cellbus_bus::contract::{Member, MemberState};
 use cellbus_bus::embedded::Embedded;
 use cellbus_bus::ids::{JobId, Seq, VmId};
 use cellbus_bus::job::Labels;
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::load::{
-    Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
+    Audited, CellSeen, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
 };
 
 const AUDIT_POLL: Duration = Duration::from_millis(50);
@@ -172,12 +173,20 @@ impl Target for Local {
         Ok(Cluster {
             hosts: managers.iter().map(|manager| u64::from(manager.hosts)).sum(),
             managers: managers.into_iter().map(|manager| manager.name).collect(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         })
     }
 
     async fn sample(&self) -> Result<Sample, TargetError> {
-        let cells = self.bus.members().await.map_err(|error| failed(&error))?.len() as u64;
-        Ok(Sample { cells, rss_mib: peak_rss_mib() })
+        let members = self.bus.members().await.map_err(|error| failed(&error))?;
+        let seen = |member: &Member| CellSeen {
+            id: member.cell.to_string(),
+            state: match member.state {
+                MemberState::Active => "active".to_owned(),
+                MemberState::Draining => "draining".to_owned(),
+            },
+        };
+        Ok(Sample { cells: members.iter().map(seen).collect(), rss_mib: peak_rss_mib(), ..Sample::default() })
     }
 }
 

@@ -11,25 +11,33 @@ use cellbus_bus::ids::{JobId, VmId};
 use cellbus_bus::job::{JobKind, Size};
 use cellbus_directory::vm::PowerState;
 use foldhash::fast::FixedState;
-use rand::Rng as _;
 use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 
-use super::report::{Failures, Latencies};
+use super::latencies::Latencies;
+use super::report::{Exact, Failures, Tally};
+use super::series::Series;
 use super::target::How;
+use super::tenants::Tenants;
 use super::workload::{Planned, Task, Workload};
+use super::{Options, Pace};
 
 /// The label that every VM of a run carries, with the run's id.
 pub(super) const LABEL: &str = "cellbus-load";
 /// A VM with this many snapshots loses one instead of taking another.
 const SNAPSHOTS_MAX: usize = 3;
+/// Makes the stream of tenants another than that of operations.
+const TURNS: u64 = 0x7465_6e61_6e74;
 
 /// An event that is ready to be sent.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) job: JobId,
     pub(super) json: String,
+    /// When it should have been sent, where its workload says that.
+    pub(super) due: Option<Mono>,
 }
 
 /// What can be sent next.
@@ -59,6 +67,8 @@ pub struct Counts {
     pub refused: u64,
     /// Not asked for, as what they needed had failed.
     pub skipped: u64,
+    /// Operations for which no VM was free, sent as creates.
+    pub turned: u64,
     /// VMs made.
     pub created: u64,
     /// VMs deleted again.
@@ -67,28 +77,50 @@ pub struct Counts {
 
 pub(super) struct Books {
     run: String,
-    tenant: String,
+    tenants: Tenants,
+    pace: Pace,
     source: String,
     managers: Vec<String>,
+    /// Of what is done to which VM.
     rng: SmallRng,
+    /// Of whose turn it is.
+    turns: SmallRng,
+    /// Whose the next job is, once that was drawn.
+    turn: Option<usize>,
     work: Peekable<Workload>,
     began: Mono,
     vms: Vec<Vm>,
+    /// How many were asked for: names are never used again, places in `vms` are.
+    named: u64,
+    /// Places of VMs that are gone and that nothing refers to.
+    vacant: Vec<usize>,
     by_key: HashMap<Arc<str>, usize, FixedState>,
-    /// VMs that operations may be done on: there, with no job under way.
-    idle: Vec<usize>,
-    /// Jobs under way after which a VM may become idle.
-    stirring: u64,
+    /// For each tenant, VMs that operations may be done on: there, with no job under way.
+    idle: Vec<Vec<usize>>,
+    /// For each tenant, jobs under way after which a VM may become idle.
+    stirring: Vec<u64>,
     open: HashMap<JobId, Job, FixedState>,
     /// Open jobs, oldest first.
     order: BTreeMap<u64, JobId>,
     pub(super) counts: Counts,
     pub(super) failures: BTreeMap<String, Failures>,
-    pub(super) latencies: Latencies,
+    pub(super) latencies: Exact,
+    pub(super) series: Series,
+    by_type: BTreeMap<&'static str, Tallied>,
+    by_tenant: Vec<Tallied>,
+}
+
+/// What became of some of the jobs.
+#[derive(Clone, Default)]
+struct Tallied {
+    succeeded: u64,
+    failed: u64,
+    latencies: Latencies,
 }
 
 struct Vm {
     id: VmId,
+    tenant: usize,
     state: State,
     power: PowerState,
     size: Size,
@@ -113,7 +145,19 @@ enum State {
 struct Job {
     number: u64,
     due: Mono,
+    kind: &'static str,
+    /// `None`: none of the run's.
+    tenant: Option<usize>,
     acknowledged: Option<Mono>,
+    effect: Effect,
+}
+
+/// What is known of a job when it is opened.
+struct Opened {
+    id: JobId,
+    due: Mono,
+    kind: &'static str,
+    tenant: Option<usize>,
     effect: Effect,
 }
 
@@ -141,29 +185,37 @@ pub(super) struct Expected {
 impl Books {
     pub(super) fn new(
         run: &str,
-        tenant: &str,
+        options: &Options,
         managers: Vec<String>,
         work: Workload,
-        rng: SmallRng,
         began: Mono,
     ) -> Self {
+        let tenants = options.tenants.count();
         Self {
             run: run.to_owned(),
-            tenant: tenant.to_owned(),
+            tenants: options.tenants.clone(),
+            pace: options.pace,
             source: format!("/cellbus/load/{run}"),
             managers,
-            rng,
+            rng: SmallRng::seed_from_u64(options.seed),
+            turns: SmallRng::seed_from_u64(options.seed ^ TURNS),
+            turn: None,
             work: work.peekable(),
             began,
             vms: Vec::new(),
+            named: 0,
+            vacant: Vec::new(),
             by_key: HashMap::with_hasher(FixedState::with_seed(0)),
-            idle: Vec::new(),
-            stirring: 0,
+            idle: vec![Vec::new(); tenants],
+            stirring: vec![0; tenants],
             open: HashMap::with_hasher(FixedState::with_seed(0)),
             order: BTreeMap::new(),
             counts: Counts::default(),
             failures: BTreeMap::new(),
-            latencies: Latencies::new(),
+            latencies: Exact::new(),
+            series: Series::default(),
+            by_type: BTreeMap::new(),
+            by_tenant: vec![Tallied::default(); tenants],
         }
     }
 
@@ -200,87 +252,146 @@ impl Books {
                         continue;
                     }
                 },
-                Task::Operate(_) if self.idle.is_empty() && self.stirring > 0 => return Next::Blocked,
-                Task::Operate(_) | Task::Create { .. } | Task::Event(_) => {}
+                Task::Operate(_) => {
+                    let tenant = *self.turn.get_or_insert_with(|| self.tenants.draw(&mut self.turns));
+                    if self.idle[tenant].is_empty() && self.stirring[tenant] > 0 {
+                        match self.pace {
+                            Pace::InOrder => return Next::Blocked,
+                            // A clock that waited for the cluster would not show how slow it is.
+                            Pace::OnTime => self.counts.turned += 1,
+                        }
+                    }
+                }
+                Task::Create { .. } | Task::Event(_) => {}
             }
-            let Some(Planned { task, .. }) = self.work.next() else { return Next::Over };
-            if let Some(prepared) = self.prepare(task, due) {
-                return Next::Send(prepared);
+            let Some(Planned { task, due: planned }) = self.work.next() else { return Next::Over };
+            if let Some(prepared) = self.prepare(task, due, now) {
+                return Next::Send(Prepared { due: planned.map(|_| due), ..prepared });
             }
         }
     }
 
-    fn prepare(&mut self, task: Task, due: Mono) -> Option<Prepared> {
+    /// Whether something is due that has not been taken.
+    pub(super) fn behind(&mut self, now: Mono) -> bool {
+        let began = self.began;
+        self.work.peek().and_then(|planned| planned.due).is_some_and(|due| began.after(due) <= now)
+    }
+
+    /// A job is handed to a connection, at last.
+    pub(super) fn sent(&mut self, now: Mono, late: Duration) {
+        let moment = self.series.at(now.since(self.began));
+        moment.sent += 1;
+        moment.late_ms = moment.late_ms.max(late.as_secs_f64() * 1e3);
+    }
+
+    fn prepare(&mut self, task: Task, due: Mono, now: Mono) -> Option<Prepared> {
         let number = self.counts.sent;
         let (effect, event) = match task {
-            Task::Create { key, size } => self.create(key, size),
+            Task::Create { key, size } => {
+                let tenant = self.turn();
+                self.create(tenant, key, size)
+            }
             Task::Delete { key } => {
                 let vm = *self.by_key.get(&key)?;
                 self.delete(vm)
             }
-            Task::Operate(kind) => match self.idle.len() {
-                0 => self.create(None, Size { vcpus: 1, memory_mib: 2048, disk_gib: 20 }),
-                idle => {
-                    let chosen = self.rng.random_range(0..idle);
-                    let vm = self.idle.swap_remove(chosen);
-                    self.operate(vm, kind)
+            Task::Operate(kind) => {
+                let tenant = self.turn();
+                match self.idle[tenant].len() {
+                    0 => self.create(tenant, None, Size { vcpus: 1, memory_mib: 2048, disk_gib: 20 }),
+                    idle => {
+                        let chosen = self.rng.random_range(0..idle);
+                        let vm = self.idle[tenant].swap_remove(chosen);
+                        self.operate(vm, kind)
+                    }
                 }
-            },
-            Task::Event(event) => return self.foreign(event, due),
+            }
+            Task::Event(event) => return self.foreign(event, due, now),
         };
         let id = format!("{}-{number}", self.run);
-        let job = JobId::derive(&self.tenant, &self.source, &id);
+        let tenant = effect.vm().map_or(0, |vm| self.vms[vm].tenant);
+        let job = JobId::derive(self.tenants.name(tenant), &self.source, &id);
         if let Effect::Create(vm) = effect {
             self.vms[vm].id = job.vm(0);
         }
         let (kind, subject, data) = event;
         let mut json = json!({
-            "specversion": "1.0", "id": id, "source": self.source, "type": type_of(kind), "tenant": self.tenant,
+            "specversion": "1.0", "id": id, "source": self.source, "type": type_of(kind),
+            "tenant": self.tenants.name(tenant),
             "datacontenttype": "application/json", "data": data,
         });
         if let Some(subject) = subject {
             json["subject"] = json!(subject.to_string());
         }
-        Some(self.opened(job, due, effect, json.to_string()))
+        let job = Opened { id: job, due, kind: kind.as_str(), tenant: Some(tenant), effect };
+        Some(self.opened(job, json.to_string(), now))
     }
 
-    fn opened(&mut self, job: JobId, due: Mono, effect: Effect, json: String) -> Prepared {
+    /// Whose job it is.
+    fn turn(&mut self) -> usize {
+        self.turn.take().unwrap_or_else(|| self.tenants.draw(&mut self.turns))
+    }
+
+    fn opened(&mut self, job: Opened, json: String, now: Mono) -> Prepared {
+        let Opened { id, due, kind, tenant, effect } = job;
         let number = self.counts.sent;
         self.counts.sent += 1;
-        self.stirring += u64::from(self.stirs(&effect));
-        self.order.insert(number, job);
-        self.open.insert(job, Job { number, due, acknowledged: None, effect });
-        Prepared { job, json }
+        if let Some(tenant) = self.stirs(&effect) {
+            self.stirring[tenant] += 1;
+        }
+        self.order.insert(number, id);
+        self.open.insert(id, Job { number, due, kind, tenant, acknowledged: None, effect });
+        self.series.at(due.since(self.began)).due += 1;
+        let open = self.open() as u64;
+        let moment = self.series.at(now.since(self.began));
+        moment.open = moment.open.max(open);
+        Prepared { job: id, json, due: None }
     }
 
-    fn stirs(&self, effect: &Effect) -> bool {
-        effect.vm().is_some_and(|vm| self.vms[vm].pooled)
+    /// The tenant for whom a VM may become idle when this has ended.
+    fn stirs(&self, effect: &Effect) -> Option<usize> {
+        effect.vm().filter(|vm| self.vms[*vm].pooled).map(|vm| self.vms[vm].tenant)
     }
 
-    fn create(&mut self, key: Option<Arc<str>>, size: Size) -> (Effect, (JobKind, Option<VmId>, Value)) {
-        let vm = self.vms.len();
+    fn create(
+        &mut self,
+        tenant: usize,
+        key: Option<Arc<str>>,
+        size: Size,
+    ) -> (Effect, (JobKind, Option<VmId>, Value)) {
+        let number = self.named;
+        self.named += 1;
         let mut labels = json!({ LABEL: self.run });
         if let Some(key) = &key {
             labels["trace"] = json!(key.chars().take(255).collect::<String>());
         }
         // Unique to the run, so that a name that is there twice is a VM that was made twice.
         let data = json!({
-            "name": format!("vm-{}-{vm}", self.run), "vcpus": size.vcpus, "memory_mib": size.memory_mib,
+            "name": format!("vm-{}-{number}", self.run), "vcpus": size.vcpus, "memory_mib": size.memory_mib,
             "disk_gib": size.disk_gib, "image": if key.is_some() { "trace" } else { "debian-12" }, "labels": labels,
         });
-        let pooled = key.is_none();
-        if let Some(key) = key {
-            self.by_key.insert(key, vm);
-        }
-        let id = VmId::from_uuid(uuid::Uuid::nil());
-        self.vms.push(Vm {
-            id,
+        let made = Vm {
+            id: VmId::from_uuid(uuid::Uuid::nil()),
+            tenant,
             state: State::Creating,
             power: PowerState::Running,
             size,
-            pooled,
+            pooled: key.is_none(),
             snapshots: SmallVec::new(),
-        });
+        };
+        let vm = match self.vacant.pop() {
+            Some(vm) => {
+                self.vms[vm] = made;
+                vm
+            }
+            None => {
+                self.vms.push(made);
+                self.vms.len() - 1
+            }
+        };
+        if let Some(key) = key {
+            self.by_key.insert(key, vm);
+        }
         (Effect::Create(vm), (JobKind::Provision, None, data))
     }
 
@@ -344,9 +455,9 @@ impl Books {
     }
 
     /// Somebody's own event; the key by which its job is known is taken from it.
-    fn foreign(&mut self, event: Value, due: Mono) -> Option<Prepared> {
+    fn foreign(&mut self, event: Value, due: Mono, now: Mono) -> Option<Prepared> {
         let text = |name: &str| event.get(name).and_then(Value::as_str);
-        let tenant = text("tenant").unwrap_or(&self.tenant);
+        let tenant = text("tenant").unwrap_or(self.tenants.name(0));
         let (Some(source), Some(id)) = (text("source"), text("id")) else {
             self.refused_unsent("not_a_job", "an event needs a source and an id");
             return None;
@@ -357,13 +468,17 @@ impl Books {
             return None;
         }
         let provision = text("type") == Some(type_of(JobKind::Provision).as_str());
+        let known = JobKind::ALL.iter().find(|kind| text("type") == Some(type_of(**kind).as_str()));
+        let kind = known.map_or("other", |kind| kind.as_str());
+        let whose = (0..self.tenants.count()).find(|known| self.tenants.name(*known) == tenant);
         let count = event.get("data").and_then(|data| data.get("count")).and_then(Value::as_u64).unwrap_or(1);
         let mut event = event;
         if event.get("tenant").is_none() {
-            event["tenant"] = json!(self.tenant);
+            event["tenant"] = json!(self.tenants.name(0));
         }
         let effect = Effect::Foreign(if provision { count } else { 0 });
-        Some(self.opened(job, due, effect, event.to_string()))
+        let job = Opened { id: job, due, kind, tenant: whose, effect };
+        Some(self.opened(job, event.to_string(), now))
     }
 
     fn refused_unsent(&mut self, code: &str, words: &str) {
@@ -381,6 +496,7 @@ impl Books {
 
     /// The cluster has acknowledged these.
     pub(super) fn acknowledged(&mut self, jobs: &[JobId], at: Mono) {
+        self.series.at(at.since(self.began)).acknowledged += jobs.len() as u64;
         self.counts.acknowledged += jobs.len() as u64;
         for job in jobs {
             // One that has ended before its acknowledgement arrived is not open any more.
@@ -391,13 +507,13 @@ impl Books {
     }
 
     /// The cluster does not take this one.
-    pub(super) fn refused(&mut self, job: JobId, code: &str, words: &str) {
+    pub(super) fn refused(&mut self, job: JobId, code: &str, words: &str, at: Mono) {
         let Some(job) = self.close(job) else { return };
         self.counts.refused += 1;
+        self.series.at(at.since(self.began)).failed += 1;
         self.fail(code, words);
         if let Some(vm) = job.effect.vm() {
-            let vm = &mut self.vms[vm];
-            vm.state = match job.effect {
+            let state = match job.effect {
                 Effect::Create(_) => State::Gone,
                 Effect::Delete(_)
                 | Effect::Power(..)
@@ -407,20 +523,41 @@ impl Books {
                 | Effect::Nothing(_)
                 | Effect::Foreign(_) => State::There,
             };
+            self.is_now(vm, state);
+        }
+    }
+
+    fn is_now(&mut self, vm: usize, state: State) {
+        self.vms[vm].state = state;
+        if state == State::Gone && self.vms[vm].pooled {
+            // Nobody will ask for it again, and a long run makes many.
+            self.vacant.push(vm);
         }
     }
 
     fn close(&mut self, job: JobId) -> Option<Job> {
         let job = self.open.remove(&job)?;
         self.order.remove(&job.number);
-        self.stirring -= u64::from(self.stirs(&job.effect));
+        if let Some(tenant) = self.stirs(&job.effect) {
+            self.stirring[tenant] -= 1;
+        }
         Some(job)
     }
 
     /// A job has ended; `false` if it is none of this run's, or had ended before.
     pub(super) fn ended(&mut self, job: JobId, how: &How, at: Mono) -> bool {
         let Some(job) = self.close(job) else { return false };
-        self.latencies.add(at.since(job.due));
+        let latency = at.since(job.due);
+        self.latencies.add(latency);
+        let good = matches!(how, How::Succeeded);
+        let tallied = [Some(self.by_type.entry(job.kind).or_default()), job.tenant.map(|of| &mut self.by_tenant[of])];
+        for tallied in tallied.into_iter().flatten() {
+            *if good { &mut tallied.succeeded } else { &mut tallied.failed } += 1;
+            tallied.latencies.add(latency);
+        }
+        self.series.at(job.due.since(self.began)).latency.add(latency);
+        let moment = self.series.at(at.since(self.began));
+        *if good { &mut moment.succeeded } else { &mut moment.failed } += 1;
         match how {
             How::Succeeded => {
                 self.counts.succeeded += 1;
@@ -447,30 +584,37 @@ impl Books {
             }
             return;
         };
+        match effect {
+            Effect::Create(_) => self.counts.created += 1,
+            Effect::Delete(_) => {
+                self.counts.deleted += 1;
+                self.is_now(index, State::Gone);
+                return;
+            }
+            Effect::Power(..)
+            | Effect::Grow(..)
+            | Effect::Snapshot(..)
+            | Effect::DropSnapshot(..)
+            | Effect::Nothing(_)
+            | Effect::Foreign(_) => {}
+        }
         let vm = &mut self.vms[index];
         match effect {
-            Effect::Create(_) => {
-                vm.state = State::There;
-                self.counts.created += 1;
-            }
-            Effect::Delete(_) => {
-                vm.state = State::Gone;
-                self.counts.deleted += 1;
-            }
+            Effect::Create(_) => vm.state = State::There,
             Effect::Power(_, power) => vm.power = *power,
             Effect::Grow(_, disk_gib) => vm.size.disk_gib = *disk_gib,
             Effect::Snapshot(_, number) => vm.snapshots.push((*number, vm.power)),
             Effect::DropSnapshot(_, number) => vm.snapshots.retain(|(taken, _)| taken != number),
-            Effect::Nothing(_) | Effect::Foreign(_) => {}
+            Effect::Delete(_) | Effect::Nothing(_) | Effect::Foreign(_) => {}
         }
         if vm.pooled && vm.state == State::There {
-            self.idle.push(index);
+            self.idle[vm.tenant].push(index);
         }
     }
 
     fn failed_on(&mut self, effect: &Effect) {
         if let Some(vm) = effect.vm() {
-            self.vms[vm].state = match effect {
+            let state = match effect {
                 // A provision that fails leaves nothing.
                 Effect::Create(_) => State::Gone,
                 Effect::Delete(_) => State::Unclear,
@@ -481,13 +625,30 @@ impl Books {
                 | Effect::Nothing(_)
                 | Effect::Foreign(_) => State::There,
             };
+            self.is_now(vm, state);
         }
+    }
+
+    /// What became of the jobs of each type.
+    pub(super) fn by_type(&self) -> BTreeMap<String, Tally> {
+        self.by_type.iter().map(|(kind, tallied)| ((*kind).to_owned(), tallied.tally())).collect()
+    }
+    /// What became of the jobs of each tenant.
+    pub(super) fn by_tenant(&self) -> BTreeMap<String, Tally> {
+        let named = |(of, tallied): (usize, &Tallied)| (self.tenants.name(of).to_owned(), tallied.tally());
+        self.by_tenant.iter().enumerate().map(named).collect()
     }
 
     /// What must be there, by what was acknowledged and has ended.
     pub(super) fn expected(&self) -> Expected {
         let of = |wanted: &[State]| self.vms.iter().filter(|vm| wanted.contains(&vm.state)).map(|vm| vm.id).collect();
         Expected { there: of(&[State::There]), unclear: of(&[State::Unclear, State::Creating, State::Deleting]) }
+    }
+}
+
+impl Tallied {
+    fn tally(&self) -> Tally {
+        Tally { succeeded: self.succeeded, failed: self.failed, latency_ms: (&self.latencies).into() }
     }
 }
 
@@ -507,127 +668,4 @@ impl Effect {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::SeedableRng as _;
-
-    use super::super::workload;
-    use super::*;
-    use crate::trace::Trace;
-
-    fn books(work: Workload) -> Books {
-        Books::new("r1", "acme", vec!["sim-0000".to_owned()], work, SmallRng::seed_from_u64(1), Mono::default())
-    }
-    fn take(books: &mut Books) -> (JobId, Value) {
-        match books.next(Mono::default()) {
-            Next::Send(prepared) => (prepared.job, serde_json::from_str(&prepared.json).unwrap()),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_delete_waits_for_its_create_and_holds_up_what_follows() {
-        let csv = "vmid,cpu,memory,time,type\na,1,1,0,0\na,1,1,1,1\nb,1,1,2,0\nc,1,1,2,0\nc,1,1,3,1\n";
-        let mut books = books(workload::trace(Trace::read(csv.as_bytes()).unwrap(), workload::Speedup::Max));
-        let (create, event) = take(&mut books);
-        assert_eq!(event["data"]["labels"], json!({"cellbus-load": "r1", "trace": "a"}));
-        assert_eq!(event["data"]["memory_mib"], 1024);
-        assert!(matches!(books.next(Mono::default()), Next::Blocked));
-        assert!(books.ended(create, &How::Succeeded, Mono::default()));
-        assert!(!books.ended(create, &How::Succeeded, Mono::default()), "an outcome may come twice and counts once");
-        let (delete, event) = take(&mut books);
-        assert_eq!(
-            (event["type"].as_str(), event["subject"].as_str()),
-            (Some("io.cellbus.job.delete.v1"), Some(create.to_string().as_str()))
-        );
-        let (_, b) = take(&mut books);
-        assert_eq!(b["data"]["labels"]["trace"], "b", "a delete holds up nothing once it is sent");
-        let (c, _) = take(&mut books);
-        books.ended(delete, &How::Succeeded, Mono::default());
-        books.ended(c, &How::Failed("no_room".to_owned(), "full".to_owned()), Mono::default());
-        assert!(matches!(books.next(Mono::default()), Next::Over), "the delete of what was never made is left out");
-        assert_eq!(
-            books.counts,
-            Counts { sent: 4, succeeded: 2, failed: 1, skipped: 1, created: 1, deleted: 1, ..Counts::default() }
-        );
-        assert_eq!(books.failures["no_room"], Failures { count: 1, first: "full".to_owned() });
-    }
-
-    #[test]
-    fn operations_are_legal_for_the_vm_they_meet() {
-        let mix: workload::Mix =
-            "start=1,stop=1,restart=1,suspend=1,resume=1,snapshot=1,revert=1,snapshot-delete=1,resize=1,migrate=1"
-                .parse()
-                .unwrap();
-        let mut books = books(workload::operations(2_000, &mix, 3));
-        let (mut power, mut snapshots, mut disk) = ("running", Vec::new(), 20);
-        let mut kinds = std::collections::BTreeSet::new();
-        for turn in 0..2_000 {
-            let (job, event) = take(&mut books);
-            let kind = event["type"]
-                .as_str()
-                .unwrap()
-                .trim_start_matches("io.cellbus.job.")
-                .trim_end_matches(".v1")
-                .to_owned();
-            let snapshot = event["data"]["snapshot"].as_str().map(str::to_owned);
-            match kind.as_str() {
-                "provision" => assert_eq!(turn, 0),
-                "start" | "resume" => {
-                    assert!(kind == "start" || power != "stopped");
-                    power = "running";
-                }
-                "stop" => power = "stopped",
-                "restart" => assert_eq!(power, "running"),
-                "suspend" => {
-                    assert_eq!(power, "running");
-                    power = "suspended";
-                }
-                "snapshot" => snapshots.push((snapshot.unwrap(), power)),
-                "revert" => power = snapshots.iter().find(|(name, _)| Some(name) == snapshot.as_ref()).unwrap().1,
-                "snapshot-delete" => snapshots.retain(|(name, _)| Some(name) != snapshot.as_ref()),
-                "resize" => {
-                    assert_ne!(power, "suspended");
-                    assert!(event["data"]["disk_gib"].as_u64().unwrap() > disk);
-                    disk = event["data"]["disk_gib"].as_u64().unwrap();
-                }
-                "migrate" => {
-                    assert_ne!(power, "suspended");
-                    assert_eq!(event["data"]["manager"], "sim-0000");
-                }
-                other => panic!("{other}"),
-            }
-            kinds.insert(kind);
-            assert!(turn == 1_999 || matches!(books.next(Mono::default()), Next::Blocked), "one VM has one job");
-            assert!(books.ended(job, &How::Succeeded, Mono::default()));
-        }
-        assert_eq!(kinds.len(), 11, "{kinds:?}");
-        assert_eq!(books.expected().there.len(), 1);
-    }
-
-    #[test]
-    fn what_is_acknowledged_and_has_no_outcome_is_overdue() {
-        let mut books = books(workload::provisions(3, 1));
-        let jobs: Vec<_> = (0..3).map(|_| take(&mut books).0).collect();
-        let at = |seconds| Mono(Duration::from_secs(seconds));
-        books.acknowledged(&jobs[..1], at(5));
-        books.acknowledged(&jobs[1..], at(9));
-        assert_eq!(books.overdue(at(8), 10), jobs[..1]);
-        books.ended(jobs[0], &How::Succeeded, at(9));
-        books.refused(jobs[1], "unknown_tenant", "no");
-        assert_eq!(books.overdue(at(10), 10), jobs[2..]);
-        assert_eq!((books.open(), books.expected().there.len(), books.expected().unclear.len()), (1, 1, 1));
-    }
-
-    #[test]
-    fn events_of_others_are_known_by_their_key() {
-        let event = json!({"id": "7", "source": "/mine", "type": "io.cellbus.job.provision.v1", "data": {"count": 3}});
-        let all = vec![event.clone(), event, json!({"id": "8"})];
-        let mut books = books(Box::new(all.into_iter().map(|event| Planned { due: None, task: Task::Event(event) })));
-        let (job, sent) = take(&mut books);
-        assert_eq!((job, &sent["tenant"]), (JobId::derive("acme", "/mine", "7"), &json!("acme")));
-        assert!(matches!(books.next(Mono::default()), Next::Over));
-        assert_eq!(books.counts.refused, 2);
-        books.ended(job, &How::Succeeded, Mono::default());
-        assert_eq!(books.counts.created, 3);
-    }
-}
+mod tests;

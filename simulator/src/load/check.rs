@@ -87,15 +87,19 @@ impl Check<'_> {
     }
 
     async fn listed(&self, run: &str) -> Result<Vec<(VmId, String)>, TargetError> {
-        let (mut vms, mut cursor) = (Vec::new(), None);
-        loop {
-            let page = self.target.vms(self.options.tenant.as_str(), (LABEL, run), cursor.as_deref()).await?;
-            vms.extend(page.vms);
-            match page.next {
-                Some(next) => cursor = Some(next),
-                None => return Ok(vms),
+        let mut vms = Vec::new();
+        for (tenant, _) in self.options.tenants.iter() {
+            let mut cursor = None;
+            loop {
+                let page = self.target.vms(tenant.as_str(), (LABEL, run), cursor.as_deref()).await?;
+                vms.extend(page.vms);
+                match page.next {
+                    Some(next) => cursor = Some(next),
+                    None => break,
+                }
             }
         }
+        Ok(vms)
     }
 
     async fn lookups(&self, vms: &[VmId]) -> Result<f64, TargetError> {

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::sse::Parser;
 use super::target::{
-    Audited, Cluster, Ended, Heard, How, JobView, Refused, Sample, SubmitError, Target, TargetError, VmPage,
+    Audited, CellSeen, Cluster, Ended, Heard, How, JobView, ManagerSeen, Refused, Sample, SubmitError, Target,
+    TargetError, VmPage,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,9 +144,24 @@ struct NamedVm {
 struct ManagerOf {
     name: String,
     hosts: u64,
+    circuit: Option<String>,
+    #[serde(default)]
+    cordoned: bool,
 }
 #[derive(Deserialize)]
-struct Anything {}
+struct CellOf {
+    id: String,
+    state: Option<String>,
+    reachable: Option<bool>,
+}
+#[derive(Deserialize)]
+struct Described {
+    info: Info,
+}
+#[derive(Deserialize)]
+struct Info {
+    version: String,
+}
 /// What a submission is answered with, taken or not.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -356,18 +372,39 @@ impl Target for HttpTarget {
 
     async fn cluster(&self) -> Result<Cluster, TargetError> {
         let managers: Vec<ManagerOf> = self.listed(&["v1", "managers"]).await?;
+        // For the report only: a server that does not describe itself is as good.
+        let described = self.json::<Described>(self.http.get(self.url(&["v1", "openapi.json"]))).await;
         Ok(Cluster {
             hosts: managers.iter().map(|manager| manager.hosts).sum(),
             managers: managers.into_iter().map(|manager| manager.name).collect(),
+            version: described.ok().map(|described| described.info.version.chars().take(64).collect()),
         })
     }
 
     async fn sample(&self) -> Result<Sample, TargetError> {
         // All of them at once: this list has no pages.
-        let cells: Page<Anything> = self.json(self.http.get(self.url(&["v1", "cells"]))).await?;
+        let cells: Page<CellOf> = self.json(self.http.get(self.url(&["v1", "cells"]))).await?;
+        let cells = cells.items.into_iter().map(|cell| CellSeen {
+            id: cell.id,
+            state: match cell.reachable {
+                Some(false) => "not answering".to_owned(),
+                Some(true) | None => cell.state.unwrap_or_default(),
+            },
+        });
         let (status, _, body) = self.call(self.http.get(self.url(&["metrics"]))).await?;
         let text = if status.is_success() { String::from_utf8_lossy(&body).into_owned() } else { String::new() };
-        Ok(Sample { cells: cells.items.len() as u64, rss_mib: rss_mib(&text) })
+        Ok(Sample {
+            cells: cells.collect(),
+            rss_mib: rss_mib(&text),
+            rss_now_mib: metric(&text, RSS).map(|bytes| bytes / MIB),
+            jobs_open: metric(&text, "cellbus_queue_jobs{stage=\"open\"}").map(|jobs| jobs as u64),
+        })
+    }
+
+    async fn managers(&self) -> Result<Vec<ManagerSeen>, TargetError> {
+        let managers: Vec<ManagerOf> = self.listed(&["v1", "managers"]).await?;
+        let seen = |of: ManagerOf| ManagerSeen { name: of.name, circuit: of.circuit, cordoned: of.cordoned };
+        Ok(managers.into_iter().map(seen).collect())
     }
 }
 
@@ -382,14 +419,20 @@ fn found(answer: &[u8]) -> Option<usize> {
     Some(records.chunks_exact(record).filter(|record| record[0] == 1).count())
 }
 
+const RSS: &str = "process_resident_memory_bytes";
+const MIB: f64 = 1_048_576.0;
+
+/// One value of Prometheus text, not negative.
+fn metric(metrics: &str, name: &str) -> Option<f64> {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<f64>().ok();
+    metrics.lines().find_map(value).filter(|value| *value >= 0.0)
+}
+
 /// Memory, from Prometheus text: the peak where there is one.
 fn rss_mib(metrics: &str) -> u64 {
-    let value = |name: &str| {
-        metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<f64>().ok())
-    };
-    let bytes = value("cellbus_process_resident_memory_peak_bytes").or_else(|| value("process_resident_memory_bytes"));
+    let bytes = metric(metrics, "cellbus_process_resident_memory_peak_bytes").or_else(|| metric(metrics, RSS));
     // Not negative, and far below what a u64 holds.
-    (bytes.unwrap_or(0.0).max(0.0) / 1_048_576.0).ceil() as u64
+    (bytes.unwrap_or(0.0) / MIB).ceil() as u64
 }
 
 #[cfg(test)]
@@ -440,5 +483,8 @@ mod tests {
             2
         );
         assert_eq!(rss_mib(""), 0);
+        let queue = "cellbus_queue_jobs{stage=\"open\"} 12\ncellbus_queue_jobs{stage=\"parked\"} -1\n";
+        assert_eq!(metric(queue, "cellbus_queue_jobs{stage=\"open\"}"), Some(12.0));
+        assert_eq!(metric(queue, "cellbus_queue_jobs{stage=\"parked\"}"), None);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Moment, Report};
+use super::report::Report;
+use super::series::{Moment, Series};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:56rem;padding:0 1rem;\
 color:#1c2430;background:#fff}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;\
@@ -30,8 +31,8 @@ impl Report {
         );
         self.table(&mut page);
         self.problems(&mut page);
-        curve(&mut page, "Jobs ended a second", &self.timeline, |moment| moment.ended);
-        curve(&mut page, "Jobs under way", &self.timeline, |moment| moment.open);
+        curve(&mut page, "Jobs ended a second", &self.details.series, |moment| (moment.succeeded + moment.failed) as f64);
+        curve(&mut page, "Jobs under way", &self.details.series, |moment| moment.open as f64);
         page
     }
 
@@ -87,21 +88,21 @@ impl Report {
     }
 }
 
-fn curve(page: &mut String, name: &str, timeline: &[Moment], value: impl Fn(&Moment) -> f64) {
-    let (Some(last), true) = (timeline.last(), timeline.len() > 1) else { return };
-    let top = timeline.iter().map(&value).fold(1.0, f64::max);
-    let every = timeline.len().div_ceil(POINTS_MAX);
+fn curve(page: &mut String, name: &str, series: &Series, value: impl Fn(&Moment) -> f64) {
+    let points: Vec<(f64, f64)> = series.timed().map(|(at, moment)| (at, value(moment))).collect();
+    let (Some((end, _)), true) = (points.last(), points.len() > 1) else { return };
+    let top = points.iter().map(|(_, value)| *value).fold(1.0, f64::max);
+    let every = points.len().div_ceil(POINTS_MAX);
     let _ = write!(
         page,
-        "<h2>{name}</h2><svg viewBox=\"0 0 600 160\" role=img aria-label=\"{name}, up to {top:.0}, over {:.0} s\">\
+        "<h2>{name}</h2><svg viewBox=\"0 0 600 160\" role=img aria-label=\"{name}, up to {top:.0}, over {end:.0} s\">\
          <polyline fill=none stroke=\"#2f6fde\" stroke-width=1.5 points=\"",
-        last.at_seconds
     );
-    for moment in timeline.iter().step_by(every) {
-        let (x, y) = (moment.at_seconds / last.at_seconds.max(0.001) * 600.0, 155.0 - value(moment) / top * 150.0);
+    for (at, value) in points.iter().step_by(every) {
+        let (x, y) = (at / end.max(0.001) * 600.0, 155.0 - value / top * 150.0);
         let _ = write!(page, "{x:.1},{y:.1} ");
     }
-    let _ = write!(page, "\"/></svg><p>Top: {top:.0}. Over {:.0} s.</p>", last.at_seconds);
+    let _ = write!(page, "\"/></svg><p>Top: {top:.0}. Over {end:.0} s.</p>");
 }
 
 fn escaped(text: &str) -> String {
@@ -120,14 +121,16 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Failures;
+    use super::super::report::{Details, Failures};
     use super::*;
 
     #[test]
     fn a_page_shows_what_was_found_and_nothing_of_it_as_markup() {
         let failures = [("no_room".to_owned(), Failures { count: 2, first: "<b>full</b>".to_owned() })].into();
-        let timeline = (0..2_000).map(|at| Moment { at_seconds: f64::from(at), ended: 7.0, open: 3.0 }).collect();
-        let report = Report { jobs_submitted: 4_711, jobs_failed: 2, failures, timeline, ..Report::default() };
+        let moments = (0..1_000).map(|_| Moment { succeeded: 7, open: 3, ..Moment::default() }).collect();
+        let series = Series { moments, ..Series::default() };
+        let details = Details { series, ..Details::default() };
+        let report = Report { jobs_submitted: 4_711, jobs_failed: 2, failures, details, ..Report::default() };
         let page = report.html("a & b");
         for part in ["a &amp; b", "<td class=n>4711", "&lt;b&gt;full", "no_room", "Jobs under way", "class=bad"] {
             assert!(page.contains(part), "{part} is not in {page}");

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::latencies::Latencies;
+use super::marks::Mark;
+use super::series::Series;
 
 /// The result of a run. Serialises to the object that scripts read; fields are only ever added.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Hosts of the cluster.
     pub hosts: u64,
@@ -63,24 +68,51 @@ pub struct Report {
     pub interrupted: bool,
     /// What could not be checked, and why; empty if all was.
     pub unchecked: Vec<String>,
-    /// How it went, once a second: for [`Report::html`], not for scripts.
+    /// Operations that were sent as creates, as no VM was free for them when they were due.
+    pub turned: u64,
+    /// How long jobs waited in the harness, from when they were due until they were handed to a
+    /// connection; nothing where jobs have no time.
+    pub late_ms: LatencyMs,
+    /// The most jobs without an outcome at one time.
+    pub in_flight_max: u64,
+    /// How many there may be.
+    pub in_flight_limit: u64,
+    /// For how long that limit held up jobs which were due.
+    pub limit_reached_seconds: f64,
+    /// By type of job.
+    pub by_type: BTreeMap<String, Tally>,
+    /// By tenant.
+    pub by_tenant: BTreeMap<String, Tally>,
+    /// How it went, moment by moment: written by [`super::Recording`], not for scripts.
     #[serde(skip)]
-    pub timeline: Vec<Moment>,
+    pub details: Details,
 }
 
-/// One second of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Moment {
-    /// Since the start.
-    pub at_seconds: f64,
-    /// Jobs that ended, a second.
-    pub ended: f64,
-    /// Jobs under way.
-    pub open: f64,
+/// How a run went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details {
+    /// Moment by moment.
+    pub series: Series,
+    /// What happened to the cluster meanwhile.
+    pub marks: Vec<Mark>,
+    /// As much more happened, and is not kept.
+    pub marks_dropped: u64,
+}
+
+/// What became of some of the jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// Ended as asked.
+    pub succeeded: u64,
+    /// Ended otherwise.
+    pub failed: u64,
+    /// From when a job was due to its outcome, to 1 %.
+    pub latency_ms: LatencyMs,
 }
 
 /// Failures of one code.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failures {
     /// How many.
     pub count: u64,
@@ -89,7 +121,8 @@ pub struct Failures {
 }
 
 /// Percentiles, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LatencyMs {
     /// Half are faster.
     pub p50: f64,
@@ -119,10 +152,17 @@ impl Report {
     }
 }
 
-/// Latencies of a run, to three digits, up to a day.
-pub(super) struct Latencies(Histogram<u64>);
+impl From<&Latencies> for LatencyMs {
+    fn from(latencies: &Latencies) -> Self {
+        let at = |part| latencies.at(part).unwrap_or_default();
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+    }
+}
 
-impl Latencies {
+/// Times of a run, to three digits, up to a day.
+pub(super) struct Exact(Histogram<u64>);
+
+impl Exact {
     pub(super) fn new() -> Self {
         const DAY_MICROS: u64 = 24 * 3600 * 1_000_000;
         Self(Histogram::new_with_bounds(1, DAY_MICROS, 3).expect("these bounds make a histogram"))
@@ -175,7 +215,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_in_milliseconds() {
-        let mut latencies = Latencies::new();
+        let mut latencies = Exact::new();
         for millis in 1..=1_000 {
             latencies.add(Duration::from_millis(millis));
         }

@@ -1,21 +1,21 @@
 //! The loop that sends what is due and hears what has ended.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cellbus_bus::ids::JobId;
 use cellbus_bus::{Env, Mono, Task};
 use futures::future::join_all;
-use rand::SeedableRng as _;
-use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::books::{Books, Expected, Next, Prepared};
-use super::report::{Moment, Report};
-use super::target::{Ended, Heard, Refused, Sample, SubmitError, Target};
+use super::marks::Marks;
+use super::report::{Details, Exact, Report};
+use super::target::{Ended, Heard, ManagerSeen, Refused, Sample, SubmitError, Target};
 use super::workload::Workload;
-use super::{Options, Progress};
+use super::{Options, Pace, Progress, Usage};
 
 /// Each item is a batch of events; a loop that is behind makes the stream wait.
 const HEARD_MAX: usize = 256;
@@ -23,6 +23,8 @@ const HEARD_MAX: usize = 256;
 const NEWS_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(100);
 const SAMPLE_EVERY_TICKS: u64 = 10;
+/// Managers are many, so that they are looked at less often.
+const MANAGERS_EVERY_SAMPLES: u64 = 5;
 /// Jobs asked after at once, once a second.
 const ASKED_AT_ONCE: usize = 64;
 /// How long the start waits for the stream of outcomes; without it, jobs are asked after.
@@ -44,7 +46,8 @@ enum News {
     SenderFree,
     /// Asked after: those that have ended, and those that are not known.
     Asked(Vec<Ended>, Vec<JobId>),
-    Sampled(Sample),
+    /// What the cluster is now; the managers only now and then. `None`: it did not say.
+    Sampled(Option<Sample>, Option<Vec<ManagerSeen>>),
 }
 
 /// Tasks that end with the run.
@@ -62,10 +65,24 @@ struct Run<'a> {
     env: &'a Env,
     stop: &'a CancellationToken,
     news: mpsc::Sender<News>,
-    batch: Vec<Prepared>,
+    began: Mono,
+    /// Taken from the workload, and not yet handed to a sender.
+    queue: VecDeque<Prepared>,
     senders_free: usize,
     asking: bool,
     sampling: bool,
+    samples: u64,
+    marks: Marks,
+    /// How long jobs waited in the queue, from when they were due.
+    late: Exact,
+    /// The most jobs without an outcome at one time.
+    open_max: usize,
+    /// Since when jobs that are due are held up, as too many are without an outcome; and for how
+    /// long they were before.
+    held_since: Option<Mono>,
+    held: Duration,
+    /// What the harness had used when that was last looked at.
+    used: (Mono, Usage),
     /// Acknowledged, and then not known: lost, unless their outcome is heard after all.
     unknown: std::collections::BTreeSet<JobId>,
     last_news: Mono,
@@ -74,9 +91,6 @@ struct Run<'a> {
     not_before: Option<Duration>,
     cells_peak: u64,
     rss_mib: u64,
-    timeline: Vec<Moment>,
-    /// When the last moment of it was noted, and how many jobs had ended by then.
-    noted: (Mono, u64),
 }
 
 #[expect(clippy::too_many_arguments, reason = "all of a run's surroundings, handed on once")]
@@ -100,19 +114,25 @@ pub(super) async fn play(
         .await;
 
     let began = env.mono();
-    let books =
-        Books::new(run, options.tenant.as_str(), managers, workload, SmallRng::seed_from_u64(options.seed), began);
     let mut run = Run {
-        books,
+        books: Books::new(run, options, managers, workload, began),
         target,
         options,
         env,
         stop,
         news: news_in,
-        batch: Vec::new(),
+        began,
+        queue: VecDeque::new(),
         senders_free: options.senders.max(1),
         asking: false,
         sampling: false,
+        samples: 0,
+        marks: Marks::default(),
+        late: Exact::new(),
+        open_max: 0,
+        held_since: None,
+        held: Duration::ZERO,
+        used: (began, (options.usage)()),
         unknown: Default::default(),
         last_news: began,
         last_outcome: began,
@@ -120,8 +140,6 @@ pub(super) async fn play(
         not_before: None,
         cells_peak: 0,
         rss_mib: 0,
-        timeline: Vec::new(),
-        noted: (began, 0),
     };
     let (mut ticks, mut tick) = (0_u64, env.sleep(TICK));
     while !run.finished() {
@@ -146,10 +164,14 @@ pub(super) async fn play(
                 tick = env.sleep(TICK);
                 ticks += 1;
                 progress.counts(&run.books.counts, run.books.open());
+                run.note(ticks.is_multiple_of(SAMPLE_EVERY_TICKS));
                 if ticks.is_multiple_of(SAMPLE_EVERY_TICKS) {
-                    run.note(began);
                     run.ask();
                     run.sample();
+                }
+                if run.books.open() == 0 {
+                    // A lull of the workload is no silence of the cluster.
+                    run.last_news = run.env.mono();
                 }
                 if run.env.mono().since(run.last_news) > options.patience {
                     tracing::warn!(open = run.books.open(), "no job has ended for too long; the run ends");
@@ -159,47 +181,68 @@ pub(super) async fn play(
         }
     }
     progress.counts(&run.books.counts, run.books.open());
-    run.played(began)
+    run.played()
 }
 
 impl Run<'_> {
     fn finished(&self) -> bool {
-        self.over && self.batch.is_empty() && self.books.open() == 0
+        self.over && self.queue.is_empty() && self.books.open() == 0
     }
     fn may_take(&self) -> bool {
-        !self.over && self.batch.len() < self.options.batch_max && self.books.open() < self.options.in_flight
+        // Whatever its pace, a queue is behind a call to the cluster that takes long. Kept in order,
+        // it need not be longer than the next call; else it holds what has become due meanwhile.
+        let queue_max = match self.options.pace {
+            Pace::InOrder => self.options.batch_max,
+            Pace::OnTime => self.options.in_flight,
+        };
+        !self.over && self.queue.len() < queue_max && self.books.open() < self.options.in_flight
     }
 
-    /// Takes all that may be sent now into the batch.
+    /// Takes all that may be sent now into the queue.
     fn fill(&mut self) {
         self.not_before = None;
         while self.may_take() {
             match self.books.next(self.env.mono()) {
-                Next::Send(prepared) => self.batch.push(prepared),
+                Next::Send(prepared) => self.queue.push_back(prepared),
                 Next::NotBefore(wait) => {
                     self.not_before = Some(wait);
-                    return;
+                    break;
                 }
-                Next::Blocked => return,
+                Next::Blocked => break,
                 Next::Over => self.over = true,
             }
         }
+        self.open_max = self.open_max.max(self.books.open());
+        let now = self.env.mono();
+        let held = self.books.open() >= self.options.in_flight && self.books.behind(now);
+        if let Some(since) = self.held_since {
+            self.held += now.since(since);
+        }
+        self.held_since = held.then_some(now);
     }
 
-    /// Sends the batch, if there is one and a sender is free.
+    /// Sends what is in the queue, as far as senders are free.
     fn send(&mut self) {
-        if self.batch.is_empty() || self.senders_free == 0 {
-            return;
+        while !self.queue.is_empty() && self.senders_free > 0 {
+            self.senders_free -= 1;
+            let sender = Sender {
+                target: Arc::clone(self.target),
+                news: self.news.clone(),
+                stop: self.stop.clone(),
+                env: self.env.clone(),
+            };
+            let size = self.queue.len().min(self.options.batch_max);
+            let batch: Vec<Prepared> = self.queue.drain(..size).collect();
+            let now = self.env.mono();
+            for prepared in &batch {
+                let late = prepared.due.map(|due| now.since(due));
+                if let Some(late) = late {
+                    self.late.add(late);
+                }
+                self.books.sent(now, late.unwrap_or_default());
+            }
+            self.env.spawn("load: send", sender.send(batch));
         }
-        self.senders_free -= 1;
-        let sender = Sender {
-            target: Arc::clone(self.target),
-            news: self.news.clone(),
-            stop: self.stop.clone(),
-            env: self.env.clone(),
-        };
-        let batch = std::mem::take(&mut self.batch);
-        self.env.spawn("load: send", sender.send(batch));
     }
 
     fn hear(&mut self, item: Heard, last_id: &Mutex<Option<String>>) {
@@ -226,30 +269,50 @@ impl Run<'_> {
                 self.last_news = self.env.mono();
                 self.books.acknowledged(&jobs, self.last_news);
             }
-            News::Refused(job, code, words) => self.books.refused(job, &code, &words),
+            News::Refused(job, code, words) => self.books.refused(job, &code, &words, self.env.mono()),
             News::SenderFree => self.senders_free += 1,
             News::Asked(ended, unknown) => {
                 self.asking = false;
                 self.unknown.extend(unknown);
                 self.ended(&ended);
             }
-            News::Sampled(sample) => {
+            News::Sampled(sample, managers) => {
                 self.sampling = false;
-                self.cells_peak = self.cells_peak.max(sample.cells);
-                self.rss_mib = self.rss_mib.max(sample.rss_mib);
+                let since = self.env.mono().since(self.began);
+                if let Some(managers) = managers {
+                    self.marks.managers(since.as_secs_f64(), &managers);
+                }
+                if let Some(sample) = sample {
+                    let cells = sample.cells.len() as u64;
+                    self.cells_peak = self.cells_peak.max(cells);
+                    self.rss_mib = self.rss_mib.max(sample.rss_mib);
+                    self.marks.cells(since.as_secs_f64(), &sample.cells);
+                    let moment = self.books.series.at(since);
+                    moment.cells = Some(cells);
+                    moment.server_rss_mib = sample.rss_now_mib;
+                    moment.server_jobs = sample.jobs_open;
+                }
             }
         }
     }
 
-    fn note(&mut self, began: Mono) {
-        let (now, ended) = (self.env.mono(), self.books.counts.succeeded + self.books.counts.failed);
-        let (then, before) = std::mem::replace(&mut self.noted, (now, ended));
-        let seconds = now.since(then).as_secs_f64().max(0.001);
-        self.timeline.push(Moment {
-            at_seconds: now.since(began).as_secs_f64(),
-            ended: (ended - before) as f64 / seconds,
-            open: self.books.open() as f64,
-        });
+    /// Notes what is not counted where it happens: how much there is now, and what this costs.
+    fn note(&mut self, cost: bool) {
+        let now = self.env.mono();
+        let open = self.books.open() as u64;
+        let moment = self.books.series.at(now.since(self.began));
+        moment.open = moment.open.max(open);
+        // At the very end a moment may be too short to tell a share from.
+        if !cost || now == self.used.0 {
+            return;
+        }
+        let usage = (self.options.usage)();
+        let (then, before) = std::mem::replace(&mut self.used, (now, usage));
+        if usage.rss_mib > 0.0 {
+            let cpu = usage.cpu.saturating_sub(before.cpu).as_secs_f64() / now.since(then).as_secs_f64();
+            moment.own_cpu = Some(cpu);
+            moment.own_rss_mib = Some(usage.rss_mib);
+        }
     }
 
     /// Asks after jobs of which nothing was heard for long.
@@ -285,16 +348,20 @@ impl Run<'_> {
             return;
         }
         self.sampling = true;
+        let with_managers = self.samples.is_multiple_of(MANAGERS_EVERY_SAMPLES);
+        self.samples += 1;
         let (target, news) = (Arc::clone(self.target), self.news.clone());
         self.env.spawn("load: sample", async move {
-            let sample = target.sample().await.unwrap_or_default();
+            let sample = target.sample().await.ok();
+            let managers = if with_managers { target.managers().await.ok() } else { None };
             // The run may be over.
-            let _ = news.send(News::Sampled(sample)).await;
+            let _ = news.send(News::Sampled(sample, managers)).await;
         });
     }
 
-    fn played(mut self, began: Mono) -> Played {
-        self.note(began);
+    fn played(mut self) -> Played {
+        self.note(false);
+        let began = self.began;
         let interrupted = self.stop.is_cancelled();
         let (open, counts) = (self.books.open() as u64, &self.books.counts);
         let wall = self.last_outcome.since(began).as_secs_f64();
@@ -316,9 +383,20 @@ impl Run<'_> {
             jobs_unfinished: open.saturating_sub(lost),
             jobs_lost: lost,
             skipped: counts.skipped,
+            turned: counts.turned,
+            late_ms: self.late.millis(),
+            in_flight_max: self.open_max as u64,
+            in_flight_limit: self.options.in_flight as u64,
+            limit_reached_seconds: self.held.as_secs_f64(),
+            by_type: self.books.by_type(),
+            by_tenant: self.books.by_tenant(),
             failures: self.books.failures.clone(),
             interrupted,
-            timeline: self.timeline,
+            details: Details {
+                series: std::mem::take(&mut self.books.series),
+                marks: std::mem::take(&mut self.marks.all),
+                marks_dropped: self.marks.dropped,
+            },
             ..Report::default()
         };
         Played { report, expected: self.books.expected() }

@@ -51,6 +51,13 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// [`TargetError`].
     async fn sample(&self) -> Result<Sample, TargetError>;
+    /// The managers: asked every few seconds. Nothing where that is not told.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    async fn managers(&self) -> Result<Vec<ManagerSeen>, TargetError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Why jobs were not acknowledged.
@@ -153,13 +160,39 @@ pub struct Cluster {
     pub hosts: u64,
     /// The names of its managers.
     pub managers: Vec<String>,
+    /// The version of its server, where it says one.
+    pub version: Option<String>,
 }
 
 /// What changes while it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Cells.
-    pub cells: u64,
+    /// Its cells.
+    pub cells: Vec<CellSeen>,
     /// Memory of the server, its peak where it says that; 0 where it says nothing.
     pub rss_mib: u64,
+    /// Memory of the server now.
+    pub rss_now_mib: Option<f64>,
+    /// Jobs that it has and has not ended.
+    pub jobs_open: Option<u64>,
+}
+
+/// A cell, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellSeen {
+    /// Which.
+    pub id: String,
+    /// What it is: `active`, `draining`, or that it does not answer.
+    pub state: String,
+}
+
+/// A manager, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagerSeen {
+    /// Its name.
+    pub name: String,
+    /// `closed`, `open` or `half_open`; `None` when no cell fronts it.
+    pub circuit: Option<String>,
+    /// Whether new VMs are kept off it.
+    pub cordoned: bool,
 }

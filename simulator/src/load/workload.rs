@@ -10,6 +10,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
+use super::arrivals::Arrivals;
+use super::shape::Shape;
 use crate::trace::{Trace, TraceAction};
 
 /// One thing to be asked for. A workload is an iterator of these, in the order of time.
@@ -72,16 +74,12 @@ pub fn operations(count: u64, mix: &Mix, seed: u64) -> Workload {
     Box::new((0..count).map(move |_| Planned { due: None, task: mix.draw(&mut rng) }))
 }
 
-/// `per_second` jobs a second, drawn from `mix`, for `duration`.
+/// Jobs drawn from `mix`, due as `shape` and `arrivals` say.
 #[must_use]
-pub fn rate(per_second: f64, duration: Duration, mix: &Mix, seed: u64) -> Workload {
+pub fn shaped(shape: Shape, arrivals: Arrivals, mix: &Mix, seed: u64) -> Workload {
+    // Times and tasks come from streams of their own, so that one mix meets the same times as another.
     let (mix, mut rng) = (mix.clone(), SmallRng::seed_from_u64(seed));
-    // A rate that is none gives no jobs; a product too large for a u64 is cut there.
-    let count = (per_second.max(0.0) * duration.as_secs_f64()) as u64;
-    Box::new((0..count).map(move |index| Planned {
-        due: Some(Duration::from_secs_f64(index as f64 / per_second)),
-        task: mix.draw(&mut rng),
-    }))
+    Box::new(arrivals.times(shape, !seed).map(move |due| Planned { due: Some(due), task: mix.draw(&mut rng) }))
 }
 
 /// How fast a trace is played.
@@ -161,6 +159,12 @@ impl Mix {
             .into(),
         )
     }
+    /// As many deletes as creates, and power operations: the number of VMs stays about what it is.
+    #[must_use]
+    pub fn steady() -> Self {
+        use JobKind::{Delete, Provision, Restart, Start, Stop};
+        Self::of([(Provision, 20), (Delete, 20), (Start, 20), (Stop, 20), (Restart, 20)].into())
+    }
     /// Power operations only.
     #[must_use]
     pub fn power() -> Self {
@@ -209,15 +213,17 @@ impl FromStr for Mix {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shape::Profile;
     use super::*;
 
     #[test]
-    fn a_rate_says_when() {
-        let planned: Vec<_> = rate(4.0, Duration::from_secs(2), &Mix::lively(), 1).collect();
+    fn a_shape_says_when_and_a_mix_says_what() {
+        let shape = Shape::new(Profile::Constant, 4.0, 4.0, Duration::from_secs(2)).unwrap();
+        let planned: Vec<_> = shaped(shape, Arrivals::Even, &Mix::lively(), 1).collect();
         assert_eq!(planned.len(), 8);
         assert_eq!(planned[6].due, Some(Duration::from_millis(1_500)));
-        assert_eq!(rate(0.0, Duration::from_secs(2), &Mix::lively(), 1).count(), 0);
-        assert_eq!(rate(f64::NAN, Duration::from_secs(2), &Mix::lively(), 1).count(), 0);
+        let tasks = |arrivals| shaped(shape, arrivals, &Mix::lively(), 1).map(|planned| planned.task).take(4);
+        assert!(tasks(Arrivals::Even).eq(tasks(Arrivals::Poisson)), "other times, the same tasks");
     }
 
     #[test]
