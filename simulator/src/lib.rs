@@ -18,6 +18,7 @@ pub mod inventory;
 pub mod load;
 pub mod managers;
 pub mod plan;
+pub mod plot;
 pub mod remote;
 mod table;
 pub mod trace;
