@@ -28,6 +28,7 @@ mod http;
 mod latencies;
 mod marks;
 mod page;
+mod recording;
 mod report;
 mod run;
 mod series;
@@ -35,6 +36,7 @@ mod shape;
 mod sse;
 mod target;
 mod tenants;
+mod verdict;
 pub mod workload;
 
 pub use arrivals::Arrivals;
@@ -42,6 +44,7 @@ pub use books::Counts;
 pub use http::HttpTarget;
 pub use latencies::Latencies;
 pub use marks::Mark;
+pub use recording::{About, Recording};
 pub use report::{Details, Failures, LatencyMs, Report, Tally};
 pub use series::{Moment, Series};
 pub use shape::{Invalid as InvalidShape, Profile, Shape};
@@ -50,6 +53,7 @@ pub use target::{
     TargetError, VmPage,
 };
 pub use tenants::{InvalidTenants, Tenants};
+pub use verdict::{Check, Outcome};
 pub use workload::{Mix, Planned, Speedup, Task, Workload};
 
 /// How a run is made.
@@ -215,14 +219,17 @@ pub async fn run(
     let mut report = played.report;
     report.hosts = cluster.hosts;
     report.managers = cluster.managers.len() as u64;
+    report.server_version = cluster.version;
+    let (mut listed, mut audited) = (false, false);
     if !report.interrupted {
         let check = check::Check { target: &*target, options: &options, progress: &*progress, stop: &stop, env: &env };
-        check.all(&run, &played.expected, &mut report).await;
+        (listed, audited) = check.all(&run, &played.expected, &mut report).await;
     }
     // The peak of all that came after, too.
     if let Ok(last) = target.sample().await {
         report.rss_mib = report.rss_mib.max(last.rss_mib);
         report.cells_peak = report.cells_peak.max(last.cells.len() as u64);
     }
+    report.checks = verdict::checks(&report, audited, listed);
     Ok(report)
 }

@@ -193,9 +193,8 @@ impl Chart {
         let axis = |axis: Axis, of: fn(&(f64, f64)) -> f64| {
             let drawn = |value: &f64| value.is_finite() && (axis.scale == Scale::Even || *value > 0.0);
             let values = self.lines.iter().flat_map(|line| line.points.iter().map(of)).filter(drawn);
-            let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
-                (least.min(value), most.max(value))
-            });
+            let (least, most) = values
+                .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)));
             if least > most {
                 return None;
             }
@@ -245,8 +244,17 @@ impl Chart {
             .light_line_style(TRANSPARENT)
             .bold_line_style(rgb(GRID.0))
             .axis_style(rgb(AXIS.0))
-            .x_labels(if narrow { 5 } else { 10 })
-            .y_labels(6)
+            .x_labels(match (self.x.scale, narrow) {
+                (Scale::Even, true) => 5,
+                (Scale::Even, false) => 10,
+                // Only whole tenfolds come of fewer.
+                (Scale::Log, true) => 8,
+                (Scale::Log, false) => 16,
+            })
+            .y_labels(match self.y.scale {
+                Scale::Even => 6,
+                Scale::Log => 10,
+            })
             .x_label_formatter(&|value| (self.x.label)(*value))
             .y_label_formatter(&|value| (self.y.label)(*value))
             .x_label_style(text.clone())
@@ -315,7 +323,13 @@ pub fn short(value: f64) -> String {
         size if size >= 1e4 => (value / 1e3, "k"),
         _ => (value, ""),
     };
-    let digits = if scaled.abs() >= 100.0 { 0 } else if scaled.abs() >= 1.0 { 1 } else { 3 };
+    let digits = if scaled.abs() >= 100.0 {
+        0
+    } else if scaled.abs() >= 1.0 {
+        1
+    } else {
+        3
+    };
     let text = format!("{scaled:.digits$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{unit}")
@@ -377,7 +391,9 @@ mod tests {
         for y in [EVEN, LOG] {
             assert_eq!(chart(y, Vec::new()).figure(), "");
             assert_eq!(chart(y, vec![line(&[(0.0, f64::NAN)])]).figure(), "");
-            for points in [&[(1.0, 7.0)][..], &[(0.0, 3.0), (1.0, 3.0)], &[(0.0, 1e-9), (1.0, 1e12)], &[(0.0, 0.0), (1.0, 1.0)]] {
+            for points in
+                [&[(1.0, 7.0)][..], &[(0.0, 3.0), (1.0, 3.0)], &[(0.0, 1e-9), (1.0, 1e12)], &[(0.0, 0.0), (1.0, 1.0)]]
+            {
                 assert!(chart(y, vec![line(points)]).figure().contains("</svg>"), "{points:?}");
             }
         }

@@ -379,7 +379,8 @@ async fn a_slow_cluster_does_not_slow_the_clock() {
     assert!(moments[..2].iter().all(|moment| (35..85).contains(&moment.due)), "{moments:?}");
 
     // The valve: reached, it holds jobs up, and the report says so. Latency still counts from when they were due.
-    let (report, _) = play(Wrong { slow, ..Wrong::default() }, shaped(60.0, 1_000), Options { in_flight: 10, ..open }).await;
+    let (report, _) =
+        play(Wrong { slow, ..Wrong::default() }, shaped(60.0, 1_000), Options { in_flight: 10, ..open }).await;
     assert!(report.clean() && report.in_flight_max == 10, "{report:?}");
     assert!(report.limit_reached_seconds > 1.0 && report.late_ms.max > 1_000.0, "{report:?}");
     assert!(report.latency_ms.p99 > report.late_ms.p99, "{report:?}");

@@ -1,7 +1,8 @@
 //! `cellbus load`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,13 +10,14 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
 use cellbus_simulator::Trace;
 use cellbus_simulator::load::workload::{self, Mix, Speedup};
-use cellbus_simulator::load::{self, HttpTarget, Options, Tenants};
+use cellbus_simulator::load::{self, About, HttpTarget, Options, Recording, Tenants};
 use clap::{ArgGroup, Args};
 
 use crate::exit::{Error, Result};
 use crate::output::Remote;
 use crate::{report, shutdown};
 
+mod measured;
 mod shape;
 
 /// Put load on a running cluster, and check what became of it; exit code 1 unless all is right
@@ -27,7 +29,7 @@ pub(super) struct Command {
     #[command(flatten)]
     shape: shape::Flags,
     /// Kinds of jobs and their weights, such as provision=60,start=10,stop=10,delete=20
-    #[arg(long, value_name = "KIND=WEIGHT,...", requires = "rate")]
+    #[arg(long, value_name = "KIND=WEIGHT,...", conflicts_with = "trace")]
     mix: Option<Mix>,
     /// A trace of VMs (CSV with name, cpu_milli, memory_mib, creation_time, deletion_time)
     #[arg(long, value_name = "FILE")]
@@ -48,9 +50,12 @@ pub(super) struct Command {
     /// Of all choices: the same gives the same jobs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Write the report as a page, too
+    /// Write the report as a page, too: charts, configuration, checks
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+    /// Write all of it as JSON, too: what is on standard output, and how it went moment by moment
+    #[arg(long, value_name = "FILE.json")]
+    json: Option<PathBuf>,
     /// Leave out the audit at the end
     #[arg(long)]
     no_audit: bool,
@@ -60,17 +65,29 @@ impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
         let (workload, total) = self.workload()?;
         let defaults = match self.trace {
-            Some(_) => Options::new(self.tenant),
-            None => Options::on_time(self.tenant),
+            Some(_) => Options::new(self.tenant.clone()),
+            None => Options::on_time(self.tenant.clone()),
         };
         let options = Options {
             seed: self.seed,
             in_flight: self.in_flight.map_or(defaults.in_flight, |jobs| jobs as usize),
             audit: !self.no_audit,
-            tenants: self.tenants.unwrap_or(defaults.tenants),
+            tenants: self.tenants.clone().unwrap_or_else(|| defaults.tenants.clone()),
+            usage: measured::usage,
             ..defaults
         };
+        // A report that cannot be written is better known before the run than after it.
+        for path in [&self.report, &self.json].into_iter().flatten() {
+            writable(path)?;
+        }
         let server = self.remote.server();
+        let mut about = About {
+            server: server.to_owned(),
+            began_at: env.wall().rfc3339(),
+            configuration: self.configuration(&options),
+            versions: [("cellbus load".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+            machine: measured::machine(),
+        };
         let target = HttpTarget::new(server, env.clone()).map_err(|error| Error::Usage(error.to_string()))?;
         let stop = shutdown::on_signal(env)?;
         let watched = Arc::new(report::Watched::new(env.clone(), total));
@@ -78,18 +95,50 @@ impl Command {
         watched.end();
         match run {
             Ok(report) => {
-                if let Some(path) = &self.report {
-                    let page = report.html(&format!("Load on {server}"));
-                    std::fs::write(path, page)
-                        .with_context(|| format!("cannot write the report {}", path.display()))?;
+                if let Some(version) = &report.server_version {
+                    about.versions.insert("server".to_owned(), version.clone());
                 }
-                report::show(&report, self.remote.format())
+                let recording = Recording::new(report, about);
+                if let Some(path) = &self.report {
+                    write(path, &recording.html(&format!("Load on {server}")))?;
+                }
+                if let Some(path) = &self.json {
+                    write(path, &serde_json::to_string(&recording).context("a recording is plain data")?)?;
+                }
+                report::show(&recording.report, self.remote.format())
             }
             Err(load::Error::NoCluster(reason)) => {
                 Err(Error::Unreachable { server: server.to_owned(), reason: reason.to_string() })
             }
             Err(error @ load::Error::RunName) => Err(Error::Usage(error.to_string())),
         }
+    }
+
+    /// What was asked for, for the report.
+    fn configuration(&self, options: &Options) -> BTreeMap<String, String> {
+        let load = match &self.trace {
+            Some(path) => {
+                let speed = match self.speedup {
+                    Speedup::Max => "as fast as the cluster takes it".to_owned(),
+                    Speedup::Times(times) => format!("{times} times as fast as it was recorded"),
+                };
+                format!("the trace {}, {speed}", path.display())
+            }
+            None => self.shape.described(),
+        };
+        let mix = self.trace.is_none().then(|| self.mix.clone().unwrap_or_else(Mix::lively).to_string());
+        let tenants: Vec<String> = options.tenants.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+        let named = [
+            ("load", Some(load)),
+            ("mix", mix),
+            ("tenants", Some(tenants.join(","))),
+            ("in flight, at most", Some(options.in_flight.to_string())),
+            ("calls at once, at most", Some(options.senders.to_string())),
+            ("seed", Some(options.seed.to_string())),
+            ("audit at the end", Some(if options.audit { "yes" } else { "no" }.to_owned())),
+            ("server", Some(self.remote.server().to_owned())),
+        ];
+        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
     /// The workload, and of how many jobs it is.
@@ -105,4 +154,14 @@ impl Command {
         let total = shape.due_by(shape.seconds()) as u64;
         Ok((workload::shaped(shape, self.shape.arrivals(), &mix, self.seed), total))
     }
+}
+
+/// Whether a file can be written there; it is left as it is, or empty.
+fn writable(path: &Path) -> Result<()> {
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map(|_| ()).map_err(|error| Error::Usage(format!("cannot write {}: {error}", path.display())))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    Ok(std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?)
 }

@@ -183,13 +183,7 @@ pub(super) struct Expected {
 }
 
 impl Books {
-    pub(super) fn new(
-        run: &str,
-        options: &Options,
-        managers: Vec<String>,
-        work: Workload,
-        began: Mono,
-    ) -> Self {
+    pub(super) fn new(run: &str, options: &Options, managers: Vec<String>, work: Workload, began: Mono) -> Self {
         let tenants = options.tenants.count();
         Self {
             run: run.to_owned(),
@@ -353,12 +347,7 @@ impl Books {
         effect.vm().filter(|vm| self.vms[*vm].pooled).map(|vm| self.vms[vm].tenant)
     }
 
-    fn create(
-        &mut self,
-        tenant: usize,
-        key: Option<Arc<str>>,
-        size: Size,
-    ) -> (Effect, (JobKind, Option<VmId>, Value)) {
+    fn create(&mut self, tenant: usize, key: Option<Arc<str>>, size: Size) -> (Effect, (JobKind, Option<VmId>, Value)) {
         let number = self.named;
         self.named += 1;
         let mut labels = json!({ LABEL: self.run });
@@ -632,6 +621,10 @@ impl Books {
     /// What became of the jobs of each type.
     pub(super) fn by_type(&self) -> BTreeMap<String, Tally> {
         self.by_type.iter().map(|(kind, tallied)| ((*kind).to_owned(), tallied.tally())).collect()
+    }
+    /// How long the jobs of each type took.
+    pub(super) fn latency_by_type(&self) -> BTreeMap<String, Latencies> {
+        self.by_type.iter().map(|(kind, tallied)| ((*kind).to_owned(), tallied.latencies.clone())).collect()
     }
     /// What became of the jobs of each tenant.
     pub(super) fn by_tenant(&self) -> BTreeMap<String, Tally> {

@@ -40,7 +40,9 @@ struct Difference {
 }
 
 impl Check<'_> {
-    pub(super) async fn all(&self, run: &str, expected: &Expected, report: &mut Report) {
+    /// Does them all, as far as the options ask for them; whether VMs were listed and the directory audited.
+    pub(super) async fn all(&self, run: &str, expected: &Expected, report: &mut Report) -> (bool, bool) {
+        let (mut listed, mut audited) = (false, false);
         self.progress.phase(Phase::Checking);
         match self.settled(run, expected).await {
             Ok(found) => {
@@ -49,6 +51,7 @@ impl Check<'_> {
                 report.vms_unexpected = found.unexpected;
                 report.duplicates = found.duplicates;
                 report.directory_entries = found.listed;
+                listed = true;
             }
             Err(error) => report.unchecked.push(format!("the VMs could not be listed: {error}")),
         }
@@ -62,15 +65,17 @@ impl Check<'_> {
         if self.options.audit && !self.stop.is_cancelled() {
             self.progress.phase(Phase::Auditing);
             match self.target.audit().await {
-                Ok(audited) => {
-                    report.directory_entries = audited.vms;
-                    report.directory_mismatches = audited.mismatches;
-                    report.duplicates += audited.duplicates;
+                Ok(found) => {
+                    report.directory_entries = found.vms;
+                    report.directory_mismatches = found.mismatches;
+                    report.duplicates += found.duplicates;
+                    audited = true;
                 }
                 Err(error) => report.unchecked.push(format!("the audit failed: {error}")),
             }
         }
         report.interrupted |= self.stop.is_cancelled();
+        (listed, audited)
     }
 
     async fn settled(&self, run: &str, expected: &Expected) -> Result<Difference, TargetError> {

@@ -1,142 +1,244 @@
-//! A report as one HTML page that needs nothing else: for people, beside the JSON for scripts.
+//! A recording as one HTML page that needs nothing else: for people, beside the JSON for scripts.
 
 use std::fmt::Write as _;
 
-use super::report::Report;
-use super::series::{Moment, Series};
+use super::recording::Recording;
+use super::report::{LatencyMs, Tally};
+use super::verdict::Outcome;
+use crate::plot::{self, escaped};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:56rem;padding:0 1rem;\
-color:#1c2430;background:#fff}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;\
-text-align:left;border-bottom:1px solid #d8dee6}td.n{text-align:right;font-variant-numeric:tabular-nums}\
-svg{width:100%;height:auto;border:1px solid #d8dee6}.bad{color:#b3261e}.good{color:#1b6e3c}\
-@media(prefers-color-scheme:dark){body{color:#dfe5ec;background:#12161c}td,th,svg{border-color:#38414d}\
-.bad{color:#ff8a80}.good{color:#7fd6a2}}";
+mod charts;
 
-/// Points of a curve at the most: more than a screen shows says nothing.
-const POINTS_MAX: usize = 600;
+const STYLE: &str = "\
+:root{color-scheme:light dark;--text:#1c2430;--soft:#556070;--back:#fff;--card:#f5f7fa;--line:#dde3ea;--bad:#b3261e;--good:#1b6e3c;--dim:#8a6d00}\
+@media(prefers-color-scheme:dark){:root{--text:#dfe5ec;--soft:#9fabb9;--back:#12161c;--card:#1a2028;--line:#313a46;--bad:#ff8a80;--good:#7fd6a2;--dim:#e6c65c}}\
+*{box-sizing:border-box}\
+body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;margin:2rem auto 4rem;max-width:60rem;padding:0 1.25rem;color:var(--text);background:var(--back)}\
+h1{font-size:1.5rem;line-height:1.25;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2.4rem 0 .5rem;padding-bottom:.25rem;border-bottom:1px solid var(--line)}\
+.sub{color:var(--soft);margin:0 0 1rem}\
+.verdict{margin:1rem 0;padding:.6rem .9rem;border-radius:.5rem;background:var(--card);border-left:.3rem solid var(--good)}.verdict.bad{border-color:var(--bad)}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.6rem;margin:1rem 0}\
+.tiles div{background:var(--card);border-radius:.5rem;padding:.55rem .8rem}.tiles b{display:block;font-size:1.3rem;line-height:1.3;font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:.82rem}\
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem}\
+th,td{padding:.3rem .7rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}thead th{color:var(--soft);font-weight:500;white-space:nowrap}\
+tbody th{font-weight:500}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
+td{overflow-wrap:anywhere}td.said{white-space:nowrap;width:1%}th.mark,td.mark{width:1%;white-space:nowrap;font-variant-numeric:tabular-nums}.bad{color:var(--bad)}.good{color:var(--good)}.dim{color:var(--dim)}p.note,small{color:var(--soft)}p.note{font-size:.9rem}";
 
-impl Report {
+/// Tenants in the table at the most.
+const TENANTS_SHOWN: usize = 30;
+/// Rows of what happened at the most.
+const MARKS_SHOWN: usize = 60;
+
+impl Recording {
     /// As a page of its own, under this title.
     #[must_use]
     pub fn html(&self, title: &str) -> String {
         let title = escaped(title);
-        let verdict = if self.clean() {
-            "<p class=good>Everything went as asked, and everything is there once.</p>"
-        } else {
-            "<p class=bad>Not everything went as asked: see below.</p>"
-        };
         let mut page = format!(
-            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-             <title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{verdict}"
+            "<!doctype html>\n<html lang=en><head><meta charset=utf-8>\
+             <meta name=viewport content=\"width=device-width,initial-scale=1\"><title>{title}</title>\
+             <style>{STYLE}{}</style></head><body>\n<h1>{title}</h1>\n",
+            plot::style()
         );
-        self.table(&mut page);
-        self.problems(&mut page);
-        curve(&mut page, "Jobs ended a second", &self.details.series, |moment| (moment.succeeded + moment.failed) as f64);
-        curve(&mut page, "Jobs under way", &self.details.series, |moment| moment.open as f64);
+        self.head(&mut page);
+        self.tiles(&mut page);
+        page.push_str("<h2>How it went</h2>\n");
+        charts::all(self, &mut page);
+        self.happened(&mut page);
+        self.tables(&mut page);
+        self.checks(&mut page);
+        self.surroundings(&mut page);
+        page.push_str("</body></html>\n");
         page
     }
 
-    fn table(&self, page: &mut String) {
-        let latency = self.latency_ms;
-        let rows = [
-            ("Cluster", format!("{} hosts, {} managers, {} cells", self.hosts, self.managers, self.cells_peak)),
-            ("Jobs acknowledged", self.jobs_submitted.to_string()),
-            ("Jobs as asked", self.jobs_succeeded.to_string()),
-            ("Jobs failed", self.jobs_failed.to_string()),
-            ("Jobs refused", self.jobs_refused.to_string()),
-            ("Jobs without an outcome", self.jobs_unfinished.to_string()),
-            ("VMs made", self.vms_created.to_string()),
-            ("VMs deleted", self.vms_deleted.to_string()),
-            ("Lost", self.lost.to_string()),
-            ("Duplicates", self.duplicates.to_string()),
-            ("Unexpected VMs", self.vms_unexpected.to_string()),
-            ("VMs in the directory", self.directory_entries.to_string()),
-            ("Differences between directory and managers", self.directory_mismatches.to_string()),
-            ("Time", format!("{:.1} s", self.wall_seconds)),
-            ("Jobs a second", format!("{:.0}", self.jobs_per_second)),
-            ("Latency p50", format!("{:.1} ms", latency.p50)),
-            ("Latency p90", format!("{:.1} ms", latency.p90)),
-            ("Latency p99", format!("{:.1} ms", latency.p99)),
-            ("Latency, the slowest", format!("{:.1} ms", latency.max)),
-            ("Look-ups a second", format!("{:.0}", self.lookups_per_second)),
-            ("Memory of the server", format!("{} MiB", self.rss_mib)),
-        ];
-        page.push_str("<table>");
-        for (name, value) in rows {
-            // Writing to a String cannot fail.
-            let _ = write!(page, "<tr><th scope=row>{name}<td class=n>{value}");
+    // Writing to a String cannot fail, here and below.
+
+    fn head(&self, page: &mut String) {
+        let about = &self.about;
+        let version = about.versions.get("server").map(|version| format!(", version {version}")).unwrap_or_default();
+        let report = &self.report;
+        let fleet = format!(
+            "{} hosts of {} managers, {} cells{version}",
+            grouped(report.hosts),
+            grouped(report.managers),
+            report.cells_peak
+        );
+        let _ = writeln!(page, "<p class=sub>{} · {}</p>", escaped(&about.began_at), escaped(&fleet));
+        if let Some(load) = about.configuration.get("load") {
+            let _ = writeln!(page, "<p class=sub>Load: {}</p>", escaped(load));
         }
-        page.push_str("</table>");
+        let failed: Vec<&str> = report
+            .checks
+            .iter()
+            .filter(|check| check.outcome == Outcome::Failed)
+            .map(|check| check.name.as_str())
+            .collect();
+        let (class, words) = if report.interrupted {
+            (" bad", "The run was broken off; this is what there was until then.".to_owned())
+        } else if report.clean() {
+            ("", "Everything went as asked, and everything is there once.".to_owned())
+        } else if failed.is_empty() {
+            (" bad", "Not everything could be checked: see below.".to_owned())
+        } else {
+            (" bad", format!("Not as it should be: {}.", failed.join("; ")))
+        };
+        let _ = writeln!(page, "<p class=\"verdict{class}\">{}</p>", escaped(&words));
     }
 
-    fn problems(&self, page: &mut String) {
-        if self.interrupted {
-            page.push_str("<p class=bad>The run was broken off.</p>");
+    fn tiles(&self, page: &mut String) {
+        let report = &self.report;
+        let latency = report.latency_ms;
+        let tiles = [
+            (grouped(report.jobs_submitted), "jobs acknowledged"),
+            (format!("{:.0}", report.jobs_per_second), "jobs ended a second"),
+            (charts::millis(latency.p50), "latency p50"),
+            (charts::millis(latency.p99), "latency p99"),
+            (charts::millis(latency.max), "the slowest job"),
+            (grouped(report.in_flight_max), "jobs open at the most"),
+            (grouped(report.lost), "lost"),
+            (grouped(report.duplicates), "duplicated"),
+            (grouped(report.lookups_per_second as u64), "look-ups a second"),
+            (format!("{} MiB", grouped(report.rss_mib)), "server's memory at its peak"),
+        ];
+        page.push_str("<div class=tiles>");
+        for (value, name) in tiles {
+            let _ = write!(page, "<div><b>{value}</b><span>{name}</span></div>");
         }
-        for unchecked in &self.unchecked {
-            let _ = write!(page, "<p class=bad>{}</p>", escaped(unchecked));
-        }
-        if self.failures.is_empty() {
+        page.push_str("</div>\n");
+    }
+
+    fn happened(&self, page: &mut String) {
+        if self.marks.is_empty() {
             return;
         }
-        page.push_str("<h2>Failures</h2><table><tr><th>Code<th>Times<th>What the first said");
-        for (code, failures) in &self.failures {
-            let _ =
-                write!(page, "<tr><td>{}<td class=n>{}<td>{}", escaped(code), failures.count, escaped(&failures.first));
+        page.push_str("<h2>What happened meanwhile</h2>\n<div class=scroll><table><thead><tr><th class=mark>Mark<th class=mark>At<th>What</thead><tbody>");
+        let groups = charts::groups(&self.marks);
+        for (number, at, whats) in groups.iter().take(MARKS_SHOWN) {
+            let shown: Vec<&str> = whats.iter().take(8).copied().collect();
+            let more = if whats.len() > 8 { format!("; and {} more", whats.len() - 8) } else { String::new() };
+            let words = escaped(&shown.join("; "));
+            let _ = write!(page, "<tr><td class=mark>{number}<td class=mark>{at:.1} s<td>{words}{more}");
         }
-        page.push_str("</table>");
+        page.push_str("</table></div>\n");
+        let left_out = groups.len().saturating_sub(MARKS_SHOWN) as u64 + self.marks_dropped;
+        if left_out > 0 {
+            let _ = writeln!(page, "<p class=note>{left_out} more are not listed.</p>");
+        }
+    }
+
+    fn tables(&self, page: &mut String) {
+        let report = &self.report;
+        page.push_str("<h2>By type of job</h2>\n");
+        tallies(
+            page,
+            "Type",
+            report.by_type.iter(),
+            Some(("all", report.jobs_succeeded, report.jobs_failed, report.latency_ms)),
+        );
+        if report.by_tenant.len() > 1 {
+            page.push_str("<h2>By tenant</h2>\n");
+            let mut tenants: Vec<(&String, &Tally)> = report.by_tenant.iter().collect();
+            tenants.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.succeeded + tally.failed));
+            tallies(page, "Tenant", tenants.iter().copied().take(TENANTS_SHOWN), None);
+            if tenants.len() > TENANTS_SHOWN {
+                let _ = writeln!(page, "<p class=note>The busiest {TENANTS_SHOWN} of {}.</p>", tenants.len());
+            }
+        }
+        if !report.failures.is_empty() {
+            page.push_str("<h2>Failures</h2>\n<div class=scroll><table><thead><tr><th>Code<th class=n>Times<th>What the first said</thead><tbody>");
+            for (code, failures) in &report.failures {
+                let (code, first) = (escaped(code), escaped(&failures.first));
+                let _ = write!(page, "<tr><th scope=row>{code}<td class=n>{}<td>{first}", grouped(failures.count));
+            }
+            page.push_str("</table></div>\n");
+        }
+    }
+
+    fn checks(&self, page: &mut String) {
+        page.push_str("<h2>Checks</h2>\n<div class=scroll><table><tbody>");
+        for check in &self.report.checks {
+            let (class, said) = match check.outcome {
+                Outcome::Passed => ("good", "passed"),
+                Outcome::Failed => ("bad", "failed"),
+                Outcome::NotDone => ("dim", "not done"),
+            };
+            let (name, found) = (escaped(&check.name), escaped(&check.found));
+            let _ = write!(page, "<tr><td class=\"said {class}\">{said}<th scope=row>{name}<td>{found}");
+        }
+        page.push_str("</table></div>\n");
+        for unchecked in &self.report.unchecked {
+            let _ = writeln!(page, "<p class=bad>{}</p>", escaped(unchecked));
+        }
+        if self.report.limit_reached_seconds > 0.0 {
+            let _ = writeln!(
+                page,
+                "<p class=bad>For {:.1} s jobs that were due were held up here, as {} had no outcome.</p>",
+                self.report.limit_reached_seconds,
+                grouped(self.report.in_flight_limit)
+            );
+        }
+    }
+
+    fn surroundings(&self, page: &mut String) {
+        let about = &self.about;
+        for (title, rows) in [
+            ("Configuration", &about.configuration),
+            ("Versions", &about.versions),
+            ("The harness's machine", &about.machine),
+        ] {
+            if rows.is_empty() {
+                continue;
+            }
+            let _ = write!(page, "<h2>{title}</h2>\n<div class=scroll><table><tbody>");
+            for (name, value) in rows {
+                let _ = write!(page, "<tr><th scope=row>{}<td>{}", escaped(name), escaped(value));
+            }
+            page.push_str("</table></div>\n");
+        }
     }
 }
 
-fn curve(page: &mut String, name: &str, series: &Series, value: impl Fn(&Moment) -> f64) {
-    let points: Vec<(f64, f64)> = series.timed().map(|(at, moment)| (at, value(moment))).collect();
-    let (Some((end, _)), true) = (points.last(), points.len() > 1) else { return };
-    let top = points.iter().map(|(_, value)| *value).fold(1.0, f64::max);
-    let every = points.len().div_ceil(POINTS_MAX);
+fn tallies<'a>(
+    page: &mut String,
+    what: &str,
+    rows: impl Iterator<Item = (&'a String, &'a Tally)>,
+    sum: Option<(&str, u64, u64, LatencyMs)>,
+) {
     let _ = write!(
         page,
-        "<h2>{name}</h2><svg viewBox=\"0 0 600 160\" role=img aria-label=\"{name}, up to {top:.0}, over {end:.0} s\">\
-         <polyline fill=none stroke=\"#2f6fde\" stroke-width=1.5 points=\"",
+        "<div class=scroll><table><thead><tr><th>{what}<th class=n>Succeeded<th class=n>Failed<th class=n>p50<th class=n>p90\
+         <th class=n>p99<th class=n>Slowest</thead><tbody>"
     );
-    for (at, value) in points.iter().step_by(every) {
-        let (x, y) = (at / end.max(0.001) * 600.0, 155.0 - value / top * 150.0);
-        let _ = write!(page, "{x:.1},{y:.1} ");
+    let rows = rows.map(|(name, tally)| (name.as_str(), tally.succeeded, tally.failed, tally.latency_ms)).chain(sum);
+    for (name, succeeded, failed, latency) in rows {
+        let bad = if failed > 0 { " bad" } else { "" };
+        let name = escaped(name);
+        let _ = write!(
+            page,
+            "<tr><th scope=row>{name}<td class=n>{}<td class=\"n{bad}\">{}",
+            grouped(succeeded),
+            grouped(failed)
+        );
+        for value in [latency.p50, latency.p90, latency.p99, latency.max] {
+            let _ = write!(page, "<td class=n>{}", charts::millis(value));
+        }
     }
-    let _ = write!(page, "\"/></svg><p>Top: {top:.0}. Over {end:.0} s.</p>");
+    page.push_str("</table></div>\n");
 }
 
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
+/// With a thin space at every third digit.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() * 2);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push('\u{202f}');
         }
+        out.push(digit);
     }
     out
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::report::{Details, Failures};
-    use super::*;
-
-    #[test]
-    fn a_page_shows_what_was_found_and_nothing_of_it_as_markup() {
-        let failures = [("no_room".to_owned(), Failures { count: 2, first: "<b>full</b>".to_owned() })].into();
-        let moments = (0..1_000).map(|_| Moment { succeeded: 7, open: 3, ..Moment::default() }).collect();
-        let series = Series { moments, ..Series::default() };
-        let details = Details { series, ..Details::default() };
-        let report = Report { jobs_submitted: 4_711, jobs_failed: 2, failures, details, ..Report::default() };
-        let page = report.html("a & b");
-        for part in ["a &amp; b", "<td class=n>4711", "&lt;b&gt;full", "no_room", "Jobs under way", "class=bad"] {
-            assert!(page.contains(part), "{part} is not in {page}");
-        }
-        assert!(page.matches(',').count() < 3_000, "curves are thinned out");
-        assert!(!page.contains("<b>"));
-        assert!(Report::default().html("x").contains("class=good"));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::latencies::Latencies;
 use super::marks::Mark;
 use super::series::Series;
+use super::verdict::{Check, Outcome};
 
 /// The result of a run. Serialises to the object that scripts read; fields are only ever added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,6 +84,10 @@ pub struct Report {
     pub by_type: BTreeMap<String, Tally>,
     /// By tenant.
     pub by_tenant: BTreeMap<String, Tally>,
+    /// The version of the server, where it says one.
+    pub server_version: Option<String>,
+    /// What was checked, and what came of it.
+    pub checks: Vec<Check>,
     /// How it went, moment by moment: written by [`super::Recording`], not for scripts.
     #[serde(skip)]
     pub details: Details,
@@ -93,6 +98,8 @@ pub struct Report {
 pub struct Details {
     /// Moment by moment.
     pub series: Series,
+    /// Latencies of each type of job.
+    pub latency_by_type: BTreeMap<String, Latencies>,
     /// What happened to the cluster meanwhile.
     pub marks: Vec<Mark>,
     /// As much more happened, and is not kept.
@@ -148,7 +155,8 @@ impl Report {
             self.directory_mismatches,
             self.vms_unexpected,
         ];
-        wrong.iter().all(|count| *count == 0) && !self.interrupted && self.unchecked.is_empty()
+        let failed = self.checks.iter().any(|check| check.outcome == Outcome::Failed);
+        wrong.iter().all(|count| *count == 0) && !failed && !self.interrupted && self.unchecked.is_empty()
     }
 }
 

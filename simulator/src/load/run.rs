@@ -394,6 +394,7 @@ impl Run<'_> {
             interrupted,
             details: Details {
                 series: std::mem::take(&mut self.books.series),
+                latency_by_type: self.books.latency_by_type(),
                 marks: std::mem::take(&mut self.marks.all),
                 marks_dropped: self.marks.dropped,
             },

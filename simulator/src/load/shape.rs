@@ -213,7 +213,10 @@ mod tests {
         assert_eq!(refused(Profile::Constant, 0.0, 5.0, MINUTE), Invalid::Nothing);
         assert_eq!(refused(Profile::Step { steps: 1 }, 1.0, 5.0, MINUTE), Invalid::Steps(1));
         assert_eq!(refused(Profile::Burst { period: MINUTE, duty: 1.0 }, 1.0, 5.0, MINUTE), Invalid::Duty(1.0));
-        assert_eq!(refused(Profile::Daily { period: Duration::ZERO }, 1.0, 5.0, MINUTE), Invalid::Length(Duration::ZERO));
+        assert_eq!(
+            refused(Profile::Daily { period: Duration::ZERO }, 1.0, 5.0, MINUTE),
+            Invalid::Length(Duration::ZERO)
+        );
         assert_eq!(refused(Profile::Ramp, 1.0, 5.0, Duration::MAX), Invalid::Length(Duration::MAX));
     }
 }

@@ -1,6 +1,7 @@
 //! What is asked of a cluster, and when: at a rate, from a trace, or all at once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +194,15 @@ impl Mix {
     }
 }
 
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (kind, weight)) in self.weights.iter().enumerate() {
+            write!(f, "{}{}={weight}", if index > 0 { "," } else { "" }, kind.as_str())?;
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Mix {
     type Err = InvalidMix;
     fn from_str(text: &str) -> Result<Self, InvalidMix> {
@@ -233,6 +243,7 @@ mod tests {
         let creates = drawn.iter().filter(|planned| matches!(planned.task, Task::Create { .. })).count();
         assert!((2_800..3_200).contains(&creates), "{creates}");
         assert_eq!(drawn, operations(4_000, &mix, 7).collect::<Vec<_>>());
+        assert_eq!(mix.to_string().parse::<Mix>().unwrap().to_string(), "provision=3,delete=1");
         for bad in ["", "provision", "provision=0", "provision=-1", "cancel=1", "sleep=1", "start=1,,stop=1"] {
             assert!(bad.parse::<Mix>().is_err(), "{bad}");
         }

@@ -8,6 +8,9 @@ use clap::{Args, ValueEnum};
 use crate::exit::{Error, Result};
 use crate::jobs::duration;
 
+/// What has no rate.
+const OTHERS: [&str; 1] = ["trace"];
+
 #[derive(Debug, Args)]
 pub(super) struct Flags {
     /// So many jobs a second, drawn from --mix; for other shapes than constant, where the rate begins
@@ -15,25 +18,25 @@ pub(super) struct Flags {
     pub(super) rate: Option<f64>,
     /// What the rate does: step and ramp go from --rate to --peak; burst alternates between --peak and --rate; daily
     /// swings between them
-    #[arg(long, value_enum, value_name = "SHAPE", default_value = "constant", requires = "rate")]
+    #[arg(long, value_enum, value_name = "SHAPE", default_value = "constant", conflicts_with_all = OTHERS)]
     shape: Kind,
     /// The other rate of a shape, jobs a second
-    #[arg(long, value_name = "N", requires = "rate")]
+    #[arg(long, value_name = "N", conflicts_with_all = OTHERS)]
     peak: Option<f64>,
     /// Levels of --shape step
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "rate")]
+    #[arg(long, value_name = "N", default_value_t = 5, conflicts_with_all = OTHERS)]
     steps: u32,
     /// From burst to burst (60s if not given), or how long a day of --shape daily is (24h)
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "rate")]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = OTHERS)]
     period: Option<Duration>,
     /// How long each burst is; half of the period if not given
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "rate")]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = OTHERS)]
     burst: Option<Duration>,
     /// even: jobs as far apart as the rate says; poisson: at random, as from many senders
-    #[arg(long, value_enum, value_name = "KIND", default_value = "even", requires = "rate")]
+    #[arg(long, value_enum, value_name = "KIND", default_value = "even", conflicts_with_all = OTHERS)]
     arrivals: Spread,
     /// For how long, such as 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", requires = "rate")]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", conflicts_with_all = OTHERS)]
     duration: Duration,
 }
 
@@ -66,7 +69,7 @@ impl Flags {
     /// The shape that they describe.
     pub(super) fn shape(&self) -> Result<Shape> {
         let rate = self.rate.unwrap_or_default();
-        if !(rate >= 0.0 && rate <= 1e6) || (self.shape == Kind::Constant && rate == 0.0) {
+        if !(0.0..=1e6).contains(&rate) || (self.shape == Kind::Constant && rate == 0.0) {
             return Err(Error::Usage(format!("--rate {rate}: jobs a second, above 0 and at most 1000000")));
         }
         let periodic = match self.shape {
@@ -97,7 +100,9 @@ impl Flags {
                 let period = self.period.unwrap_or(BURST_PERIOD);
                 let burst = self.burst.unwrap_or(period / 2);
                 if burst.is_zero() || burst >= period {
-                    return Err(Error::Usage("--burst: a burst is longer than nothing and shorter than --period".to_owned()));
+                    return Err(Error::Usage(
+                        "--burst: a burst is longer than nothing and shorter than --period".to_owned(),
+                    ));
                 }
                 Profile::Burst { period, duty: burst.as_secs_f64() / period.as_secs_f64() }
             }

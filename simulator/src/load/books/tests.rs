@@ -54,12 +54,8 @@ fn operations_are_legal_for_the_vm_they_meet() {
     let mut kinds = std::collections::BTreeSet::new();
     for turn in 0..2_000 {
         let (job, event) = take(&mut books);
-        let kind = event["type"]
-            .as_str()
-            .unwrap()
-            .trim_start_matches("io.cellbus.job.")
-            .trim_end_matches(".v1")
-            .to_owned();
+        let kind =
+            event["type"].as_str().unwrap().trim_start_matches("io.cellbus.job.").trim_end_matches(".v1").to_owned();
         let snapshot = event["data"]["snapshot"].as_str().map(str::to_owned);
         match kind.as_str() {
             "provision" => assert_eq!(turn, 0),
