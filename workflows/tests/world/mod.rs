@@ -37,6 +37,30 @@ pub enum Fate {
     Closed,
 }
 
+/// A moment at which an owner may die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// What it has decided is not in the log yet.
+    BeforeAppend,
+    /// It is in the log, and nothing has followed from it.
+    AfterAppend,
+    /// An effect was carried out, and nobody has heard.
+    AfterEffect,
+}
+
+/// One fault, at the so many-th of its kind from when it was set.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// The owner dies.
+    Crash(Moment, usize),
+    /// A call meets this.
+    Call(usize, Fate),
+    /// A call is made twice, the second time late.
+    Copy(usize),
+    /// A publication or an event is carried out twice, and its answer lost.
+    Repeat(usize),
+}
+
 #[derive(Clone, Debug)]
 pub struct Held {
     pub facts: VmFacts,
@@ -61,6 +85,10 @@ pub struct World {
     pub effects: VecDeque<(usize, Effect)>,
     /// Every call that reached a manager, in order.
     pub calls: Vec<(Step, VmId, OpNumber)>,
+    /// A single fault.
+    pub fault: Option<Fault>,
+    /// Appends, calls and effects since the fault was set.
+    pub counted: (usize, usize, usize),
     /// Copies of calls that are still on their way.
     pub copies: Vec<Call>,
     /// What the next calls of a step meet.
@@ -161,6 +189,8 @@ impl World {
             events: BTreeMap::new(),
             effects: VecDeque::new(),
             calls: Vec::new(),
+            fault: None,
+            counted: (0, 0, 0),
             copies: Vec::new(),
             fates: BTreeMap::new(),
             chaos: 0,
@@ -251,12 +281,18 @@ impl World {
     /// Appends what the shard has decided. `false` if there was nothing.
     pub fn append(&mut self, index: usize) -> bool {
         let Some(batch) = self.shards[index].take_batch() else { return false };
+        let n = self.counted.0;
+        self.counted.0 += 1;
+        if self.crashes(Moment::BeforeAppend, n) {
+            self.open(index);
+            return true;
+        }
         let mut entry = batch.entry;
         entry.prev = Seq(self.logs[index].len() as u64);
         // What is written is what is read.
         let entry = Entry::decode(&entry.encode()).expect("an entry reads back");
         self.logs[index].push(entry);
-        if self.chance() {
+        if self.chance() || self.crashes(Moment::AfterAppend, n) {
             // The owner dies between the append and its effects.
             self.open(index);
             return true;
@@ -272,8 +308,21 @@ impl World {
     }
 
     fn carry_out(&mut self, index: usize, effect: Effect) {
+        let n = self.counted.2;
+        self.counted.2 += 1;
+        let repeated = matches!(self.fault, Some(Fault::Repeat(at)) if at == n);
         let answer = match effect.what {
             EffectKind::Call(call) => {
+                let nth = self.counted.1;
+                self.counted.1 += 1;
+                if let Some(Fault::Call(at, fate)) = self.fault
+                    && at == nth
+                {
+                    self.fates.entry(call.step).or_default().push_front(fate);
+                }
+                if matches!(self.fault, Some(Fault::Copy(at)) if at == nth) {
+                    self.copies.push(call.clone());
+                }
                 let answer = self.call(&call);
                 if self.chance() {
                     // The call is made twice, as after a reissue; the copy may come late.
@@ -287,7 +336,7 @@ impl World {
                 EffectAnswer::Call(answer)
             }
             EffectKind::Publish(items) => {
-                let twice = self.chance();
+                let twice = self.chance() || repeated;
                 for (queue, bodies) in items {
                     for body in bodies {
                         if twice {
@@ -296,7 +345,7 @@ impl World {
                         self.publish(queue, body);
                     }
                 }
-                if self.chance() {
+                if self.chance() || repeated {
                     EffectAnswer::Failed { detail: "no answer".to_owned() }
                 } else {
                     EffectAnswer::Published
@@ -308,14 +357,18 @@ impl World {
                     assert_eq!(first.body, event.body, "an event sent again is the same event");
                 }
                 self.events.insert(event.id.clone(), event);
-                EffectAnswer::Published
+                if repeated { EffectAnswer::Failed { detail: "no answer".to_owned() } } else { EffectAnswer::Published }
             }
         };
-        if self.chance() {
+        if self.chance() || self.crashes(Moment::AfterEffect, n) {
             self.open(index);
         } else {
             self.handle(index, Input::Answered { intent: effect.intent, answer });
         }
+    }
+
+    fn crashes(&self, moment: Moment, n: usize) -> bool {
+        matches!(self.fault, Some(Fault::Crash(then, at)) if then == moment && at == n)
     }
 
     fn by_name(&self, tenant: &TenantId, name: &VmName) -> Vec<VmId> {
