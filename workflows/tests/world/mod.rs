@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+mod rows;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -621,6 +623,7 @@ impl World {
             }
         }
         assert!(copies.is_empty(), "orphans: {copies:?}");
+        rows::check(&self.shards, &self.logs, self.count, &self.limits);
         let outcomes = |id: &str| {
             self.events
                 .keys()
