@@ -26,7 +26,7 @@ mod rejection;
 mod write;
 
 pub use batch::parse_batch;
-pub use binary::{Mode, mode, parse_binary, parse_message};
+pub use binary::{Mode, in_one_piece, mode, parse_binary, parse_message};
 pub use envelope::{EXTENSION_BYTES_MAX, EXTENSION_NAME_MAX, EXTENSIONS_MAX, ID_BYTES_MAX, SOURCE_BYTES_MAX, type_of};
 pub use rejection::{BatchRejection, Code, Rejection};
 pub use write::{ErrorData, EventKind, OutcomeData, OutgoingEvent, VmData, job_event};

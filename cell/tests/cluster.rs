@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use cellbus_bus::Bus as _;
+use cellbus_bus::cloudevent::Tenants;
 use cellbus_bus::contract::Error as BusError;
 use cellbus_bus::ids::{Epoch, Seq};
 use cellbus_cell::gateway::Submitted;
@@ -435,4 +436,74 @@ async fn a_job_shows_how_far_it_is_wherever_its_vms_live() {
         assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
     }
     assert_eq!(listed(Some(JobState::Running)).await.len(), 0);
+}
+
+/// A job of a tenant that was not known is put aside, and taken once it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_is_tried_again() {
+    let mut cluster = Cluster::start(1, 8, &[("vc-1", 4, 16)]).await;
+    let first = cluster.cells.remove(0);
+    cluster.tenants = Tenants::Listed(["other".parse().unwrap()].into());
+    let second = cluster.add_cell();
+    first.kill();
+    cluster.cells.clear();
+    let gateway = cluster.gateway.clone();
+    let letters = || async { gateway.dead_letters(None, 10).await.map_err(|e| e.to_string()) };
+    cluster
+        .until("the second has everything", || async {
+            if second.shards_open() == 8 { Ok(()) } else { Err(second.shards_open().to_string()) }
+        })
+        .await;
+
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": "late", "source": "/test", "type": "io.cellbus.job.provision.v1",
+        "data": {"name": "web", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "x"},
+    });
+    cluster.bus.ingress_publish("acme", Vec::new(), event.to_string().into()).await.unwrap();
+    cluster
+        .until("the message is put aside", || async {
+            let letters = letters().await?.items;
+            let there = letters.len() == 1 && letters[0].code == "unknown_tenant";
+            if there { Ok(()) } else { Err(format!("{letters:?}")) }
+        })
+        .await;
+    let letter = letters().await.unwrap().items.remove(0);
+    let by = cellbus_directory::record::Operator { who: "test".into(), from: "here".into() };
+
+    // Nothing has changed: it comes back.
+    let id = cellbus_bus::ids::JobId::derive("acme", "/test", "late");
+    cluster.gateway.retry_dead_letter(letter.id, by.clone()).await.unwrap();
+    cluster
+        .until("it is put aside again", || async {
+            let changes = cluster.gateway.changes(10).await.map_err(|e| e.to_string())?;
+            let back = letters().await?.items.first().is_some_and(|again| again.at > letter.at);
+            if back && changes.iter().any(|c| c.what.contains(&letter.id.to_string())) {
+                Ok(())
+            } else {
+                Err(format!("{changes:?}"))
+            }
+        })
+        .await;
+
+    cluster.tenants = Tenants::Any;
+    let third = cluster.add_cell();
+    second.drain();
+    cluster
+        .until("the third has everything", || async {
+            if third.shards_open() == 8 { Ok(()) } else { Err(third.shards_open().to_string()) }
+        })
+        .await;
+    cluster.gateway.retry_dead_letter(letter.id, by.clone()).await.unwrap();
+    cluster
+        .until("its job is known", || async { cluster.gateway.job(id).await.map(|_| ()).map_err(|e| e.to_string()) })
+        .await;
+    assert_eq!(cluster.gateway.wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    cluster
+        .until("the letter is gone", || async {
+            let letters = letters().await?.items;
+            if letters.is_empty() { Ok(()) } else { Err(format!("{letters:?}")) }
+        })
+        .await;
+    assert_eq!(cluster.vms().len(), 1);
+    assert!(cluster.gateway.retry_dead_letter(letter.id, by).await.is_err(), "there is none any more");
 }

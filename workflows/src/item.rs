@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cellbus_bus::codec;
+use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
@@ -120,6 +121,8 @@ pub enum ControlItem {
     DropDeadLetter {
         /// Which.
         id: uuid::Uuid,
+        /// When it was put aside: the same message may have been put aside again since.
+        at: WallMs,
         /// Whether it was sent round again.
         retried: bool,
         /// Who.

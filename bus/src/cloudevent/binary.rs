@@ -1,6 +1,9 @@
 //! Binary mode: attributes in headers, `data` in the body. And which mode a message is in.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::envelope::{Envelope, is_json};
 use super::json;
@@ -83,6 +86,28 @@ pub fn parse_binary<N: AsRef<str>, V: AsRef<str>>(
         })?);
     }
     envelope.into_job(tenant)
+}
+
+/// A message in binary mode as one in structured mode, so that its body alone says all. `None` if it
+/// is in another mode, or its data is no JSON: then it cannot be a job either way.
+pub fn in_one_piece<N: AsRef<str>, V: AsRef<str>>(headers: &[(N, V)], body: &[u8]) -> Option<Vec<u8>> {
+    if mode(headers) != Ok(Mode::Binary) {
+        return None;
+    }
+    let mut event: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+    for (name, value) in headers {
+        let (name, value) = match attribute(name.as_ref()) {
+            Some((name, true)) => (name, percent_decoded(name, value.as_ref()).ok()?),
+            Some((name, false)) => (name, Cow::Borrowed(value.as_ref())),
+            None if name.as_ref() == "content-type" => ("datacontenttype", Cow::Borrowed(value.as_ref())),
+            None => continue,
+        };
+        event.insert(name, to_raw_value(&value).ok()?);
+    }
+    if !body.is_empty() {
+        event.insert("data", serde_json::from_slice(body).ok()?);
+    }
+    serde_json::to_vec(&event).ok()
 }
 
 /// The job of one message in structured or binary mode, whichever its headers say.

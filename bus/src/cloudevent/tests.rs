@@ -361,6 +361,13 @@ fn binary_mode_is_the_same_job() {
         assert_eq!(parse_binary(&headers(prefix), &data, ANY, &limits).unwrap(), expected);
         assert_eq!(parse_message(&headers(prefix), &data, ANY, &limits).unwrap(), expected);
     }
+    // In one piece it needs no headers.
+    for prefix in ["ce-", "ce_"] {
+        let piece = in_one_piece(&headers(prefix), &data).unwrap();
+        assert_eq!(parse_structured(&piece, ANY, &limits).unwrap(), expected);
+    }
+    assert_eq!(in_one_piece(&headers("ce-"), b"no json"), None);
+    assert_eq!(in_one_piece(&[("content-type", "application/cloudevents+json")], &data), None);
     // Percent-encoding is of HTTP and NATS, not of Kafka.
     let mut encoded = headers("ce-");
     encoded[2].1 = "/%C3%BC%25".to_owned();

@@ -51,7 +51,10 @@ async fn one(process: &Process, tenants: &Tenants, delivery: Box<dyn Delivery>) 
     let published = match &parsed {
         Ok(job) => publish(process, job).await,
         Err(rejection) => {
-            let (tenant, body) = (delivery.tenant().parse().ok(), delivery.body().clone());
+            let tenant = delivery.tenant().parse().ok();
+            // Kept without its headers, it could not be tried again.
+            let body = cloudevent::in_one_piece(delivery.headers(), delivery.body());
+            let body = body.map_or_else(|| delivery.body().clone(), Bytes::from);
             put_aside(process, tenant, body, rejection).await
         }
     };

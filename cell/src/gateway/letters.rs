@@ -97,7 +97,7 @@ impl Gateway {
             }
             _ => return Err(cannot("it came by a way that is not known: send it again yourself")),
         }
-        self.control(shard, ControlItem::DropDeadLetter { id, retried: true, by }).await
+        self.control(shard, ControlItem::DropDeadLetter { id, at: letter.at, retried: true, by }).await
     }
 
     /// Takes a letter out.
@@ -105,8 +105,8 @@ impl Gateway {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn drop_dead_letter(&self, id: Uuid, by: Operator) -> Result<()> {
-        let (shard, _) = self.find_letter(id).await?;
-        self.control(shard, ControlItem::DropDeadLetter { id, retried: false, by }).await
+        let (shard, letter) = self.find_letter(id).await?;
+        self.control(shard, ControlItem::DropDeadLetter { id, at: letter.at, retried: false, by }).await
     }
 
     /// Puts aside a message that could not become a job.

@@ -262,6 +262,8 @@ pub struct Cluster {
     pub cells: Vec<Handle>,
     pub process: Process,
     pub lease: Duration,
+    /// Whose jobs the ingress of cells takes that are added from now on.
+    pub tenants: Tenants,
     stop: CancellationToken,
     drivers: Arc<FakeDrivers>,
     incarnations: u32,
@@ -315,6 +317,7 @@ impl Cluster {
             cells: vec![],
             process,
             lease,
+            tenants: Tenants::Any,
             stop,
             drivers,
             incarnations: 0,
@@ -344,7 +347,7 @@ impl Cluster {
         config.lease = self.lease;
         config.runner.snapshot_bytes_min = self.snapshot_bytes_min;
         config.gather = (gather, Duration::from_secs(2));
-        config.ingress = Some(Tenants::Any);
+        config.ingress = Some(self.tenants.clone());
         let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
         self.env.spawn("cell", cell.run(self.stop.clone()));
         self.cells.push(handle.clone());

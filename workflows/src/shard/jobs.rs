@@ -68,9 +68,14 @@ impl Shard {
                 self.record(ctx, Record::HostCordoned { manager, host, cordoned, by });
             }
             ControlItem::DeadLetter(letter) => self.record(ctx, Record::DeadLettered { letter }),
-            ControlItem::DropDeadLetter { id, retried, by } => {
-                if self.state.dead_letters.contains_key(&id) {
-                    self.record(ctx, Record::DeadLetterDropped { id, retried, by });
+            ControlItem::DropDeadLetter { id, at, retried, by } => {
+                match self.state.dead_letters.get(&id).map(|letter| letter.at == at) {
+                    Some(true) => self.record(ctx, Record::DeadLetterDropped { id, retried, by }),
+                    // Tried again, it is back already.
+                    Some(false) if retried => {
+                        self.record(ctx, Record::Changed { by, what: format!("retried dead letter {id}") })
+                    }
+                    Some(false) | None => {}
                 }
             }
             ControlItem::Changed { by, what } => self.record(ctx, Record::Changed { by, what }),
