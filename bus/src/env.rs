@@ -31,10 +31,11 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 pub struct WallMs(pub u64);
 
 impl WallMs {
-    /// This much later; saturating.
+    /// At least this much later; saturating. A part of a millisecond counts as a whole one: what is
+    /// put off for less would else be due at once, and again, for as long as the clock shows the same.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)))
     }
     /// How long ago `earlier` was; zero if it is in the future.
     #[must_use]
@@ -218,5 +219,18 @@ impl Env {
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Env")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_off_is_never_due_at_once() {
+        assert_eq!(WallMs(5).after(Duration::ZERO), WallMs(5));
+        assert_eq!(WallMs(5).after(Duration::from_nanos(1)), WallMs(6));
+        assert_eq!(WallMs(5).after(Duration::from_millis(2)), WallMs(7));
+        assert_eq!(WallMs(5).after(Duration::MAX), WallMs(u64::MAX));
     }
 }
