@@ -516,13 +516,17 @@ impl Front {
         let performed = async move {
             tracing::trace!(kind = limits::Kind::of(&op.action).as_str(), "the manager is asked");
             let mut result = driver.perform(&op).await;
-            let absent = matches!(result, Ok(None) | Err(Error::NotFound));
-            if absent && ask_tasks {
-                // "Not there" counts only when no older task may yet bring it about.
+            // "Not there" counts only when no older task may yet bring it about, and "no room" only
+            // when no earlier try of this very operation has found some.
+            let until = match &result {
+                Ok(None) | Err(Error::NotFound) => Some(op.number),
+                Err(Error::NoRoom { .. }) => Some(op.number.next()),
+                Ok(Some(_)) | Err(_) => None,
+            };
+            if let Some(until) = until.filter(|_| ask_tasks) {
                 match driver.tasks().await {
-                    Ok(tasks) if tasks.iter().any(|task| task.vm == op.vm && task.number < op.number) => {
-                        result =
-                            Err(Error::Unreachable { detail: "a task of an older operation still runs".to_owned() });
+                    Ok(tasks) if tasks.iter().any(|task| task.vm == op.vm && task.number < until) => {
+                        result = Err(Error::Unreachable { detail: "a task of an earlier try still runs".to_owned() });
                     }
                     Ok(_) => {}
                     Err(error) => result = Err(error),

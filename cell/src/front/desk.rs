@@ -48,8 +48,8 @@ pub(super) struct Start {
     pub(super) shard: ShardId,
     /// What is to be done.
     pub(super) op: Op,
-    /// An earlier try may still run at the manager: "not there" counts only once no task on the
-    /// VM is left.
+    /// An earlier try may still run at the manager: "not there" and "no room" count only once no
+    /// task on the VM is left.
     pub(super) ask_tasks: bool,
 }
 
@@ -266,7 +266,12 @@ impl Desk {
         let Some(pending) = self.pending.get(&vm) else { return };
         let (op, action) = (pending.asked.call.op, pending.asked.call.action.clone());
         let held = self.holdings.get(&vm);
-        let ask_tasks = held.is_some_and(|h| h.unknown) && matches!(action, Action::Delete | Action::Inspect);
+        let doubted = held.is_some_and(|h| h.unknown) || self.adopted.contains_key(&vm);
+        let ask_tasks = doubted
+            && matches!(
+                action,
+                Action::Delete | Action::Inspect | Action::Create(_) | Action::Relocate(_) | Action::Resize(_)
+            );
         let (host, extra) = match &action {
             Action::Create(spec) => match self.host_for(vm, spec, op) {
                 Ok(host) => (Some(host), None),
@@ -403,7 +408,11 @@ impl Desk {
         if let Some((host, amount)) = running.extra {
             self.holdings.hosts.give_back(host, amount, &Groups::default());
         }
-        self.adopted.remove(&vm);
+        // Of a try that was turned away before it came to the task of an earlier one, that task
+        // hears nothing: it goes on.
+        if !result.as_ref().is_err_and(turned_away) {
+            self.adopted.remove(&vm);
+        }
         match &result {
             Ok(_) => self.circuit.well(),
             Err(error) if error.ill() => {
@@ -439,6 +448,13 @@ impl Desk {
     fn failed(&mut self, vm: VmId, action: &Action, error: Error, hosts_tried: u32) -> Option<Answer> {
         let creates = matches!(action, Action::Create(_));
         let later = |reason, detail: String, after| Some(Answer::Later(Later { reason, detail, after }));
+        // An error that says that nothing was done says so of this try alone.
+        let doubted = self.adopted.contains_key(&vm) || self.holdings.get(&vm).is_some_and(|held| held.unknown);
+        if doubted && turned_away(&error) {
+            self.holdings.doubtful(&vm);
+            let after = matches!(error, Error::Busy { .. }).then_some(Duration::from_millis(500));
+            return later(LaterReason::ManagerFailing, error.to_string(), after);
+        }
         // Reserved for a create, and not seen there: nothing is left of it.
         let give_up = |desk: &mut Self| {
             if creates && desk.holdings.get(&vm).is_some_and(|held| held.seen.is_none()) {
@@ -585,6 +601,21 @@ impl Desk {
     pub(super) fn reread(&mut self, inventory: &Inventory, began: u64) -> Vec<VmId> {
         let (pending, adopted) = (&self.pending, &self.adopted);
         self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm))
+    }
+}
+
+/// Whether an error says no more than that this try came to nothing: what an earlier try of the
+/// same operation began may still go on.
+fn turned_away(error: &Error) -> bool {
+    match error {
+        Error::Unreachable { .. } | Error::Transient { .. } | Error::Busy { .. } => true,
+        // In doubt, the manager's tasks were asked for before this was believed.
+        Error::NoRoom { .. }
+        | Error::Revoked
+        | Error::NotFound
+        | Error::Invalid { .. }
+        | Error::Permanent { .. }
+        | Error::Superseded { .. } => false,
     }
 }
 

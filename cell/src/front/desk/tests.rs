@@ -363,6 +363,38 @@ fn not_there_after_an_unknown_outcome_is_asked_of_the_tasks_too() {
 }
 
 #[test]
+fn a_try_that_is_turned_away_says_nothing_of_an_earlier_one() {
+    let task = RunningTask { vm: vm(0), number: OpNumber(1), host: Some("h1".parse().unwrap()) };
+    let failing = || Error::Transient { detail: "try again".into() };
+    let mut t = Test::with(2, vec![task]);
+    // An older owner's task goes on, though the manager turned this try away.
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    assert!(start.ask_tasks, "no room is believed only when no task is left");
+    t.end(&start, Err(failing()));
+    assert_eq!(later(&t.answer()), LaterReason::ManagerFailing);
+    assert!(t.desk.adopted());
+    t.withdraw(0, 1, spec(1));
+    assert_eq!(t.answers(), [], "not taken for never begun: it is asked of the manager");
+    let start = t.start();
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+
+    // So does a try of this owner of which nothing was heard.
+    t.call(1, 1, spec(1));
+    for error in [unreachable(), failing(), Error::Busy { detail: "many".into() }] {
+        let start = t.start();
+        t.end(&start, Err(error));
+        assert_eq!(later(&t.answer()), LaterReason::ManagerFailing);
+        t.call(1, 1, spec(1));
+    }
+    t.withdraw(1, 1, spec(1));
+    let start = t.start();
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+}
+
+#[test]
 fn tasks_of_an_older_session_are_adopted() {
     let task = RunningTask { vm: vm(0), number: OpNumber(3), host: Some("h1".parse().unwrap()) };
     let mut t = Test::with(2, vec![task]);
