@@ -20,6 +20,7 @@ pub mod managers;
 pub mod plan;
 pub mod plot;
 pub mod remote;
+pub mod simulate;
 mod table;
 pub mod trace;
 

@@ -212,6 +212,12 @@ impl Fleet {
         seen
     }
 
+    /// The first VM that was made although a manager had it and it was no migrate.
+    #[must_use]
+    pub fn first_double(&self) -> Option<cellbus_bus::ids::VmId> {
+        self.placements.first_double()
+    }
+
     /// What all managers hold. It copies everything.
     #[must_use]
     pub fn truth(&self) -> Truth {

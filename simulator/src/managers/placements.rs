@@ -13,12 +13,14 @@ const PARTS: usize = 64;
 pub(super) struct Placements {
     parts: Vec<Mutex<HashMap<VmId, u8, FixedState>>>,
     doubles: AtomicU64,
+    /// The first of them, for whoever has to find out how.
+    first: Mutex<Option<VmId>>,
 }
 
 impl Placements {
     pub(super) fn new() -> Self {
         let part = || Mutex::new(HashMap::with_hasher(FixedState::with_seed(0)));
-        Self { parts: (0..PARTS).map(|_| part()).collect(), doubles: AtomicU64::new(0) }
+        Self { parts: (0..PARTS).map(|_| part()).collect(), doubles: AtomicU64::new(0), first: Mutex::new(None) }
     }
 
     fn part(&self, vm: VmId) -> MutexGuard<'_, HashMap<VmId, u8, FixedState>> {
@@ -33,6 +35,7 @@ impl Placements {
         *count = count.saturating_add(1);
         if *count > 2 || (*count == 2 && !copy) {
             self.doubles.fetch_add(1, Ordering::Relaxed);
+            self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(vm);
         }
     }
     /// A manager that was started again had it.
@@ -50,6 +53,10 @@ impl Placements {
                 part.remove(&vm);
             }
         }
+    }
+    /// The first VM that was made although it was there.
+    pub(super) fn first_double(&self) -> Option<VmId> {
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// How often a VM was made that was there already.
     pub(super) fn doubles(&self) -> u64 {

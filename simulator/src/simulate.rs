@@ -1,0 +1,35 @@
+//! The seeded simulation: the real cells, gateways, workflows and directories, in virtual time, on
+//! a simulated bus, network and clocks, over simulated managers, in one thread, from one seed.
+//!
+//! ```text
+//!   producers ─▶ gateways of cells ─┐            ┌─▶ simulated managers (truth)
+//!        │                          ▼            │
+//!        └─▶ ingress ─▶ simulated bus ◀─▶ cells ─┴─▶ network ─▶ cells      nemesis: breaks any of it
+//!        ▲                 │
+//!        └── events ◀──────┘        books of the producers + truth of the managers ─▶ what must hold
+//! ```
+//!
+//! [`run`] makes one run: jobs and faults for a while, then everything is mended, then all must
+//! come to rest before a deadline, and managers, directories and the producers' books must agree.
+//! The same seed and build give the same run, which a hash of its trace shows.
+
+mod books;
+mod bus;
+mod cells;
+mod checks;
+mod clock;
+mod env;
+mod executor;
+mod faults;
+mod history;
+mod managers;
+mod nemesis;
+mod network;
+mod producers;
+mod run;
+mod sabotage;
+mod trace;
+
+pub use faults::{FaultKind, Faults, InvalidFaults};
+pub use run::{Config, Report, run};
+pub use sabotage::Sabotage;

@@ -1,0 +1,175 @@
+//! The cells of a simulated cluster: each a process of its own, with the real code of a cell, of
+//! its gateway and of its directory, on a node that can die.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cellbus_bus::Bus;
+use cellbus_bus::cloudevent::Tenants;
+use cellbus_bus::env::Env;
+use cellbus_bus::ids::{CellId, ManagerName, ShardCount};
+use cellbus_cell::cell::{self, Cell, Handle};
+use cellbus_cell::peers::LocalPeers;
+use cellbus_cell::{Gateway, Process, front, runner};
+use cellbus_directory::replica::Replica;
+use cellbus_directory::tail::{self, Tail};
+use cellbus_workflows::ManagerNames;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::bus::SimulatedBus;
+use super::env;
+use super::executor::{Executor, NodeId};
+use super::history::History;
+use super::managers::Links;
+use super::network::{Network, NodePeers};
+
+/// How long cells wait for each other when all start together.
+const GATHER: Duration = Duration::from_secs(2);
+
+/// How every cell is.
+#[derive(Clone)]
+pub(super) struct Shape {
+    pub(super) shards: ShardCount,
+    pub(super) lease: Duration,
+    pub(super) runner: runner::Config,
+    pub(super) managers: Vec<ManagerName>,
+    pub(super) together: usize,
+}
+
+/// A cell that runs.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub(super) node: NodeId,
+    pub(super) id: CellId,
+    pub(super) env: Env,
+    pub(super) gateway: Gateway,
+    pub(super) replica: Arc<Replica>,
+    pub(super) handle: Handle,
+    pub(super) tail: tail::Handle,
+    address: String,
+}
+
+/// All cells.
+pub(super) struct Cells {
+    executor: Arc<Executor>,
+    seed: u64,
+    shape: Shape,
+    bus: SimulatedBus,
+    network: Arc<Network>,
+    links: Arc<Links>,
+    history: Arc<History>,
+    names: Arc<ManagerNames>,
+    running: Mutex<BTreeMap<NodeId, Running>>,
+}
+
+impl Cells {
+    pub(super) fn new(
+        executor: &Arc<Executor>,
+        seed: u64,
+        shape: Shape,
+        bus: SimulatedBus,
+        network: Arc<Network>,
+        links: Arc<Links>,
+        history: Arc<History>,
+    ) -> Arc<Self> {
+        let names = Arc::new(ManagerNames::new(shape.managers.iter().cloned()));
+        let running = Mutex::default();
+        Arc::new(Self { executor: Arc::clone(executor), seed, shape, bus, network, links, history, names, running })
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<NodeId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a cell on a node where none runs.
+    pub(super) fn start(&self, node: NodeId) -> CellId {
+        let incarnation = self.executor.incarnation(node);
+        let env = env::of(&self.executor, node, self.seed);
+        let bus: Arc<dyn Bus> = self.bus.client(node);
+        let own = LocalPeers::default();
+        let peers = Arc::new(NodePeers { network: Arc::clone(&self.network), node, own: own.clone() });
+        let replica = Arc::new(Replica::new(self.shape.shards, env.random_u64()));
+        let process = Process::new(
+            env.clone(),
+            Arc::clone(&bus),
+            peers,
+            own.clone(),
+            Arc::clone(&self.names),
+            Arc::clone(&replica),
+        );
+        let id: CellId =
+            format!("cell-{}-{incarnation}", node.0).parse().expect("letters, digits and dashes make a cell id");
+        let address = format!("sim:{}", node.0);
+        let fronts = self.shape.managers.iter().cloned().map(front::Config::new).collect();
+        let config = cell::Config {
+            address: address.clone(),
+            lease: self.shape.lease,
+            settle: self.shape.lease,
+            gather: (self.shape.together, GATHER),
+            runner: self.shape.runner.clone(),
+            ingress: Some(Tenants::Any),
+            ..cell::Config::local(id.clone(), fronts)
+        };
+        let (cell, handle) = Cell::new(config, process.clone(), self.links.of(node));
+        let stop = CancellationToken::new();
+        let (tail, following) = Tail::new(self.bus.directory_client(node), env.clone(), Arc::clone(&replica));
+        env.spawn("directory tail", tail.run(stop.clone()));
+        let (beside, stopped) = (process.clone(), stop.clone());
+        env.spawn("process", async move { beside.run(stopped).await });
+        env.spawn("cell", cell.run(stop));
+        self.network.join(address.clone(), node, env.clone(), own);
+        self.history.add(self.executor.now(), || format!("*{id} starts"));
+        let gateway = Gateway::new(process);
+        self.running()
+            .insert(node, Running { node, id: id.clone(), env, gateway, replica, handle, tail: following, address });
+        id
+    }
+
+    /// The node dies with all that runs on it.
+    pub(super) fn crash(&self, node: NodeId) {
+        let Some(gone) = self.running().remove(&node) else { return };
+        self.network.leave(&gone.address);
+        self.history.add(self.executor.now(), || format!("*{} crashes", gone.id));
+        self.executor.crash(node);
+        drop(gone);
+    }
+
+    /// A cell that has drained and ended: its process goes.
+    pub(super) fn remove(&self, node: NodeId) {
+        self.crash(node);
+    }
+
+    pub(super) fn all(&self) -> Vec<Running> {
+        self.running().values().cloned().collect()
+    }
+    pub(super) fn get(&self, node: NodeId) -> Option<Running> {
+        self.running().get(&node).cloned()
+    }
+    pub(super) fn clear(&self) {
+        let all = std::mem::take(&mut *self.running());
+        all.values().for_each(|cell| self.network.leave(&cell.address));
+    }
+
+    /// Has something done in the process of a cell; `None` if it dies or takes longer than `limit`.
+    pub(super) async fn ask<T, F>(
+        &self,
+        world: &Env,
+        cell: &Running,
+        limit: Duration,
+        question: impl FnOnce(Gateway) -> F,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (back, answer) = oneshot::channel();
+        let question = question(cell.gateway.clone());
+        cell.env.spawn("a request from outside", async move {
+            // Whoever asked may have given up.
+            let _ = back.send(question.await);
+        });
+        world.timeout(limit, answer).await?.ok()
+    }
+}

@@ -1,0 +1,558 @@
+//! One run: a workload and faults, then healing, then a deadline to come to rest, and what must
+//! hold looked at all along.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cellbus_bus::env::Env;
+use cellbus_bus::ids::{JobId, ShardCount, VmId};
+use cellbus_cell::runner;
+use cellbus_directory::JobState;
+use cellbus_directory::record::{Operator, ParkedDecision};
+use cellbus_workflows::Limits;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::bus::SimulatedBus;
+use super::cells::{Cells, Shape};
+use super::checks::{self, Violation};
+use super::env;
+use super::executor::{Executor, Order, Stopped, WORLD, duration};
+use super::faults::Faults;
+use super::history::History;
+use super::managers::Links;
+use super::nemesis::{BUS_CALM, MANAGERS_CALM, NETWORK_CALM, Nemesis};
+use super::network::Network;
+use super::producers::{Plan, Producers};
+use super::sabotage::Sabotage;
+use crate::inventory::Inventory;
+use crate::managers::{self, Fleet, Latency};
+
+/// How long a question in the end may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked at what must always hold.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Violations that are kept of a run: what follows the first few follows from them.
+const VIOLATIONS_MAX: usize = 20;
+
+/// What is to be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Everything that is left to chance follows from it.
+    pub seed: u64,
+    /// Hosts of 64 vCPUs, 512 GiB and 10 TiB.
+    pub hosts: u64,
+    /// Managers that they are spread over.
+    pub managers: u64,
+    /// VMs that are asked for at the most.
+    pub vms: u64,
+    /// Cells to begin with.
+    pub cells: u32,
+    /// Shards.
+    pub shards: ShardCount,
+    /// How long there are jobs and faults, in virtual time.
+    pub duration: Duration,
+    /// Jobs a second of virtual time.
+    pub jobs_per_second: f64,
+    /// Of 100 jobs, how many are provisions while there may be more VMs.
+    pub provisions_percent: u32,
+    /// Which faults, and how often.
+    pub faults: Faults,
+    /// After the last fault, everything must have come to rest within this.
+    pub rest_within: Duration,
+    /// A deliberate bug, for tests of the simulation itself.
+    pub sabotage: Option<Sabotage>,
+    /// Whether the history of what a violation is about is told.
+    pub history: bool,
+}
+
+impl Config {
+    /// A small cluster for two minutes, with every fault.
+    #[must_use]
+    pub fn small(seed: u64) -> Self {
+        Self {
+            seed,
+            hosts: 12,
+            managers: 3,
+            vms: 60,
+            cells: 3,
+            shards: ShardCount::new(8).expect("eight is a number of shards"),
+            duration: Duration::from_secs(90),
+            jobs_per_second: 2.0,
+            provisions_percent: 40,
+            faults: Faults::all(),
+            rest_within: Duration::from_secs(900),
+            sabotage: None,
+            history: false,
+        }
+    }
+}
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// Of the run.
+    pub seed: u64,
+    /// Of all that happened, in hexadecimal: the same for the same seed and build.
+    pub trace: String,
+    /// What must not be and was, in words; empty for a good run.
+    pub violations: Vec<String>,
+    /// What happened to those that the first violation is about, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<String>,
+    /// How long it was, in virtual time.
+    pub virtual_seconds: f64,
+    /// How much of that after the last fault.
+    pub rest_seconds: f64,
+    /// Jobs that were submitted.
+    pub jobs_submitted: u64,
+    /// Of these, those that succeeded.
+    pub jobs_succeeded: u64,
+    /// Of these, those that failed.
+    pub jobs_failed: u64,
+    /// Of these, those that were called off.
+    pub jobs_cancelled: u64,
+    /// VMs that there are in the end.
+    pub vms: u64,
+    /// VMs whose end was checked against their jobs, of all that were asked for.
+    pub vms_checked: u64,
+    /// Faults that were made.
+    pub faults: u64,
+    /// Operations that arrived at managers.
+    pub operations: u64,
+    /// Entries appended to logs, and records in them.
+    pub appends: u64,
+    /// See `appends`.
+    pub records: u64,
+    /// Tasks polled.
+    pub polls: u64,
+}
+
+impl Report {
+    /// Whether all that must hold held.
+    #[must_use]
+    pub fn good(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+/// Makes a run.
+///
+/// # Panics
+/// When the configuration makes no sense: more managers than hosts, or none.
+#[must_use]
+pub fn run(config: &Config) -> Report {
+    World::new(config).run()
+}
+
+/// What goes on around the cells.
+struct World {
+    config: Config,
+    executor: Arc<Executor>,
+    env: Env,
+    history: Arc<History>,
+    bus: SimulatedBus,
+    links: Arc<Links>,
+    fleet: Arc<Fleet>,
+    cells: Arc<Cells>,
+    producers: Arc<Producers>,
+    nemesis: Arc<Nemesis>,
+    limits: Limits,
+    violations: Mutex<Vec<Violation>>,
+    healed_at: AtomicU64,
+    over: AtomicBool,
+}
+
+impl World {
+    fn new(config: &Config) -> Arc<Self> {
+        let seed = config.seed;
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x0107);
+        let order = if rng.random_bool(0.5) { Order::Fifo } else { Order::Random };
+        let executor = Executor::new(seed, order);
+        let env = env::of(&executor, WORLD, seed);
+        let history = Arc::new(if config.history { History::kept() } else { History::default() });
+        let sabotage = config.sabotage;
+        let shadow = config.vms <= 10_000;
+        let bus = SimulatedBus::new(&executor, env.clone(), seed, Arc::clone(&history), sabotage, shadow);
+        bus.set_weather(BUS_CALM);
+        let network = Network::new(&executor, env.clone(), seed, Arc::clone(&history), sabotage);
+        network.set_weather(NETWORK_CALM);
+        let inventory =
+            Inventory::generate(config.hosts, config.managers).expect("at least one host for each of some managers");
+        let names = inventory.managers.iter().map(|manager| manager.name.clone()).collect();
+        let fleet_config = managers::Config {
+            latency: if rng.random_bool(0.8) { Latency::Fast } else { Latency::Realistic },
+            seed: Some(seed),
+            ..managers::Config::new(inventory.clone())
+        };
+        let fleet = futures::FutureExt::now_or_never(Fleet::open(fleet_config, env.clone()))
+            .expect("a fleet in memory waits for nothing as it opens")
+            .expect("a fleet in memory opens whatever happens");
+        let links = Links::new(&executor, env.clone(), Arc::clone(&fleet), seed, Arc::clone(&history), sabotage);
+        links.set_weather(MANAGERS_CALM);
+        let limits = Limits {
+            // Small enough that queues fill up in some runs.
+            accepted_max: if config.vms <= 1_000 && rng.random_bool(0.3) { 8 } else { 200_000 },
+            ..Limits::for_shards(config.shards)
+        };
+        let snapshot_bytes_min =
+            if config.vms <= 1_000 { [4 << 10, 64 << 10, 1 << 20][rng.random_range(0..3)] } else { 1 << 20 };
+        let shape = Shape {
+            shards: config.shards,
+            lease: Duration::from_secs(3),
+            runner: runner::Config { limits: Some(limits.clone()), snapshot_bytes_min, ..runner::Config::default() },
+            managers: names,
+            together: config.cells as usize,
+        };
+        let cells = Cells::new(
+            &executor,
+            seed,
+            shape,
+            bus.clone(),
+            Arc::clone(&network),
+            Arc::clone(&links),
+            Arc::clone(&history),
+        );
+        let plan = Plan {
+            jobs_per_second: config.jobs_per_second,
+            vms_max: config.vms,
+            provisions_percent: config.provisions_percent,
+        };
+        let producers = Producers::new(
+            env.clone(),
+            Arc::clone(&executor),
+            Arc::clone(&cells),
+            bus.client(WORLD),
+            inventory,
+            Arc::clone(&history),
+            plan,
+            seed,
+        );
+        let nodes = (0..config.cells).map(|_| executor.add_node()).collect();
+        let nemesis = Arc::new(Nemesis {
+            env: env.clone(),
+            executor: Arc::clone(&executor),
+            bus: bus.clone(),
+            network: Arc::clone(&network),
+            links: Arc::clone(&links),
+            fleet: Arc::clone(&fleet),
+            cells: Arc::clone(&cells),
+            producers: Arc::clone(&producers),
+            history: Arc::clone(&history),
+            nodes,
+            healing: AtomicBool::new(false),
+            made: AtomicU64::new(0),
+        });
+        Arc::new(Self {
+            config: config.clone(),
+            executor,
+            env,
+            history,
+            bus,
+            links,
+            fleet,
+            cells,
+            producers,
+            nemesis,
+            limits,
+            violations: Mutex::default(),
+            healed_at: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    fn run(self: Arc<Self>) -> Report {
+        let this = Arc::clone(&self);
+        self.env.spawn("the run", async move {
+            this.course().await;
+            this.over.store(true, Ordering::Relaxed);
+        });
+        let stopped = self.executor.run(|| self.over.load(Ordering::Relaxed));
+        match stopped {
+            Stopped::Done => {}
+            Stopped::Idle => {
+                self.violated("nothing will ever happen any more, and the run is not over".to_owned(), Vec::new())
+            }
+            Stopped::Spins => {
+                self.violated("tasks wake each other for ever, and no time passes".to_owned(), Vec::new())
+            }
+        }
+        self.look();
+        let report = self.report();
+        self.cells.clear();
+        self.executor.clear();
+        report
+    }
+
+    fn violated(&self, what: String, about: Vec<String>) {
+        let mut violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
+        if violations.len() < VIOLATIONS_MAX && !violations.iter().any(|(known, _)| *known == what) {
+            self.history.add(self.executor.now(), || format!("*violation: {what}"));
+            violations.push((what, about));
+        }
+    }
+    fn any_violation(&self) -> bool {
+        !self.violations.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// What must hold at every moment.
+    fn look(&self) {
+        let seen = self.fleet.violations();
+        if let Some(vm) = self.fleet.first_double() {
+            self.violated(format!("VM {vm} was made although it was there already"), vec![vm.to_string()]);
+        }
+        if seen.overfilled_hosts > 0 {
+            self.violated(format!("{} hosts hold more than they may", seen.overfilled_hosts), Vec::new());
+        }
+        self.bus.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
+        self.links.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
+        self.executor.take_panics().into_iter().for_each(|what| self.violated(what, Vec::new()));
+        let of_books = std::mem::take(&mut self.producers.books.pages().violations);
+        of_books.into_iter().for_each(|(what, about)| self.violated(what, about));
+    }
+
+    // ── the course of a run ──
+
+    async fn course(self: &Arc<Self>) {
+        self.nemesis.nodes.iter().for_each(|node| {
+            self.cells.start(*node);
+        });
+        self.env.spawn("outcomes", Arc::clone(&self.producers).listen());
+        self.env.sleep(Duration::from_millis(10)).await;
+        self.env.spawn("producers", Arc::clone(&self.producers).run());
+        self.nemesis.begin(&self.config.faults, self.config.seed);
+        let until = self.env.mono().after(self.config.duration);
+        while self.env.mono() < until {
+            self.env.sleep(LOOK_EVERY).await;
+            self.look();
+            if self.any_violation() {
+                return;
+            }
+        }
+        self.producers.stop();
+        self.nemesis.heal();
+        self.healed_at.store(self.executor.now(), Ordering::Relaxed);
+        let healed = self.env.mono();
+        let mut asked_for_parked = healed;
+        loop {
+            self.env.sleep(LOOK_EVERY).await;
+            self.look();
+            if self.any_violation() {
+                return;
+            }
+            if self.at_rest() {
+                break;
+            }
+            let now = self.env.mono();
+            if now.since(asked_for_parked) > Duration::from_secs(30) {
+                asked_for_parked = now;
+                self.unpark().await;
+            }
+            if now.since(healed) > self.config.rest_within {
+                self.not_at_rest().await;
+                return;
+            }
+        }
+        self.in_the_end(healed).await;
+    }
+
+    fn at_rest(&self) -> bool {
+        let ready = self.cells.all().iter().all(|cell| cell.gateway.ready().is_ok());
+        ready
+            && self.producers.at_rest()
+            && self.bus.ingress_open() == 0
+            && self.producers.books.pages().open().is_empty()
+    }
+
+    /// An operator has parked work tried again.
+    async fn unpark(&self) {
+        let Some(cell) = self.cells.all().into_iter().next() else { return };
+        let open = self.producers.books.pages().open();
+        for job in open {
+            let ask = move |gateway: cellbus_cell::Gateway| async move {
+                let by = Operator { who: "simulated operator".to_owned(), from: "simulation".to_owned() };
+                // Jobs that are not parked refuse it.
+                let _ = gateway.unpark_job(job, ParkedDecision::Retry, by).await;
+            };
+            self.cells.ask(&self.env, &cell, ANSWER_LIMIT, ask).await;
+        }
+    }
+
+    /// Time is up: who has not come to rest, and what they say of it.
+    async fn not_at_rest(&self) {
+        let cells = self.cells.all();
+        for cell in &cells {
+            if let Err(error) = cell.gateway.ready() {
+                self.violated(format!("{} is not ready: {error}", cell.id), vec![cell.id.to_string()]);
+            }
+            for (shard, end) in self.bus.ends() {
+                let applied = cell.replica.applied(shard);
+                if applied < end {
+                    let said = format!("{}: the directory has read shard {shard} to {applied} of {end}", cell.id);
+                    self.violated(said, vec![cell.id.to_string()]);
+                }
+            }
+            for (shard, why) in cell.tail.failed() {
+                self.violated(format!("{}: the directory has given shard {shard} up: {why}", cell.id), Vec::new());
+            }
+        }
+        if self.bus.ingress_open() > 0 {
+            self.violated(format!("{} messages of ingress were never taken", self.bus.ingress_open()), Vec::new());
+        }
+        let open: Vec<JobId> = self.producers.books.pages().open();
+        for job in open.into_iter().take(VIOLATIONS_MAX) {
+            let mut about = vec![job.to_string()];
+            let said = match cells.first() {
+                Some(cell) => {
+                    let ask = move |gateway: cellbus_cell::Gateway| async move { gateway.job(job).await };
+                    match self.cells.ask(&self.env, cell, ANSWER_LIMIT, ask).await {
+                        Some(Ok(status)) => {
+                            about.extend(status.row.vm.map(|vm| vm.to_string()));
+                            format!("{} and waits for {:?}", status.row.state, status.waits_for)
+                        }
+                        Some(Err(error)) => error.to_string(),
+                        None => "no answer".to_owned(),
+                    }
+                }
+                None => "there is no cell".to_owned(),
+            };
+            let asked = self.producers.books.pages().jobs.get(&job).map(|job| job.asked.clone());
+            self.violated(format!("job {job} ({asked:?}) has not ended in time: {said}"), about);
+        }
+        if !self.producers.at_rest() {
+            self.violated("a submission has not been answered in time".to_owned(), Vec::new());
+        }
+    }
+
+    /// All jobs have ended: directories, managers and books must agree, soon.
+    async fn in_the_end(&self, healed: cellbus_bus::Mono) {
+        let patience = Duration::from_secs(120);
+        let began = self.env.mono();
+        let mut audited = false;
+        loop {
+            let truth = self.fleet.truth();
+            let mut found = {
+                let pages = self.producers.books.pages();
+                let mut found = checks::jobs(&pages);
+                found.extend(checks::truth_against_books(&truth, &pages));
+                found
+            };
+            let loose = |vm: &VmId| {
+                !audited && self.producers.books.pages().vms.get(vm).is_none_or(|known| known.loose.is_some())
+            };
+            for cell in self.cells.all() {
+                found.extend(checks::directory_against_truth(cell.id.as_str(), &cell.replica, &truth, loose));
+            }
+            if found.is_empty() && audited {
+                break;
+            }
+            if found.is_empty() || self.env.mono().since(began) > patience && !audited {
+                if !found.is_empty() {
+                    found.into_iter().for_each(|(what, about)| self.violated(what, about));
+                    return;
+                }
+                // What was changed behind our back may have been missed while a cell was dying: that
+                // is what audits are for.
+                self.audit().await;
+                audited = true;
+                self.env.sleep(Duration::from_secs(5)).await;
+                continue;
+            }
+            if self.env.mono().since(began) > patience * 2 {
+                found.into_iter().for_each(|(what, about)| self.violated(what, about));
+                return;
+            }
+            self.env.sleep(Duration::from_secs(2)).await;
+        }
+        let _ = healed;
+        self.look();
+        let replayed = checks::replays(&self.bus, self.config.shards, &self.limits);
+        replayed.into_iter().for_each(|(what, about)| self.violated(what, about));
+        self.ask_after_jobs().await;
+    }
+
+    /// What the API says of jobs is what their events said.
+    async fn ask_after_jobs(&self) {
+        let Some(cell) = self.cells.all().into_iter().next() else { return };
+        let jobs: Vec<(JobId, Vec<super::books::Ended>)> = {
+            let pages = self.producers.books.pages();
+            pages.jobs.iter().take(300).map(|(id, job)| (*id, job.ended.iter().cloned().collect())).collect()
+        };
+        for (id, ended) in jobs {
+            let ask = move |gateway: cellbus_cell::Gateway| async move { gateway.job(id).await };
+            let state = match self.cells.ask(&self.env, &cell, ANSWER_LIMIT, ask).await {
+                Some(Ok(status)) => Some(status.row.state),
+                Some(Err(_)) | None => None,
+            };
+            let same = match ended.first() {
+                None => true,
+                Some(super::books::Ended::Succeeded) => state == Some(JobState::Succeeded),
+                Some(super::books::Ended::Failed(_)) => state == Some(JobState::Failed),
+                Some(super::books::Ended::Cancelled) => state == Some(JobState::Cancelled),
+            };
+            if !same {
+                self.violated(format!("job {id} is {state:?}, and its event said {ended:?}"), vec![id.to_string()]);
+            }
+        }
+    }
+
+    async fn audit(&self) {
+        let Some(cell) = self.cells.all().into_iter().next() else { return };
+        let env = cell.env.clone();
+        let ask = move |gateway: cellbus_cell::Gateway| async move {
+            let by = || Operator { who: "simulated operator".to_owned(), from: "simulation".to_owned() };
+            let Ok(id) = gateway.audit_start(by()).await else { return };
+            while gateway.audit(id).is_ok_and(|audit| audit.ended_at.is_none()) {
+                env.sleep(Duration::from_millis(100)).await;
+            }
+            // Its effect is looked at afterwards.
+            let _ = gateway.audit_repair(id, by()).await;
+        };
+        self.cells.ask(&self.env, &cell, Duration::from_secs(120), ask).await;
+    }
+
+    fn report(&self) -> Report {
+        let violations = std::mem::take(&mut *self.violations.lock().unwrap_or_else(PoisonError::into_inner));
+        let about: Vec<String> = violations.iter().flat_map(|(_, about)| about.iter().cloned()).take(8).collect();
+        // What is about nobody is about what happened last.
+        let history = match (violations.is_empty(), about.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, true) => self.history.last(200),
+            (false, false) => self.history.about(&about),
+        };
+        let pages = self.producers.books.pages();
+        let mut report = Report {
+            seed: self.config.seed,
+            trace: format!("{:016x}", self.executor.trace_hash()),
+            violations: violations.into_iter().map(|(what, _)| what).collect(),
+            history,
+            virtual_seconds: duration(self.executor.now()).as_secs_f64(),
+            rest_seconds: match self.healed_at.load(Ordering::Relaxed) {
+                0 => 0.0,
+                at => duration(self.executor.now() - at).as_secs_f64(),
+            },
+            jobs_submitted: pages.jobs.len() as u64,
+            jobs_succeeded: 0,
+            jobs_failed: 0,
+            jobs_cancelled: 0,
+            vms: self.fleet.vms() as u64,
+            vms_checked: pages.vms.values().filter(|vm| vm.loose.is_none()).count() as u64,
+            faults: self.nemesis.made.load(Ordering::Relaxed),
+            operations: self.links.performed(),
+            appends: self.bus.appended().0,
+            records: self.bus.appended().1,
+            polls: self.executor.polls(),
+        };
+        for job in pages.jobs.values() {
+            match job.ended.first() {
+                Some(super::books::Ended::Succeeded) => report.jobs_succeeded += 1,
+                Some(super::books::Ended::Failed(_)) => report.jobs_failed += 1,
+                Some(super::books::Ended::Cancelled) => report.jobs_cancelled += 1,
+                None => {}
+            }
+        }
+        report
+    }
+}

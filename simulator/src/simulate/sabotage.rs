@@ -1,0 +1,41 @@
+//! Deliberate bugs, to show that the simulation can fail. Tests alone switch them on; each must be
+//! caught within a stated number of seeds.
+
+/// One deliberate bug. What a cell would do wrong is done for it at the door that it goes through
+/// (its bus, its manager, its peers), so that no build of a cell carries the bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Appends do not say where they expect the log to end.
+    SkipTheFence,
+    /// A message from ingress is acknowledged before its job is in the queue of its home.
+    AckBeforePublish,
+    /// A queue is read on from one message too far after it is opened again.
+    ReadPositionOffByOne,
+    /// What a create left behind is not removed.
+    DropACompensation,
+    /// A create without an answer is taken for one that never began, and made elsewhere.
+    DoublePlacement,
+    /// A manager does not revoke the sessions of older owners.
+    KeepOldSessions,
+    /// The directory does not hear of every record.
+    StaleDirectory,
+    /// Outcomes are not published again after a crash.
+    ForgetOutcomes,
+    /// Operations on a VM may overtake each other at its manager.
+    IgnoreOperationNumbers,
+}
+
+impl Sabotage {
+    /// Every one.
+    pub const ALL: &[Self] = &[
+        Self::SkipTheFence,
+        Self::AckBeforePublish,
+        Self::ReadPositionOffByOne,
+        Self::DropACompensation,
+        Self::DoublePlacement,
+        Self::KeepOldSessions,
+        Self::StaleDirectory,
+        Self::ForgetOutcomes,
+        Self::IgnoreOperationNumbers,
+    ];
+}
