@@ -9,7 +9,7 @@
 //! - what a VM takes is reserved when its host is chosen, and given back only when the manager
 //!   has said that nothing is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,9 @@ pub(super) struct Desk {
     line_max: usize,
     pending: BTreeMap<VmId, Pending>,
     adopted: BTreeMap<VmId, RunningTask>,
+    /// VMs whose adopted task has ended, and that have not been read since: what it has done is not
+    /// known yet.
+    unread: BTreeSet<VmId>,
     asks: Asks,
     tickets: u64,
     /// To be sent.
@@ -111,6 +114,7 @@ impl Desk {
             line_max,
             pending: BTreeMap::new(),
             adopted: tasks.into_iter().map(|task| (task.vm, task)).collect(),
+            unread: BTreeSet::new(),
             asks,
             tickets: 0,
             replies: Vec::new(),
@@ -214,6 +218,7 @@ impl Desk {
     /// Whether this very call, or an earlier one for the same thing, may have reached the manager.
     fn touched_before(&self, call: &Call) -> bool {
         self.adopted.contains_key(&call.vm)
+            || self.unread.contains(&call.vm)
             || self.holdings.get(&call.vm).is_some_and(|held| held.unknown || held.op == call.op)
     }
 
@@ -266,7 +271,8 @@ impl Desk {
         let Some(pending) = self.pending.get(&vm) else { return };
         let (op, action) = (pending.asked.call.op, pending.asked.call.action.clone());
         let held = self.holdings.get(&vm);
-        let doubted = held.is_some_and(|h| h.unknown) || self.adopted.contains_key(&vm);
+        let earlier = self.adopted.contains_key(&vm) || self.unread.contains(&vm);
+        let doubted = earlier || held.is_some_and(|h| h.unknown);
         let ask_tasks = doubted
             && matches!(
                 action,
@@ -412,6 +418,7 @@ impl Desk {
         // hears nothing: it goes on.
         if !result.as_ref().is_err_and(turned_away) {
             self.adopted.remove(&vm);
+            self.unread.remove(&vm);
         }
         match &result {
             Ok(_) => self.circuit.well(),
@@ -449,7 +456,8 @@ impl Desk {
         let creates = matches!(action, Action::Create(_));
         let later = |reason, detail: String, after| Some(Answer::Later(Later { reason, detail, after }));
         // An error that says that nothing was done says so of this try alone.
-        let doubted = self.adopted.contains_key(&vm) || self.holdings.get(&vm).is_some_and(|held| held.unknown);
+        let earlier = self.adopted.contains_key(&vm) || self.unread.contains(&vm);
+        let doubted = earlier || self.holdings.get(&vm).is_some_and(|held| held.unknown);
         if doubted && turned_away(&error) {
             self.holdings.doubtful(&vm);
             let after = matches!(error, Error::Busy { .. }).then_some(Duration::from_millis(500));
@@ -572,11 +580,12 @@ impl Desk {
 
     /// These tasks still run there. Gives the adopted ones that do not any more.
     pub(super) fn tasks(&mut self, tasks: &[RunningTask]) -> Vec<VmId> {
-        let still: std::collections::BTreeSet<VmId> = tasks.iter().map(|task| task.vm).collect();
+        let still: BTreeSet<VmId> = tasks.iter().map(|task| task.vm).collect();
         let over: Vec<VmId> = self.adopted.keys().filter(|vm| !still.contains(vm)).copied().collect();
         over.iter().for_each(|vm| {
             self.adopted.remove(vm);
         });
+        self.unread.extend(&over);
         over
     }
 
@@ -586,6 +595,7 @@ impl Desk {
         {
             return false;
         }
+        self.unread.remove(&vm);
         match (found, self.holdings.get(&vm)) {
             (Some(found), _) => self.holdings.observe(found),
             // Not there: unless a try with no answer may yet bring it about.

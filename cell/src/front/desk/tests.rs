@@ -411,6 +411,25 @@ fn tasks_of_an_older_session_are_adopted() {
 }
 
 #[test]
+fn what_an_adopted_task_has_done_is_read_before_it_is_told() {
+    let task = RunningTask { vm: vm(0), number: OpNumber(1), host: Some("h1".parse().unwrap()) };
+    let mut t = Test::with(2, vec![task]);
+    assert_eq!(t.desk.tasks(&[]), [vm(0)], "it has ended, and its VM is to be read");
+    t.withdraw(0, 1, spec(1));
+    assert_eq!(t.answers(), [], "not taken for never begun");
+    let start = t.start();
+    t.succeed(&start);
+    assert!(matches!(t.answer(), Answer::Present(_)));
+
+    let task = RunningTask { vm: vm(1), number: OpNumber(1), host: Some("h1".parse().unwrap()) };
+    let mut t = Test::with(2, vec![task]);
+    assert_eq!(t.desk.tasks(&[]), [vm(1)]);
+    t.desk.inspected(vm(1), None, 0);
+    t.withdraw(1, 1, spec(1));
+    assert!(not_begun(&t.answer()), "it has been read, and came to nothing");
+}
+
+#[test]
 fn a_move_and_a_growth_hold_their_room_while_they_go_on() {
     let mut t = Test::new(2);
     t.call(0, 1, spec(3));
