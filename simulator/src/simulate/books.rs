@@ -51,6 +51,8 @@ pub(super) enum Asked {
 pub(super) struct Job {
     pub(super) kind: JobKind,
     pub(super) asked: Asked,
+    /// Of a provision: how many VMs.
+    pub(super) count: u32,
     pub(super) taken: Taken,
     pub(super) ended: BTreeSet<Ended>,
 }

@@ -37,6 +37,8 @@ fn expected(pages: &Pages, vm: &Vm) -> Result<Option<Expected>, &'static str> {
         let Some(job) = pages.jobs.get(id) else { return Err("a job is not known") };
         match pages.ended(id) {
             None => return Err("a job has not ended"),
+            // Of several VMs, some may have been made before it was called off.
+            Some(Ended::Cancelled) if job.count > 1 => return Err("a job failed half way"),
             Some(Ended::Cancelled) => continue,
             Some(Ended::Failed(code)) => match code.as_str() {
                 // Something may have been done, or some of several VMs made.

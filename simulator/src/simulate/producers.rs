@@ -336,7 +336,12 @@ impl Producers {
         {
             let mut pages = self.books.pages();
             let kind = order.job.request.kind();
-            let job = Job { kind, asked: order.asked.clone(), taken: Taken::Unknown, ended: Default::default() };
+            let count = match &order.job.request {
+                Request::Provision(provision) => provision.count,
+                Request::Operate(..) | Request::Cancel(_) => 1,
+            };
+            let (asked, taken) = (order.asked.clone(), Taken::Unknown);
+            let job = Job { kind, asked, count, taken, ended: Default::default() };
             pages.jobs.insert(id, job);
             if let Request::Provision(provision) = &order.job.request {
                 for index in 0..provision.count {
