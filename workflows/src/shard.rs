@@ -170,7 +170,7 @@ impl Shard {
     }
 
     fn recount(&mut self) {
-        self.soft.open_work = apply::count_open_work(&self.state);
+        self.soft.admitted = apply::admitted(&self.state);
         self.soft.jobs_open = self.state.jobs.values().filter(|j| !j.row.state.ended()).count();
         self.soft.vms_live = self.state.vms.values().filter(|v| !v.vm.is_deleted()).count();
     }
@@ -290,7 +290,7 @@ impl Shard {
     /// Whether the `jobs` queue may be read on: fewer jobs are accepted and not started than the bound.
     #[must_use]
     pub fn wants_jobs(&self) -> bool {
-        self.soft.open_work.saturating_sub(self.soft.slots_total) < self.limits.accepted_max
+        self.soft.admitted.len().saturating_sub(self.soft.slots_total) < self.limits.accepted_max
     }
 
     /// Whether enough is decided for one append: hand in no more before [`Shard::take_batch`].

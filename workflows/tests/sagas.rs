@@ -374,6 +374,21 @@ fn operations_on_one_vm_go_in_the_order_accepted() {
 }
 
 #[test]
+fn a_long_line_of_work_that_needs_no_call_is_written_in_pieces() {
+    const JOBS: usize = 3_000;
+    let mut world = World::new(1, 2);
+    let vm = made(&mut world, "web");
+    world.fates.insert(Step::Restart, [Fate::Lose].into());
+    world.submit(&job("slow", operate(vm, Operation::Restart(StopMode::Hard))));
+    while world.step() {}
+    (0..JOBS).for_each(|n| world.submit(&job(&format!("start-{n}"), operate(vm, Operation::Start))));
+    world.settle();
+    let largest = world.logs[0].iter().map(|entry| entry.records.len()).max();
+    assert!(largest.is_some_and(|records| records < JOBS), "{largest:?} records in one entry");
+    world.check();
+}
+
+#[test]
 fn a_change_behind_our_back_is_read_again_and_reported() {
     let mut world = World::new(4, 2);
     let vm = made(&mut world, "web");

@@ -443,7 +443,7 @@ impl Shard {
             Task::Inspect => {}
         }
         entry.line.push_back(Arc::clone(work));
-        self.soft.open_work += 1;
+        self.soft.admitted.insert((work.vm, work.job));
     }
 
     fn step_ended(&mut self, at: WallMs, vm: VmId, op: OpNumber, result: &StepResult) {
@@ -537,7 +537,7 @@ impl Shard {
     }
 
     fn work_is_over(&mut self, at: WallMs, work: &Work, outcome: &Outcome) {
-        self.soft.open_work = self.soft.open_work.saturating_sub(1);
+        self.soft.admitted.remove(&(work.vm, work.job));
         if let Some(entry) = self.state.vms.get_mut(&work.vm) {
             let was_deleted = entry.vm.is_deleted();
             entry.vm.work_ended(work.job, outcome, at);
@@ -601,16 +601,15 @@ pub(super) fn children_share_a_manager(job: &Job) -> bool {
     }
 }
 
-/// Lines of a VM's work that wait, for a fresh owner.
-pub(super) fn count_open_work(state: &Durable) -> usize {
-    // Order does not matter for a sum.
-    #[expect(clippy::iter_over_hash_type, reason = "a sum is the same in any order")]
-    let total = {
-        let mut total = 0;
+/// Work that has not ended, for a fresh owner.
+pub(super) fn admitted(state: &Durable) -> super::state::Set<(VmId, JobId)> {
+    #[expect(clippy::iter_over_hash_type, reason = "a set is the same in any order")]
+    let works = {
+        let mut works = super::state::Set::default();
         for entry in state.vms.values() {
-            total += entry.line.len() + usize::from(entry.run.is_some());
+            works.extend(entry.run.iter().map(|run| &run.work).chain(&entry.line).map(|work| (work.vm, work.job)));
         }
-        total
+        works
     };
-    total
+    works
 }

@@ -218,8 +218,8 @@ pub(crate) struct Soft {
     /// Calls under way, by manager.
     pub(crate) slots: Map<ManagerId, usize>,
     pub(crate) slots_total: usize,
-    /// Work admitted and not ended.
-    pub(crate) open_work: usize,
+    /// Work admitted and not ended: a line may be long, and is not searched for each that comes.
+    pub(crate) admitted: Set<(VmId, JobId)>,
     pub(crate) jobs_open: usize,
     pub(crate) vms_live: usize,
     pub(crate) ended_counts: BTreeMap<(JobKind, JobState), u64>,

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::state::{Happened, VmEntry};
 use super::{Change, Shard};
 
+/// Jobs behind a VM's own that an explanation names.
+const BEHIND_MAX: usize = 100;
+
 impl Shard {
     /// A VM whose home this is.
     #[must_use]
@@ -142,6 +145,7 @@ impl Shard {
         let entry = self.state.vms.get(id)?;
         let call = entry.vm.doing.as_ref().map(|d| IntentKey::Call(*id, d.op));
         let attempt = call.and_then(|call| self.soft.attempts.get(&call));
+        let waiting = entry.line.iter().map(|work| work.job).skip(usize::from(entry.run.is_none()));
         let place = self.soft.timers.iter().find(|(_, t)| matches!(t, super::state::Timer::Place(vm) if vm == id));
         Some(VmExplanation {
             vm: entry.vm.clone(),
@@ -151,7 +155,8 @@ impl Shard {
             attempts: attempt.map_or(0, |a| a.count),
             waits_for: self.waits_for(entry),
             next_retry_at: attempt.and_then(|a| a.next_at).or(place.map(|(at, _)| *at)),
-            behind: entry.line.iter().map(|work| work.job).skip(usize::from(entry.run.is_none())).collect(),
+            behind: waiting.clone().take(BEHIND_MAX).collect(),
+            behind_total: waiting.count(),
             history: entry.history.iter().map(|(at, what)| (*at, in_words(*what))).collect(),
         })
     }
@@ -175,7 +180,7 @@ impl Shard {
         Stats {
             vms: soft.vms_live,
             jobs_open: soft.jobs_open,
-            waiting: soft.open_work.saturating_sub(soft.slots_total),
+            waiting: soft.admitted.len().saturating_sub(soft.slots_total),
             running: soft.slots_total,
             parked: self.state.parked.len(),
             oldest_waiting_at: oldest,
@@ -281,8 +286,10 @@ pub struct VmExplanation {
     pub waits_for: String,
     /// When it is tried next.
     pub next_retry_at: Option<WallMs>,
-    /// Jobs that wait behind it.
+    /// The first hundred jobs that wait behind it.
     pub behind: Vec<JobId>,
+    /// How many wait behind it.
+    pub behind_total: usize,
     /// What has happened to it, oldest first, the last 32: when, and what in words.
     pub history: Vec<(WallMs, String)>,
 }

@@ -18,6 +18,9 @@ use crate::sagas::{self, Next};
 /// Calls that a shard has under way at once, whatever their managers: bounds its memory, not its speed.
 const SLOTS_MAX: usize = 8_192;
 
+/// Decisions for one VM in a row without a call or an end of its line; a handful a piece of work is usual.
+const DECISIONS_MAX: usize = 10_000;
+
 impl Shard {
     /// Work has come for a VM whose home is here. Sent again, it is admitted once.
     pub(super) fn work(&mut self, ctx: &Context<'_>, work: Arc<Work>) {
@@ -29,9 +32,8 @@ impl Shard {
         match (&work.task, known) {
             (Task::Create { .. }, Some(_)) => return,
             (Task::Create { .. }, None) => {}
-            (Task::Operate(_) | Task::Inspect, Some(entry)) => {
-                let in_line = entry.run.iter().map(|r| &r.work).chain(&entry.line).any(|w| w.job == job);
-                if in_line {
+            (Task::Operate(_) | Task::Inspect, Some(_)) => {
+                if self.soft.admitted.contains(&(vm, job)) {
                     return;
                 }
             }
@@ -104,9 +106,15 @@ impl Shard {
 
     /// Takes the VM's workflow as far as it goes without an answer.
     pub(super) fn advance(&mut self, ctx: &Context<'_>, vm: VmId) {
-        loop {
+        for _ in 0..DECISIONS_MAX {
             let Some(entry) = self.state.vms.get(&vm) else { return };
             let Some(head) = entry.head().cloned() else { return };
+            if self.batch_full() && entry.run.is_none() {
+                // A long line of work that needs no call: the rest goes into the next entry.
+                self.soft.ready.push_front(&head.tenant, vm);
+                self.soft.timers.insert((ctx.now, Timer::Pump));
+                return;
+            }
             if entry.vm.doing.is_some() || entry.run.as_ref().is_some_and(|run| run.parked.is_some()) {
                 return;
             }
@@ -145,6 +153,9 @@ impl Shard {
                 Next::End(outcome) => self.end(ctx, &head, outcome),
             }
         }
+        // A saga that decides the same again and again would hold up its whole cell; as a panic it is
+        // seen, and its message put aside.
+        panic!("VM {vm}: {DECISIONS_MAX} decisions without a step");
     }
 
     /// The head's work is over; what waits behind it may start.

@@ -52,8 +52,10 @@ pub(in crate::http) struct VmWhy {
     waits_for: String,
     /// When it is tried next.
     next_retry_at: Option<String>,
-    /// Jobs that wait behind it.
+    /// The first hundred jobs that wait behind it.
     behind: Vec<String>,
+    /// How many wait behind it.
+    behind_total: usize,
 }
 
 /// Why something is as it is.
@@ -114,6 +116,7 @@ fn why(api: &dyn Api, explanation: &VmExplanation) -> VmWhy {
         attempts: explanation.attempts,
         waits_for: explanation.waits_for.clone(),
         next_retry_at: explanation.next_retry_at.map(time),
+        behind_total: explanation.behind_total,
         behind: explanation.behind.iter().map(ToString::to_string).collect(),
     }
 }
