@@ -375,7 +375,7 @@ fn operations_on_one_vm_go_in_the_order_accepted() {
 
 #[test]
 fn a_long_line_of_work_that_needs_no_call_is_written_in_pieces() {
-    const JOBS: usize = 3_000;
+    const JOBS: usize = 6_000;
     let mut world = World::new(1, 2);
     let vm = made(&mut world, "web");
     world.fates.insert(Step::Restart, [Fate::Lose].into());
@@ -383,8 +383,9 @@ fn a_long_line_of_work_that_needs_no_call_is_written_in_pieces() {
     while world.step() {}
     (0..JOBS).for_each(|n| world.submit(&job(&format!("start-{n}"), operate(vm, Operation::Start))));
     world.settle();
+    // Two records for each: that it is over, and that its job is.
     let largest = world.logs[0].iter().map(|entry| entry.records.len()).max();
-    assert!(largest.is_some_and(|records| records < JOBS), "{largest:?} records in one entry");
+    assert!(largest.is_some_and(|records| records < JOBS * 3 / 2), "{largest:?} records in one entry");
     world.check();
 }
 
