@@ -118,6 +118,8 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// Bytes of it that are kept messages.
     pub live_bytes: u64,
+    /// Free space of the disk below.
+    pub free_bytes: u64,
 }
 
 /// The embedded bus. Dropping it closes it, as [`Embedded::close`] does.
@@ -261,6 +263,7 @@ impl Embedded {
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.size()).sum(),
             live_bytes: segments.iter().map(|segment| segment.live()).sum(),
+            free_bytes: self.shared.space.free_bytes(&self.shared.env),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Config {
     pub address: String,
     /// How long others wait for a cell of which they hear nothing before they take over.
     pub lease: Duration,
+    /// How often it says that it lives: at most a third of the lease.
+    pub beat: Duration,
     /// How long this cell waits, after its start, before it takes over from owners that are gone:
     /// one lease, since the bus may have been away; zero where no other process can be alive.
     pub settle: Duration,
@@ -61,6 +63,7 @@ impl Config {
             address: format!("local:{id}"),
             id,
             lease: Duration::from_secs(3),
+            beat: Duration::from_secs(1),
             settle: Duration::ZERO,
             gather: (1, Duration::ZERO),
             runner: runner::Config::default(),

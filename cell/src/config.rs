@@ -103,8 +103,6 @@ pub struct Config {
     pub jobs: Jobs,
     /// `[snapshot]`
     pub snapshot: Snapshot,
-    /// `[trim]`: how often.
-    pub trim_interval: Duration,
     /// `[events]`
     pub events: Events,
     /// `disk.free_min`, bytes.
@@ -153,8 +151,6 @@ pub struct Jobs {
 pub struct Snapshot {
     /// The least log behind the last snapshot that makes a new one due, bytes.
     pub tail_min_bytes: u64,
-    /// Snapshots kept of each shard.
-    pub keep: usize,
 }
 
 /// `[events]`
@@ -173,8 +169,6 @@ pub struct Directory {
     pub checkpoint_dir: PathBuf,
     /// How often the checkpoint is written.
     pub checkpoint_interval: Duration,
-    /// Whether huge pages are asked for.
-    pub huge_pages: bool,
 }
 
 /// `[log]`
@@ -197,6 +191,8 @@ pub struct Http {
     pub bodies_max_bytes: u64,
     /// For a request's head, and again for its body.
     pub read_timeout: Duration,
+    /// For a client to take some of its answer.
+    pub write_timeout: Duration,
     /// The longest `wait`.
     pub wait_max: Duration,
     /// Readers of events at once.
@@ -514,18 +510,13 @@ impl Settings {
                 remember,
                 placement_patience: self.time("jobs.placement_patience"),
             },
-            snapshot: Snapshot { tail_min_bytes: self.count("snapshot.tail_min"), keep: self.usize("snapshot.keep") },
-            trim_interval: self.time("trim.interval"),
+            snapshot: Snapshot { tail_min_bytes: self.count("snapshot.tail_min") },
             events: Events {
                 keep_max: self.count("events.keep_max"),
                 keep_max_bytes: self.count("events.keep_size_max"),
             },
             disk_free_min_bytes: self.count("disk.free_min"),
-            directory: Directory {
-                checkpoint_dir,
-                checkpoint_interval: self.time("directory.checkpoint_interval"),
-                huge_pages: self.flag("directory.huge_pages"),
-            },
+            directory: Directory { checkpoint_dir, checkpoint_interval: self.time("directory.checkpoint_interval") },
             circuit,
             log: Log {
                 level,
@@ -536,6 +527,7 @@ impl Settings {
                 connections_max: self.usize("http.connections_max"),
                 bodies_max_bytes: self.count("http.bodies_max"),
                 read_timeout: self.time("http.read_timeout"),
+                write_timeout: self.time("http.write_timeout"),
                 wait_max: self.time("http.wait_max"),
                 events_readers_max: self.usize("http.events_readers_max"),
             },

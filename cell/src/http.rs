@@ -48,6 +48,7 @@ mod locate;
 mod log;
 mod managers;
 mod openapi;
+mod paced;
 mod problem;
 mod query;
 mod queue;

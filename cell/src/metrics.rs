@@ -4,6 +4,7 @@
 //! (queue depths, states of managers) is asked for when `/metrics` is read. Never a VM, job,
 //! tenant or host as a label.
 
+pub mod embedded;
 mod memory;
 
 use std::time::Duration;

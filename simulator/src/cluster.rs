@@ -9,10 +9,11 @@
 //! `cellbus up`, the demo and benchmarks are this, with a listener or a workload on top.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cellbus_bus::cluster::{FORMAT, HASH_SCHEME, Mismatch};
 use cellbus_bus::contract::ClusterRecord;
 use cellbus_bus::embedded::{self, Embedded};
 use cellbus_bus::ids::{CellId, ManagerId, ManagerName, ShardCount};
@@ -35,10 +36,9 @@ use crate::remote::RemoteFleet;
 use crate::{Inventory, remote};
 
 mod local;
+#[cfg(test)]
+mod tests;
 
-/// The hash scheme and the format that this build writes (see [`ClusterRecord`]).
-const HASH_SCHEME: u16 = 1;
-const FORMAT: u16 = 1;
 /// How long cells wait for each other when all start together, so that shards do not move.
 const GATHER: Duration = Duration::from_secs(2);
 /// Pauses between two looks at whether it is ready.
@@ -67,26 +67,9 @@ pub enum Error {
     /// The bus does not give the cluster record.
     #[error("the cluster record cannot be read")]
     Bus(#[from] cellbus_bus::Error),
-    /// The data directory was made for another number of shards.
-    #[error(
-        "this cluster was made with {found} shards, and the configuration says {asked}; the number is fixed for its life: set `shards = {found}`, or take another data directory"
-    )]
-    Shards {
-        /// The cluster's.
-        found: u16,
-        /// The configured.
-        asked: u16,
-    },
-    /// Written by a build that knows more than this one.
-    #[error(
-        "this cluster has hash scheme {hash_scheme} and format {format}, and this build knows {HASH_SCHEME} and {FORMAT}; run the newer build that wrote it"
-    )]
-    Newer {
-        /// The cluster's.
-        hash_scheme: u16,
-        /// The cluster's.
-        format: u16,
-    },
+    /// The data directory was made for another configuration or build.
+    #[error(transparent)]
+    Record(#[from] Mismatch),
     /// The simulated managers could not be opened.
     #[error("the simulated managers cannot be opened")]
     Fleet(#[from] managers::Error),
@@ -116,9 +99,7 @@ impl Error {
         match self {
             Self::Bus(error) => error.retryable(),
             Self::Remote { source, .. } => source.retryable(),
-            Self::Open(_) | Self::Shards { .. } | Self::Newer { .. } | Self::Fleet(_) | Self::NoSuchManager { .. } => {
-                false
-            }
+            Self::Open(_) | Self::Record(_) | Self::Fleet(_) | Self::NoSuchManager { .. } => false,
         }
     }
 }
@@ -152,15 +133,7 @@ impl Cluster {
     /// When the data directory cannot be used, or managers of other processes cannot be reached.
     pub async fn open(parts: Parts, env: Env) -> Result<Self, Error> {
         let Parts { data, config, inventory, latency } = parts;
-        let bus = Embedded::open(
-            embedded::Config {
-                free_bytes_min: config.disk_free_min_bytes,
-                events_keep: config.events.keep_max,
-                events_bytes_max: config.events.keep_max_bytes,
-                ..embedded::Config::new(data.join("bus"))
-            },
-            env.clone(),
-        )?;
+        let bus = Embedded::open(bus_config(&config, &data), env.clone())?;
         let record = cluster_record(&bus, &env, config.shards).await?;
         let fleet = Fleet::open(
             managers::Config {
@@ -176,10 +149,7 @@ impl Cluster {
 
         let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
         let checkpoint = Checkpoint::open(
-            checkpoint::Config {
-                every: config.directory.checkpoint_interval,
-                ..checkpoint::Config::new(&config.directory.checkpoint_dir)
-            },
+            checkpoint_config(&config),
             checkpoint::Cluster { id: record.cluster_id, shards: record.shards },
             env.clone(),
             Arc::clone(&replica),
@@ -243,15 +213,8 @@ impl Cluster {
         let id = format!("cell-{}-{:08x}", self.incarnations, self.env.random_u64() as u32);
         let id: CellId = id.parse().expect("letters, digits and dashes make a cell id");
         let config = cell::Config {
-            lease: self.config.lease.ttl,
             gather: (together, GATHER),
-            runner: runner::Config {
-                limits: Some(limits(&self.config, self.replica.shards())),
-                snapshot_bytes_min: self.config.snapshot.tail_min_bytes,
-                ..runner::Config::default()
-            },
-            ingress: Some(self.config.tenants.clone()),
-            ..cell::Config::local(id.clone(), self.fronts.clone())
+            ..cell_config(&self.config, self.replica.shards(), id.clone(), self.fronts.clone())
         };
         let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
         self.env.spawn("cell", self.running.track_future(cell.run(self.stop_cells.clone())));
@@ -346,13 +309,40 @@ async fn cluster_record(bus: &Embedded, env: &Env, shards: ShardCount) -> Result
         created_at: env.wall(),
     };
     let record = bus.cluster(initial).await?;
-    if record.hash_scheme != HASH_SCHEME || record.format > FORMAT {
-        return Err(Error::Newer { hash_scheme: record.hash_scheme, format: record.format });
-    }
-    if record.shards != shards {
-        return Err(Error::Shards { found: record.shards.get(), asked: shards.get() });
-    }
+    record.check(shards)?;
     Ok(record)
+}
+
+// ── what is configured, as each part takes it ──
+
+fn bus_config(config: &Config, data: &Path) -> embedded::Config {
+    embedded::Config {
+        free_bytes_min: config.disk_free_min_bytes,
+        events_keep: config.events.keep_max,
+        events_bytes_max: config.events.keep_max_bytes,
+        ..embedded::Config::new(data.join("bus"))
+    }
+}
+
+fn checkpoint_config(config: &Config) -> checkpoint::Config {
+    checkpoint::Config {
+        every: config.directory.checkpoint_interval,
+        ..checkpoint::Config::new(&config.directory.checkpoint_dir)
+    }
+}
+
+fn cell_config(config: &Config, shards: ShardCount, id: CellId, fronts: Vec<front::Config>) -> cell::Config {
+    cell::Config {
+        lease: config.lease.ttl,
+        beat: config.lease.beat,
+        runner: runner::Config {
+            limits: Some(limits(config, shards)),
+            snapshot_bytes_min: config.snapshot.tail_min_bytes,
+            ..runner::Config::default()
+        },
+        ingress: Some(config.tenants.clone()),
+        ..cell::Config::local(id, fronts)
+    }
 }
 
 fn overcommits(config: &Config) -> BTreeMap<ManagerName, Overcommit> {
@@ -363,8 +353,12 @@ fn overcommits(config: &Config) -> BTreeMap<ManagerName, Overcommit> {
     config.managers.iter().map(|manager| (manager.name.clone(), of(manager))).collect()
 }
 
+fn front_config(config: &Config, name: &ManagerName) -> front::Config {
+    front::Config { circuit: config.circuit, ..front::Config::new(name.clone()) }
+}
+
 fn front_of(config: &Config, drivers: &AllDrivers, name: &ManagerName) -> front::Config {
-    let front = front::Config { circuit: config.circuit, ..front::Config::new(name.clone()) };
+    let front = front_config(config, name);
     match config.managers.iter().find(|manager| manager.name == *name) {
         Some(manager) => front::Config {
             over_commit: OverCommit { cpu: manager.over_commit_cpu, memory: manager.over_commit_memory },

@@ -129,6 +129,13 @@ impl Server {
     pub async fn get(&self, path: &str) -> Result<Answer> {
         answer(self.http.get(format!("{}{path}", self.url))).await
     }
+    /// `GET` of text.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        Ok(self.http.get(format!("{}{path}", self.url)).send().await?.text().await?)
+    }
     /// `POST` of JSON.
     ///
     /// # Errors

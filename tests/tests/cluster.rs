@@ -104,6 +104,18 @@ async fn jobs_make_vms_that_are_listed_located_and_operated() -> Result<()> {
         assert!(!server.succeed(&[look])?.is_empty());
         parsed(&server.succeed(&[look, "--output", "json"])?);
     }
+    let metrics = server.text("/metrics").await?;
+    for (name, least) in [
+        ("cellbus_bus_messages_total", 100.0),
+        ("cellbus_bus_syncs_total", 1.0),
+        ("cellbus_bus_segments", 1.0),
+        ("cellbus_bus_segment_bytes", 1.0),
+        ("cellbus_bus_live_bytes", 1.0),
+        ("cellbus_bus_free_bytes", 1.0),
+    ] {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        assert!(line >= Some(least), "{name}: {line:?}\n{metrics}");
+    }
     for explained in [["vm", "explain", id], ["job", "explain", id]] {
         server.succeed(&explained)?;
     }

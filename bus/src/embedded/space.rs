@@ -37,7 +37,8 @@ impl Space {
         Ok(Self { dir, disk, free_bytes_min, free_bytes, read_at: Mutex::new(env.mono()) })
     }
 
-    fn free_bytes(&self, env: &Env) -> u64 {
+    /// At most a moment old.
+    pub(super) fn free_bytes(&self, env: &Env) -> u64 {
         if let Ok(mut read_at) = self.read_at.try_lock() {
             let now = env.mono();
             if now.since(*read_at) >= READING_AGE_MAX {

@@ -52,7 +52,8 @@ impl Inner {
         let env = inner.process.env.clone();
         let began = env.mono();
         let joined_at = env.wall();
-        let every = inner.config.lease / 3;
+        // Two may be lost before the lease runs out.
+        let every = inner.config.beat.min(inner.config.lease / 3);
         let mut beat = 0;
         let mut bus_was_away = false;
         let mut takeover_from = began.after(inner.config.settle);

@@ -85,10 +85,8 @@ pub(super) const KEYS: &[Key] = &[
         "snapshot.tail_min",
         Kind::Size(64 * KIB, GIB),
         "8MiB",
-        "the least log behind a shard's last snapshot that makes a new one due",
+        "the least log behind a shard's last snapshot that makes a new one due; the last two are kept, and with each new one log and queues are trimmed",
     ),
-    key("snapshot.keep", Kind::Count(2, 16), "2", "snapshots kept of each shard"),
-    key("trim.interval", Kind::Time(secs(1), secs(3_600)), "10s", "how often logs and queues are trimmed"),
     key("events.keep_max", Kind::Count(1_000, 100_000_000), "100000", "events kept for readers that come back"),
     key("events.keep_size_max", Kind::Size(MIB, TIB), "256MiB", "what these events take at the most"),
     key(
@@ -104,12 +102,6 @@ pub(super) const KEYS: &[Key] = &[
         "where the directory's checkpoint is kept; empty: in `data_dir`",
     ),
     key("directory.checkpoint_interval", Kind::Time(secs(1), secs(DAY)), "60s", "how often the checkpoint is written"),
-    key(
-        "directory.huge_pages",
-        Kind::Flag,
-        "true",
-        "ask the system for huge pages for the large tables; makes look-ups faster where it grants them",
-    ),
     key(
         "circuit.failures_max",
         Kind::Count(1, 1_000),
@@ -143,6 +135,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Time(ms(100), secs(3_600)),
         "30s",
         "how long a client may take to send a request's head, and again its body",
+    ),
+    key(
+        "http.write_timeout",
+        Kind::Time(ms(100), secs(3_600)),
+        "30s",
+        "how long a client may take nothing of its answer before it is cut off",
     ),
     key("http.wait_max", Kind::Time(secs(1), secs(DAY)), "10m", "the longest `wait` of a job's submission"),
     key("http.events_readers_max", Kind::Count(1, 65_536), "1024", "readers of `/v1/events` at once"),

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::paced::Paced;
 use super::{App, Handler};
 
 /// Bytes of a request's head. Headers in it are at most 100, hyper's own bound.
@@ -89,6 +90,7 @@ async fn connection(
         .header_read_timeout(app.settings.http.read_timeout)
         .max_header_size(HEAD_BYTES_MAX)
         .pipeline_flush(true);
+    let stream = Paced::new(stream, app.env.clone(), app.settings.http.write_timeout);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use cellbus_bus::Env;
 use cellbus_cell::config::Transport;
 use cellbus_cell::http::{self, App, LogLevel, Served};
-use cellbus_cell::metrics::Metrics;
+use cellbus_cell::metrics::{self, Metrics};
 use cellbus_simulator::cluster::{Cluster, Parts};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -55,6 +55,7 @@ impl Command {
         let parts = Parts { data: data.clone(), config, inventory, latency: size.latency };
         let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
+        metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
         let served = Arc::new(Served::new(cluster.gateway().clone()));
         let app = App::new(served, env.clone(), http, Arc::new(metrics), Arc::new(level));
         let serving = TaskTracker::new();
