@@ -79,7 +79,7 @@ impl Cli {
             Command::Audit(command) => client(async |env| command.run(&env).await),
             Command::Load(command) => server(async |env| command.run(&env).await),
             Command::SimManagers(command) => server(async |env| command.run(&env).await),
-            Command::Simulate(command) => command.run(),
+            Command::Simulate(command) => server(async |env| command.run(&env).await),
             Command::Config(command) => command.run(),
             Command::Completions(command) => command.run(),
         }

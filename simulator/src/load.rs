@@ -44,6 +44,7 @@ pub use books::Counts;
 pub use http::HttpTarget;
 pub use latencies::Latencies;
 pub use marks::Mark;
+pub(crate) use page::STYLE as PAGE_STYLE;
 pub use recording::{About, Recording};
 pub use report::{Details, Failures, LatencyMs, Report, Tally};
 pub use series::{Moment, Series};

@@ -13,8 +13,11 @@
 use serde::Serialize;
 
 mod assume;
+mod page;
+pub mod runs;
 
 pub use assume::{Assumptions, Bus, UnknownAssumption};
+pub use page::html;
 
 /// What is to be managed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -125,13 +128,7 @@ pub fn plan(fleet: Fleet, assumed: &Assumptions) -> Plan {
     let replicas = ((rate * assumed.lookups_per_job / assumed.lookups_per_second).ceil() as u64).max(2);
     let row_bytes = assumed.row_bytes * vms + assumed.listed_job_bytes * jobs_kept;
 
-    let survivors = cells.saturating_sub(1).max(1) as f64;
-    let moved = vms / cells as f64;
-    // The tail is cut when it outweighs the snapshot: at the most as much again.
-    let tail_jobs = assumed.snapshot_bytes / assumed.log_bytes * moved;
-    let open_seconds = (moved * assumed.restore_us + tail_jobs * assumed.replay_us) / 1e6;
-    let read_seconds = moved * assumed.snapshot_bytes * 2.0 / (assumed.bus_read_mib * MIB);
-    let takeover = assumed.lease_seconds + open_seconds / (survivors * assumed.cell_cores) + read_seconds;
+    let takeover = takeover_seconds(vms, cells, assumed);
     let replay = vms * assumed.restore_us / 1e6 / assumed.replica_cores
         + vms * assumed.snapshot_bytes * 2.0 / (assumed.bus_read_mib * MIB);
 
@@ -201,6 +198,25 @@ pub fn plan(fleet: Fleet, assumed: &Assumptions) -> Plan {
             "costs a job were measured with provisions, the dearest kind but migrate",
         ],
     }
+}
+
+impl Plan {
+    /// What a takeover would take with so many cells.
+    #[must_use]
+    pub fn takeover_of(&self, cells: u64, assumed: &Assumptions) -> f64 {
+        takeover_seconds(self.fleet.vms as f64, cells, assumed)
+    }
+}
+
+/// The lease runs out; then the survivors share the dead cell's shards, and read and replay them.
+fn takeover_seconds(vms: f64, cells: u64, assumed: &Assumptions) -> f64 {
+    let survivors = cells.saturating_sub(1).max(1) as f64;
+    let moved = vms / cells.max(1) as f64;
+    // The tail is cut when it outweighs the snapshot: at the most as much again.
+    let tail_jobs = assumed.snapshot_bytes / assumed.log_bytes * moved;
+    let open_seconds = (moved * assumed.restore_us + tail_jobs * assumed.replay_us) / 1e6;
+    let read_seconds = moved * assumed.snapshot_bytes * 2.0 / (assumed.bus_read_mib * MIB);
+    assumed.lease_seconds + open_seconds / (survivors * assumed.cell_cores) + read_seconds
 }
 
 #[cfg(test)]

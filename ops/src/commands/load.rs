@@ -17,7 +17,7 @@ use crate::exit::{Error, Result};
 use crate::output::Remote;
 use crate::{report, shutdown};
 
-mod measured;
+pub(super) mod measured;
 mod shape;
 
 /// Put load on a running cluster, and check what became of it; exit code 1 unless all is right

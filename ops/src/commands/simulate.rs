@@ -2,6 +2,7 @@
 
 mod plan;
 
+use cellbus_bus::Env;
 use clap::Args;
 
 use crate::exit::Result;
@@ -24,7 +25,7 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn run(self) -> Result<()> {
-        self.planned.run(self.hosts, self.output)
+    pub(super) async fn run(self, env: &Env) -> Result<()> {
+        self.planned.run(self.hosts, self.output, env).await
     }
 }

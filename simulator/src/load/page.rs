@@ -9,7 +9,8 @@ use crate::plot::{self, escaped};
 
 mod charts;
 
-const STYLE: &str = "\
+/// How pages of ours look.
+pub(crate) const STYLE: &str = "\
 :root{color-scheme:light dark;--text:#1c2430;--soft:#556070;--back:#fff;--card:#f5f7fa;--line:#dde3ea;--bad:#b3261e;--good:#1b6e3c;--dim:#8a6d00}\
 @media(prefers-color-scheme:dark){:root{--text:#dfe5ec;--soft:#9fabb9;--back:#12161c;--card:#1a2028;--line:#313a46;--bad:#ff8a80;--good:#7fd6a2;--dim:#e6c65c}}\
 *{box-sizing:border-box}\

@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
 }
 
 /// What this process has used until now.
-pub(super) fn usage() -> Usage {
+pub(in crate::commands) fn usage() -> Usage {
     Usage { cpu: cpu(&read("/proc/self/stat")), rss_mib: resident_mib(&read("/proc/self/status")) }
 }
 

@@ -1,7 +1,15 @@
 //! `cellbus simulate --plan`.
 
-use cellbus_simulator::plan::{Assumptions, Bus, Fleet, Plan, plan};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use cellbus_bus::Env;
+use cellbus_cell::config::{Config, Sources};
+use cellbus_simulator::plan::runs::{self, Ran};
+use cellbus_simulator::plan::{self, Assumptions, Bus, Fleet, Plan, plan};
 use clap::Args;
+
+use super::super::load::measured::usage;
 
 use crate::exit::{Error, Result};
 use crate::output::{self, Format};
@@ -31,10 +39,16 @@ pub(super) struct Options {
     /// Show what is taken for given, and where it was measured
     #[arg(long)]
     assumptions: bool,
+    /// Also run clusters of 1,000 to 50,000 hosts in this process, about a minute, and hold the model against them
+    #[arg(long)]
+    measure: bool,
+    /// Write it as a page, with curves from 1,000 to 5,000,000 hosts
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 impl Options {
-    pub(super) fn run(self, hosts: Option<u64>, format: Format) -> Result<()> {
+    pub(super) async fn run(self, hosts: Option<u64>, format: Format, env: &Env) -> Result<()> {
         let mut assumed = Assumptions::of(self.bus);
         for set in &self.set {
             let (name, value) =
@@ -53,18 +67,60 @@ impl Options {
                 plan(Fleet { hosts, vms, jobs_per_second, operation_seconds }, &assumed)
             })
             .collect();
+        let ran = if self.measure { measured(env).await? } else { Vec::new() };
+        if let Some(path) = &self.report {
+            std::fs::write(path, plan::html(&assumed, &ran))
+                .with_context(|| format!("cannot write the report {}", path.display()))?;
+        }
         match format {
-            Format::Json => output::line(&serde_json::json!({ "plans": plans, "assumptions": assumed }).to_string()),
+            Format::Json => {
+                output::line(&serde_json::json!({ "plans": plans, "assumptions": assumed, "runs": ran }).to_string())
+            }
             Format::Table => {
                 let mut text = shown(&plans);
                 if self.assumptions {
                     text.push('\n');
                     text.push_str(&taken_for_given(&assumed));
                 }
+                if !ran.is_empty() {
+                    text.push_str("\nRuns in this process, and what the model says of them:\n");
+                    text.push_str(&held_against(&ran));
+                }
                 output::text(&text)
             }
         }
     }
+}
+
+/// Clusters in this process, one after the other.
+async fn measured(env: &Env) -> Result<Vec<Ran>> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut all = Vec::new();
+    for step in runs::Step::usual() {
+        let data = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let config = Config::load(Sources::default()).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+        let told =
+            |ran: &Ran| eprintln!("measured {} hosts with {} VMs", number(ran.hosts as f64), number(ran.vms as f64));
+        let ran = runs::run(&step, cores as f64, config, data.path(), env, usage, told).await;
+        all.extend(ran.context("a run did not come to its end")?);
+    }
+    Ok(all)
+}
+
+fn held_against(ran: &[Ran]) -> String {
+    let both = |run: String, model: String| format!("{run} ({model})");
+    let head = ["hosts", "VMs", "jobs a second", "CPU of a job", "memory a VM", "takeover"].map(str::to_owned).to_vec();
+    let rows = ran.iter().map(|ran| {
+        vec![
+            number(ran.hosts as f64),
+            number(ran.vms as f64),
+            number(ran.jobs_per_second),
+            both(format!("{:.0} us", ran.job_cpu_us), format!("{:.0}", ran.job_cpu_us_planned)),
+            both(format!("{} B", number(ran.vm_bytes)), number(ran.vm_bytes_planned)),
+            both(format!("{:.1} s", ran.takeover_seconds), format!("{:.1}", ran.takeover_seconds_planned)),
+        ]
+    });
+    table::grid(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 fn above_zero(text: &str) -> std::result::Result<f64, String> {
