@@ -21,9 +21,11 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
 use tokio_util::sync::CancellationToken;
 
+pub mod anonymise;
 mod arrivals;
 mod books;
 mod check;
+mod compare;
 mod http;
 mod latencies;
 mod marks;
@@ -41,6 +43,7 @@ pub mod workload;
 
 pub use arrivals::Arrivals;
 pub use books::Counts;
+pub use compare::{Comparison, Row, Verdict, compare};
 pub use http::HttpTarget;
 pub use latencies::Latencies;
 pub use marks::Mark;

@@ -17,12 +17,22 @@ use crate::exit::{Error, Result};
 use crate::output::Remote;
 use crate::{report, shutdown};
 
+mod anonymise;
+mod compare;
 pub(super) mod measured;
 mod shape;
 
+/// What only a run has.
+const OF_A_RUN: [&str; 9] =
+    ["speedup", "mix", "in_flight", "tenants", "seed", "report", "json", "no_audit", "duration"];
+
 /// Put load on a running cluster, and check what became of it; exit code 1 unless all is right
+///
+/// At a rate, jobs go when they are due, however slow the cluster is, and latency counts from then. A trace goes in
+/// its own order, each delete after its create. Outcomes are taken from the event stream; at the end the VMs that must
+/// be there are listed, looked up and audited. Ctrl-C ends it with the report so far.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("work").args(["rate", "trace"]).required(true)))]
+#[command(group(ArgGroup::new("work").args(["rate", "trace", "anonymise", "compare"]).required(true)))]
 pub(super) struct Command {
     #[command(flatten)]
     remote: Remote,
@@ -59,10 +69,23 @@ pub(super) struct Command {
     /// Leave out the audit at the end
     #[arg(long)]
     no_audit: bool,
+    /// Put no load on anything: print a trace made of your own log of jobs, names replaced, so that it can be shared.
+    /// The log has a CloudEvent a line, or what job list --output json prints; - is standard input
+    #[arg(long, value_name = "JOBLOG", conflicts_with_all = OF_A_RUN)]
+    anonymise: Option<PathBuf>,
+    /// Put no load on anything: say what the second of two runs did better or worse, from what --json wrote of them
+    #[arg(long, num_args = 2, value_names = ["FIRST.json", "SECOND.json"], conflicts_with_all = OF_A_RUN)]
+    compare: Vec<PathBuf>,
 }
 
 impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
+        if let Some(log) = &self.anonymise {
+            return anonymise::run(log);
+        }
+        if !self.compare.is_empty() {
+            return compare::run(&self.compare, self.remote.format());
+        }
         let (workload, total) = self.workload()?;
         let defaults = match self.trace {
             Some(_) => Options::new(self.tenant.clone()),

@@ -51,8 +51,16 @@ impl Latencies {
         let mut seen = 0;
         self.0.iter().find_map(|(bucket, jobs)| {
             seen += jobs;
-            (seen as f64 >= wanted).then(|| millis(f64::from(*bucket) + 0.5))
+            (seen as f64 >= wanted).then(|| Self::middle_of(*bucket))
         })
+    }
+    /// As they are kept: bucket, jobs.
+    pub(super) fn pairs(&self) -> &[(u16, u64)] {
+        &self.0
+    }
+    /// What stands for a bucket, milliseconds.
+    pub(super) fn middle_of(bucket: u16) -> f64 {
+        millis(f64::from(bucket) + 0.5)
     }
     /// Each bucket's upper end, milliseconds, and how many are in it.
     pub(super) fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {

@@ -9,7 +9,7 @@ use crate::exit::{Error, Result};
 use crate::jobs::duration;
 
 /// What has no rate.
-const OTHERS: [&str; 1] = ["trace"];
+const OTHERS: [&str; 3] = ["trace", "anonymise", "compare"];
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
