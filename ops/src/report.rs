@@ -95,6 +95,19 @@ fn table(report: &Report) -> String {
     for (code, failures) in &report.failures {
         row("failed", &format!("{} with {code}: {}", n(failures.count), failures.first));
     }
+    for check in &report.checks {
+        match check.outcome {
+            load::Outcome::Failed => row("CHECK", &format!("failed: {}: {}", check.name, check.found)),
+            // What a soak passed is what it was for.
+            load::Outcome::Passed if check.name.starts_with("soak") => {
+                row("check", &format!("passed: {}: {}", check.name, check.found));
+            }
+            load::Outcome::NotDone if check.name.starts_with("soak") => {
+                row("check", &format!("not done: {}: {}", check.name, check.found));
+            }
+            load::Outcome::Passed | load::Outcome::NotDone => {}
+        }
+    }
     for unchecked in &report.unchecked {
         row("unchecked", unchecked);
     }

@@ -35,6 +35,7 @@ mod report;
 mod run;
 mod series;
 mod shape;
+mod soak;
 mod sse;
 mod target;
 mod tenants;
@@ -52,6 +53,7 @@ pub use recording::{About, Recording};
 pub use report::{Details, Failures, LatencyMs, Report, Tally};
 pub use series::{Moment, Series};
 pub use shape::{Invalid as InvalidShape, Profile, Shape};
+pub use soak::Limits as SoakLimits;
 pub use target::{
     Audited, CellSeen, Cluster, Ended, Heard, How, JobView, ManagerSeen, Refused, Sample, SubmitError, Target,
     TargetError, VmPage,
@@ -87,6 +89,8 @@ pub struct Options {
     pub lookups: Duration,
     /// Whether the cluster's directory is compared with its managers at the end.
     pub audit: bool,
+    /// Hold the run against these, as a soak.
+    pub soak: Option<SoakLimits>,
     /// What this process has used so far: where that is not told, nothing is.
     pub usage: fn() -> Usage,
 }
@@ -128,6 +132,7 @@ impl Options {
             ask_after: Duration::from_secs(10),
             lookups: Duration::from_secs(2),
             audit: true,
+            soak: None,
             usage: Usage::default,
         }
     }
@@ -235,5 +240,8 @@ pub async fn run(
         report.cells_peak = report.cells_peak.max(last.cells.len() as u64);
     }
     report.checks = verdict::checks(&report, audited, listed);
+    if let Some(limits) = &options.soak {
+        report.checks.extend(soak::checks(&report, limits));
+    }
     Ok(report)
 }

@@ -226,6 +226,45 @@ async fn a_trace_is_played_to_its_end() -> Result<()> {
     Ok(())
 }
 
+/// Load at a rate leaves a page and a recording, and two recordings are compared.
+#[tokio::test]
+async fn load_is_recorded_and_compared() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let arguments = ["--hosts", "40", "--managers", "2", "--cells", "2", "--latency", "none"];
+    let server = Server::start(&folder.path().join("data"), &arguments).await?;
+    let path = |name: &str| folder.path().join(name).to_str().expect("temporary paths are UTF-8").to_owned();
+    let load = ["load", "--rate", "20", "--shape", "burst", "--peak", "80", "--period", "1s", "--duration", "2s"];
+    let more = ["--arrivals", "poisson", "--tenants", "big=3,small=1", "--output", "json", "--json"];
+    let mut reports = Vec::new();
+    for name in ["a", "b"] {
+        let (recording, page) = (path(&format!("{name}.json")), path(&format!("{name}.html")));
+        let arguments = [&load[..], &more[..], &[&recording, "--report", &page]].concat();
+        let printed = parsed(&server.succeed(&arguments)?);
+        assert_eq!((&printed["jobs_failed"], &printed["lost"]), (&json!(0), &json!(0)), "{printed}");
+        assert!(
+            printed["by_tenant"]["big"]["succeeded"].as_u64() > printed["by_tenant"]["small"]["succeeded"].as_u64()
+        );
+        let written = parsed(&std::fs::read_to_string(&recording)?);
+        assert_eq!(written["jobs_submitted"], printed["jobs_submitted"]);
+        let due = |moment: &Value| moment["due"].as_u64().expect("a count");
+        let moments = written["series"]["moments"].as_array().expect("a series has moments");
+        assert_eq!(Some(moments.iter().map(due).sum::<u64>()), printed["jobs_submitted"].as_u64());
+        assert!(
+            written["about"]["versions"]["server"].is_string() && moments[1]["own_rss_mib"].is_number(),
+            "{written}"
+        );
+        let page = std::fs::read_to_string(&page)?;
+        assert!(page.contains("Arrivals and completions") && page.contains("</html>"));
+        reports.push(recording);
+    }
+    let compared = server.succeed(&["load", "--compare", &reports[0], &reports[1], "--output", "json"])?;
+    let compared = parsed(&compared);
+    // Two seconds are too few to tell a spread from.
+    assert_eq!((&compared["rows"][0]["verdict"], &compared["differences"]), (&json!("unknown"), &json!([])));
+    assert_eq!(compared["warnings"].as_array().map(Vec::len), Some(2), "{compared}");
+    Ok(())
+}
+
 /// Managers that another process serves, as the configuration says.
 #[tokio::test]
 async fn managers_of_another_process() -> Result<()> {

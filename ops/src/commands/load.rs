@@ -10,7 +10,7 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
 use cellbus_simulator::Trace;
 use cellbus_simulator::load::workload::{self, Mix, Speedup};
-use cellbus_simulator::load::{self, About, HttpTarget, Options, Recording, Tenants};
+use cellbus_simulator::load::{self, About, HttpTarget, Options, Recording, SoakLimits, Tenants};
 use clap::{ArgGroup, Args};
 
 use crate::exit::{Error, Result};
@@ -23,8 +23,11 @@ pub(super) mod measured;
 mod shape;
 
 /// What only a run has.
-const OF_A_RUN: [&str; 9] =
-    ["speedup", "mix", "in_flight", "tenants", "seed", "report", "json", "no_audit", "duration"];
+const OF_A_RUN: [&str; 10] =
+    ["speedup", "mix", "in_flight", "tenants", "seed", "report", "json", "no_audit", "duration", "soak"];
+
+/// Below it no quarter of a run has moments enough.
+const SOAK_SECONDS_MIN: f64 = 60.0;
 
 /// Put load on a running cluster, and check what became of it; exit code 1 unless all is right
 ///
@@ -69,6 +72,13 @@ pub(super) struct Command {
     /// Leave out the audit at the end
     #[arg(long)]
     no_audit: bool,
+    /// Hold a long run at a rate against limits: memory of the server, latency and backlog that creep, cost and delay
+    /// of the harness; the mix leaves as many VMs as there were, if --mix says nothing else
+    #[arg(long, conflicts_with = "trace")]
+    soak: bool,
+    /// Memory that the server may keep for each job that has ended, with --soak
+    #[arg(long, value_name = "BYTES", requires = "soak", default_value_t = SoakLimits::default().growth_bytes_per_job)]
+    soak_growth: f64,
     /// Put no load on anything: print a trace made of your own log of jobs, names replaced, so that it can be shared.
     /// The log has a CloudEvent a line, or what job list --output json prints; - is standard input
     #[arg(long, value_name = "JOBLOG", conflicts_with_all = OF_A_RUN)]
@@ -97,6 +107,7 @@ impl Command {
             audit: !self.no_audit,
             tenants: self.tenants.clone().unwrap_or_else(|| defaults.tenants.clone()),
             usage: measured::usage,
+            soak: self.soak.then(|| SoakLimits { growth_bytes_per_job: self.soak_growth, ..SoakLimits::default() }),
             ..defaults
         };
         // A report that cannot be written is better known before the run than after it.
@@ -137,6 +148,11 @@ impl Command {
         }
     }
 
+    fn mix(&self) -> Mix {
+        let default = if self.soak { Mix::steady } else { Mix::lively };
+        self.mix.clone().unwrap_or_else(default)
+    }
+
     /// What was asked for, for the report.
     fn configuration(&self, options: &Options) -> BTreeMap<String, String> {
         let load = match &self.trace {
@@ -149,7 +165,7 @@ impl Command {
             }
             None => self.shape.described(),
         };
-        let mix = self.trace.is_none().then(|| self.mix.clone().unwrap_or_else(Mix::lively).to_string());
+        let mix = self.trace.is_none().then(|| self.mix().to_string());
         let tenants: Vec<String> = options.tenants.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
         let named = [
             ("load", Some(load)),
@@ -158,6 +174,7 @@ impl Command {
             ("in flight, at most", Some(options.in_flight.to_string())),
             ("calls at once, at most", Some(options.senders.to_string())),
             ("seed", Some(options.seed.to_string())),
+            ("soak", self.soak.then(|| format!("yes; at most {} bytes a job", self.soak_growth))),
             ("audit at the end", Some(if options.audit { "yes" } else { "no" }.to_owned())),
             ("server", Some(self.remote.server().to_owned())),
         ];
@@ -173,7 +190,10 @@ impl Command {
             return Ok((workload::trace(trace, self.speedup), total));
         }
         let shape = self.shape.shape()?;
-        let mix = self.mix.clone().unwrap_or_else(Mix::lively);
+        if self.soak && shape.seconds() < SOAK_SECONDS_MIN {
+            return Err(Error::Usage("--soak: a --duration of less than a minute tells nothing".to_owned()));
+        }
+        let mix = self.mix();
         let total = shape.due_by(shape.seconds()) as u64;
         Ok((workload::shaped(shape, self.shape.arrivals(), &mix, self.seed), total))
     }

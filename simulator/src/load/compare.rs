@@ -114,15 +114,18 @@ pub fn compare(a: &Recording, b: &Recording) -> Comparison {
     } else {
         Vec::new()
     };
+    let same_load = a.about.configuration.get("load") == b.about.configuration.get("load");
     for (what, good, of) in QUANTITIES {
         let changes = resampled.iter().filter_map(|[a, b]| change(of(a), of(b)));
         let (from, to) = (of(&whole_a), of(&whole_b));
         let spread = middle(changes.collect());
         let changed = change(from, to);
-        let verdict = match (spread, changed) {
-            (Some((low, high)), Some(changed)) if changed.abs() > RESOLUTION => good.verdict(low, high),
-            (Some(_), Some(_)) => Verdict::NoClearDifference,
-            (None, _) | (_, None) => Verdict::Unknown,
+        let verdict = match (good, spread, changed) {
+            // Less was done because less was asked for, or more.
+            (Good::High, ..) if !same_load => Verdict::Unknown,
+            (_, Some((low, high)), Some(changed)) if changed.abs() > RESOLUTION => good.verdict(low, high),
+            (_, Some(_), Some(_)) => Verdict::NoClearDifference,
+            (_, None, _) | (_, _, None) => Verdict::Unknown,
         };
         rows.push(Row { what: what.to_owned(), a: from, b: to, change: changed, spread, verdict });
     }
@@ -379,11 +382,13 @@ mod tests {
     fn what_went_wrong_is_worse_and_other_loads_are_told() {
         let mut wrong = run(1, 20.0, 60);
         (wrong.report.lost, wrong.report.interrupted, wrong.report.hosts) = (1, true, 9);
-        wrong.about.configuration.insert("rate".to_owned(), "5".to_owned());
+        wrong.about.configuration.insert("load".to_owned(), "5".to_owned());
+        wrong.series.moments.iter_mut().for_each(|moment| moment.succeeded /= 2);
         let comparison = compare(&run(1, 20.0, 60), &wrong);
         let lost = comparison.rows.iter().find(|row| row.what == "lost").unwrap();
         assert_eq!((lost.verdict, lost.change), (Verdict::Worse, None));
-        assert_eq!(comparison.differences, ["rate: -; then 5", "hosts: 0; then 9"]);
+        assert_eq!(comparison.rows[0].verdict, Verdict::Unknown, "half as much was done, of another load");
+        assert_eq!(comparison.differences, ["load: -; then 5", "hosts: 0; then 9"]);
         assert_eq!(comparison.warnings, ["the second run was broken off"]);
         let stop = comparison.rows.iter().find(|row| row.what == "stop, latency p50, ms").unwrap();
         assert_eq!((stop.a, stop.verdict), (20.0, Verdict::Unknown));

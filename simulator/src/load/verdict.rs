@@ -41,6 +41,11 @@ impl Check {
 /// What every run is held against.
 pub(super) fn checks(report: &Report, audited: bool, checked: bool) -> Vec<Check> {
     let asked = report.jobs_failed + report.jobs_refused + report.skipped;
+    let ended = "every acknowledged job has an outcome";
+    let found = format!(
+        "{} acknowledged; {} not known any more, {} had not ended",
+        report.jobs_submitted, report.jobs_lost, report.jobs_unfinished
+    );
     let mut checks = vec![
         Check::of(
             "every job went as asked",
@@ -50,14 +55,12 @@ pub(super) fn checks(report: &Report, audited: bool, checked: bool) -> Vec<Check
                 report.jobs_failed, report.jobs_refused, report.skipped
             ),
         ),
-        Check::of(
-            "every acknowledged job has an outcome",
-            report.jobs_lost + report.jobs_unfinished == 0,
-            format!(
-                "{} acknowledged; {} not known any more, {} had not ended",
-                report.jobs_submitted, report.jobs_lost, report.jobs_unfinished
-            ),
-        ),
+        // What was broken off had no time to end.
+        if report.interrupted && report.jobs_lost == 0 && report.jobs_unfinished > 0 {
+            Check::not_done(ended, &found)
+        } else {
+            Check::of(ended, report.jobs_lost + report.jobs_unfinished == 0, found)
+        },
     ];
     let names = ["every VM that was made is there", "no VM is there twice", "directory and managers agree"];
     if checked {
@@ -96,6 +99,9 @@ mod tests {
         assert_eq!(failed(Report { vms_missing: 1, ..none() }), [false, false, true, false, false]);
         assert_eq!(failed(Report { duplicates: 1, ..none() }), [false, false, false, true, false]);
         assert_eq!(failed(Report { directory_mismatches: 1, ..none() }), [false, false, false, false, true]);
+        assert_eq!(failed(Report { jobs_unfinished: 1, ..none() }), [false, true, false, false, false]);
+        let broken_off = checks(&Report { jobs_unfinished: 1, interrupted: true, ..none() }, true, true);
+        assert_eq!(broken_off[1].outcome, Outcome::NotDone);
         let left_out = checks(&none(), false, false);
         assert!(left_out[2..].iter().all(|check| check.outcome == Outcome::NotDone));
     }
