@@ -42,6 +42,12 @@ impl Progress {
         }
         Self { what: what.to_owned(), total, began: now, said: now, bar }
     }
+    /// What there is to know besides, on a terminal.
+    pub(crate) fn also(&self, words: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}, {words}", self.what));
+        }
+    }
     /// So many steps are done.
     pub(crate) fn at(&mut self, env: &Env, done: u64) {
         let now = env.mono();

@@ -173,10 +173,11 @@ impl load::Progress for Watched {
         self.next(None);
         self.next(Some(Progress::begin(&self.env, what, total)));
     }
-    fn counts(&self, counts: &Counts, _open: usize) {
+    fn counts(&self, counts: &Counts, open: usize) {
         let mut showing = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((progress, last)) = showing.as_mut() {
             progress.at(&self.env, counts.succeeded + counts.failed);
+            progress.also(&format!("{} open", grouped(open as u64)));
             last.clone_from(counts);
         }
     }

@@ -190,7 +190,8 @@ impl Chart {
 
     /// The least and the largest of what can be drawn.
     fn bounds(&self) -> Option<[(f64, f64); 2]> {
-        let axis = |axis: Axis, of: fn(&(f64, f64)) -> f64| {
+        // A line that touches the top is cut in half; to the right there is nothing to make room for.
+        let axis = |axis: Axis, of: fn(&(f64, f64)) -> f64, room: f64| {
             let drawn = |value: &f64| value.is_finite() && (axis.scale == Scale::Even || *value > 0.0);
             let values = self.lines.iter().flat_map(|line| line.points.iter().map(of)).filter(drawn);
             let (least, most) = values
@@ -201,11 +202,11 @@ impl Chart {
             Some(match axis.scale {
                 // Whole tenfolds would leave half of it empty: to the next of 1, 2 and 5.
                 Scale::Log => (below(least), above(most.max(least * 1.01))),
-                Scale::Even if axis.from_zero => (0.0, if most > 0.0 { most * 1.06 } else { 1.0 }),
+                Scale::Even if axis.from_zero => (0.0, if most > 0.0 { most * room } else { 1.0 }),
                 Scale::Even => (least, if most > least { most } else { least + 1.0 }),
             })
         };
-        Some([axis(self.x, |point| point.0)?, axis(self.y, |point| point.1)?])
+        Some([axis(self.x, |point| point.0, 1.0)?, axis(self.y, |point| point.1, 1.06)?])
     }
 
     fn svg(&self, size: (u32, u32), bounds: &[(f64, f64); 2]) -> String {

@@ -44,6 +44,8 @@ struct Wrong {
     loses: Option<u64>,
     /// Jobs never end.
     stuck: bool,
+    /// The second cell is seen only so often.
+    leaves_after: Option<u32>,
     /// Every submission takes so long.
     slow: Duration,
 }
@@ -86,7 +88,15 @@ impl Cluster {
             )
             .route(
                 "/v1/cells",
-                get(|| async { Json(json!({"items": [{"id": "c1"}, {"id": "c2"}], "next_cursor": null})) }),
+                get(|State(cluster): State<Cluster>| async move {
+                    let mut wrong = cluster.wrong.lock().unwrap();
+                    let there = wrong.leaves_after.as_mut().is_none_or(|left| {
+                        *left = left.saturating_sub(1);
+                        *left > 0
+                    });
+                    let cells = if there { json!([{"id": "c1"}, {"id": "c2"}]) } else { json!([{"id": "c1"}]) };
+                    Json(json!({"items": cells, "next_cursor": null}))
+                }),
             )
             .route("/metrics", get(|| async { "process_resident_memory_bytes 52428800\n" }))
             .with_state(cluster.clone());
@@ -386,6 +396,20 @@ async fn a_slow_cluster_does_not_slow_the_clock() {
     assert!(report.latency_ms.p99 > report.late_ms.p99, "{report:?}");
     let due = report.details.series.moments.iter().take(1).map(|moment| moment.due).sum::<u64>();
     assert_eq!(due, report.jobs_submitted, "each is in the moment in which it was due");
+}
+
+#[tokio::test]
+async fn a_lull_ends_no_run_and_what_happens_to_cells_is_marked() {
+    let size = cellbus_bus::job::Size { vcpus: 1, memory_mib: 1, disk_gib: 1 };
+    let at = |millis| Planned { due: Some(Duration::from_millis(millis)), task: Task::Create { key: None, size } };
+    let options = Options { patience: Duration::from_millis(500), ..options() };
+    let wrong = Wrong { leaves_after: Some(2), ..Wrong::default() };
+    let (report, _) = play(wrong, Box::new([at(0), at(2_600)].into_iter()), options).await;
+    assert!(report.clean() && report.jobs_submitted == 2, "{report:?}");
+    let marks: Vec<&str> = report.details.marks.iter().map(|mark| mark.what.as_str()).collect();
+    assert_eq!(marks, ["cell c2 left"]);
+    assert!(report.details.marks[0].at_seconds > 1.5, "{report:?}");
+    assert_eq!(report.cells_peak, 2);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Ar
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2.4rem 0 .5rem;padding-bottom:.25rem;border-bottom:1px solid var(--line)}\
 .sub{color:var(--soft);margin:0 0 1rem}\
 .verdict{margin:1rem 0;padding:.6rem .9rem;border-radius:.5rem;background:var(--card);border-left:.3rem solid var(--good)}.verdict.bad{border-color:var(--bad)}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.6rem;margin:1rem 0}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.6rem,1fr));gap:.6rem;margin:1rem 0}\
 .tiles div{background:var(--card);border-radius:.5rem;padding:.55rem .8rem}.tiles b{display:block;font-size:1.3rem;line-height:1.3;font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:.82rem}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem}\
 th,td{padding:.3rem .7rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}thead th{color:var(--soft);font-weight:500;white-space:nowrap}\

@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(outcomes(&run(|_, _| {})), GOOD);
         // 4 KiB a job, after a steep start, with a peak now and then.
         let kept = run(|second, moment| {
-            let (start, peak) = (second.min(60) as f64, if second % 17 == 0 { 60.0 } else { 0.0 });
+            let (start, peak) = (second.min(98) as f64, if second % 17 == 0 { 60.0 } else { 0.0 });
             moment.server_rss_mib =
                 (second % 9 > 0).then_some(100.0 + 5.0 * start + peak + second as f64 * 50.0 / 256.0);
         });
