@@ -5,7 +5,9 @@
 //! - `cluster`: the whole path through `cellbus up`, by the commands that users have;
 //! - `bad_input`: what must be refused over HTTP, each with its code;
 //! - `data_dir`: directories that are in use, damaged, not writable, nearly full;
-//! - `kills`: `kill -9` under load, over and over the same data.
+//! - `kills`: `kill -9` under load, over and over the same data;
+//! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell;
+//! - `traces`: one job followed through the log.
 
 // Edges: real processes, sockets and clocks stand on this side of the code under test.
 #![expect(clippy::disallowed_methods, reason = "tests drive real processes in real time")]

@@ -34,6 +34,31 @@ fn contents(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     files.map(|path| Ok((path.clone(), fs::read(&path)?))).collect()
 }
 
+/// The number of shards is fixed when a cluster is made.
+#[tokio::test]
+async fn another_number_of_shards() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (data, config) = (folder.path().join("data"), folder.path().join("cellbus.toml"));
+    let with = |shards: u16| -> Result<Vec<String>> {
+        fs::write(&config, format!("shards = {shards}\n"))?;
+        let config = config.to_str().context("temporary paths are UTF-8")?;
+        Ok(["--config", config].iter().chain(SMALL).map(ToString::to_string).collect())
+    };
+    let sixteen = with(16)?;
+    let sixteen: Vec<&str> = sixteen.iter().map(String::as_str).collect();
+    let first = Server::start(&data, &sixteen).await?;
+    first.submit(&event("provision", "1", None, &provision())).await?;
+    assert_eq!(first.terminate(Duration::from_secs(30)).await?.code(), Some(0));
+    let other = with(32)?;
+    let said = refused(&data, &other.iter().map(String::as_str).collect::<Vec<_>>())?;
+    assert!(said.contains("made with 16 shards") && said.contains("configured for 32"), "{said}");
+    // Nothing was changed.
+    with(16)?;
+    let again = Server::start(&data, &sixteen).await?;
+    assert_eq!(again.get("/v1/shards").await?.body["items"].as_array().map(Vec::len), Some(16));
+    Ok(())
+}
+
 #[tokio::test]
 async fn two_processes_on_one_directory() -> Result<()> {
     let folder = tempfile::tempdir()?;
