@@ -455,10 +455,13 @@ impl Front {
                 }),
             );
         }
+        let mut not_yet = Vec::new();
         while well && work.inspecting < INSPECTS_MAX {
             let Some(vm) = work.changed.pop_first() else { break };
             if work.desk.busy(&vm) {
-                // What the operation answers is newer than any inspection begun now.
+                // What the operation answers is newer than any inspection begun now, if it comes
+                // to one.
+                not_yet.extend(work.desk.unread(&vm).then_some(vm));
                 continue;
             }
             work.inspecting += 1;
@@ -470,6 +473,7 @@ impl Front {
                 }),
             );
         }
+        work.changed.extend(not_yet);
         if work.dirty || !work.desk.circuit.closed() {
             self.publish(work);
         }

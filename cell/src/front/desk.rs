@@ -132,6 +132,10 @@ impl Desk {
     pub(super) fn adopted(&self) -> bool {
         !self.adopted.is_empty()
     }
+    /// Whether what an adopted task has done to the VM is still to be read.
+    pub(super) fn unread(&self, vm: &VmId) -> bool {
+        self.unread.contains(vm)
+    }
     pub(super) fn busy(&self, vm: &VmId) -> bool {
         self.pending.contains_key(vm) || self.adopted.contains_key(vm)
     }
@@ -281,6 +285,12 @@ impl Desk {
         let (host, extra) = match &action {
             Action::Create(spec) => match self.host_for(vm, spec, op) {
                 Ok(host) => (Some(host), None),
+                // It may be there already: then it has a host, whatever the others have room for.
+                Err(refusal) if earlier => {
+                    let detail = format!("what was done for it before is being read; {}", refusal.detail);
+                    let after = Some(Duration::from_secs(1));
+                    return self.finish(vm, Answer::Later(Later { reason: LaterReason::Opening, detail, after }));
+                }
                 Err(refusal) => return self.finish(vm, Answer::Refused(refusal)),
             },
             Action::Relocate(to) => match self.target_of(vm, to) {

@@ -424,6 +424,9 @@ fn what_an_adopted_task_has_done_is_read_before_it_is_told() {
     let task = RunningTask { vm: vm(1), number: OpNumber(1), host: Some("h1".parse().unwrap()) };
     let mut t = Test::with(2, vec![task]);
     assert_eq!(t.desk.tasks(&[]), [vm(1)]);
+    t.desk.holdings.hosts.set_cordons(&[None]);
+    t.call(1, 1, spec(1));
+    assert_eq!(later(&t.answer()), LaterReason::Opening, "no host takes it, and it may have one");
     t.desk.inspected(vm(1), None, 0);
     t.withdraw(1, 1, spec(1));
     assert!(not_begun(&t.answer()), "it has been read, and came to nothing");
