@@ -55,7 +55,7 @@ enum Command {
     Audit(audit::Command),
     Load(Box<load::Command>),
     SimManagers(sim_managers::Command),
-    Simulate(simulate::Command),
+    Simulate(Box<simulate::Command>),
     Config(config::Command),
     Completions(completions::Command),
 }

@@ -28,8 +28,10 @@ mod network;
 mod producers;
 mod run;
 mod sabotage;
+mod shrink;
 mod trace;
 
 pub use faults::{FaultKind, Faults, InvalidFaults};
 pub use run::{Config, Report, run};
 pub use sabotage::Sabotage;
+pub use shrink::{Shrunk, shrink};

@@ -1,10 +1,37 @@
-//! Seeded runs of the whole of Cellbus in virtual time.
+//! Seeded runs of the whole of Cellbus in virtual time. `CELLBUS_LONG=1` makes many more of them.
 
-use cellbus_simulator::simulate::{Config, Faults, run};
+use cellbus_simulator::simulate::{Config, FaultKind, Faults, run, shrink};
+
+/// Seeds of runs that once failed, and what was wrong. What a seed does changes with the code, so
+/// that each is worth little by itself; all together they have been good at finding things.
+const CORPUS: &[(u64, &str)] = &[
+    (0, "a migrate of a VM that is off, for which there was no room, was said to have succeeded"),
+    (4, "a call that was put off for less than a millisecond was due at once, and again"),
+    (9, "a create of an older session was forgotten when a later try was turned away: made twice"),
+    (23, "the same, and cancelled: its VM came to be with nobody to answer for it"),
+    (34, "an adopted create had just ended when it was withdrawn: taken for never begun"),
+    (86, "an adopted create had just ended when its manager was cordoned: taken for refused"),
+];
+
+fn long() -> bool {
+    std::env::var_os("CELLBUS_LONG").is_some()
+}
+
+fn well(config: &Config) {
+    let report = run(config);
+    assert!(
+        report.good(),
+        "seed {}: {:#?}\ncellbus simulate --seed {} --faults {} shows what happened",
+        config.seed,
+        report.violations,
+        config.seed,
+        config.faults
+    );
+}
 
 #[test]
 fn without_faults_everything_ends_well() {
-    for seed in 0..4 {
+    for seed in 0..if long() { 100 } else { 3 } {
         let report = run(&Config { faults: Faults::none(), ..Config::small(seed) });
         assert!(report.good(), "{report:#?}");
         assert!(report.jobs_succeeded > 50 && report.vms_checked > 30, "{report:#?}");
@@ -14,37 +41,68 @@ fn without_faults_everything_ends_well() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let mut traces = Vec::new();
-    for seed in 0..4 {
+    for seed in 0..if long() { 200 } else { 3 } {
         let first = run(&Config::small(seed));
         assert_eq!(first, run(&Config::small(seed)));
+        // Nor does it matter whether its history is kept.
+        let told = run(&Config { history: true, ..Config::small(seed) });
+        assert_eq!(told.trace, first.trace);
         traces.push(first.trace);
     }
+    let runs = traces.len();
+    traces.sort();
     traces.dedup();
-    assert_eq!(traces.len(), 4, "another seed gives another run");
+    assert_eq!(traces.len(), runs, "another seed gives another run");
 }
 
-/// For whoever looks for bugs: `CELLBUS_SEEDS=from..to`, `CELLBUS_FAULTS=list`, `CELLBUS_HISTORY=1`.
+#[test]
+fn seeds_that_once_failed() {
+    CORPUS.iter().for_each(|(seed, _)| well(&Config::small(*seed)));
+}
+
+#[test]
+fn every_fault_alone_and_all_together() {
+    for kind in FaultKind::ALL {
+        for seed in 1_000..if long() { 1_040 } else { 1_001 } {
+            well(&Config { faults: Faults::only(*kind), ..Config::small(seed) });
+        }
+    }
+    for seed in 2_000..if long() { 3_000 } else { 2_006 } {
+        well(&Config::small(seed));
+    }
+}
+
+#[test]
+fn a_failing_run_is_made_smaller() {
+    let failing = Config {
+        sabotage: Some(cellbus_simulator::simulate::Sabotage::StaleDirectory),
+        faults: "crash,pause".parse().unwrap(),
+        duration: std::time::Duration::from_secs(30),
+        ..Config::small(3)
+    };
+    let shrunk = shrink(&failing, 40, |_| {}).expect("it fails");
+    assert!(!shrunk.report.good());
+    assert_eq!(shrunk.config.faults, Faults::none(), "none of them was needed");
+    assert!(shrunk.config.duration < failing.duration && shrunk.config.vms < failing.vms);
+    assert!(shrink(&Config { faults: Faults::none(), ..Config::small(3) }, 5, |_| {}).is_none());
+}
+
+/// For whoever looks for bugs: `CELLBUS_SEEDS=from..to`, `CELLBUS_FAULTS=list`.
 #[test]
 #[ignore = "runs as many seeds as it is told"]
 fn seeds_from_the_environment() {
     let seeds = std::env::var("CELLBUS_SEEDS").unwrap_or_else(|_| "0..20".to_owned());
     let (from, to) = seeds.split_once("..").expect("from..to");
     let faults: Faults = std::env::var("CELLBUS_FAULTS").unwrap_or_else(|_| "all".to_owned()).parse().unwrap();
-    let history = std::env::var("CELLBUS_HISTORY").is_ok();
-    let (mut bad, mut seen) = (0, 0);
+    let history = std::env::var_os("CELLBUS_HISTORY").is_some();
+    let mut bad = Vec::new();
     for seed in from.parse::<u64>().unwrap()..to.parse().unwrap() {
         let report = run(&Config { faults: faults.clone(), history, ..Config::small(seed) });
-        seen += 1;
         if !report.good() {
-            bad += 1;
+            bad.push(seed);
             println!("seed {seed}: {:#?}", report.violations);
             report.history.iter().for_each(|line| println!("{line}"));
-        } else {
-            println!(
-                "seed {seed} well: {} s to rest, {} jobs, {} of {} checked",
-                report.rest_seconds, report.jobs_submitted, report.vms_checked, report.vms
-            );
         }
     }
-    println!("{bad} of {seen} seeds failed");
+    assert!(bad.is_empty(), "these failed: {bad:?}");
 }

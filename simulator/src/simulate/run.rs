@@ -138,13 +138,22 @@ impl Report {
     }
 }
 
-/// Makes a run.
+/// Makes a run, on a thread of its own: with a runtime of tokio about, what yields would wait for
+/// that one's next turn.
 ///
 /// # Panics
 /// When the configuration makes no sense: more managers than hosts, or none.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "one thread, which is waited for: nothing runs beside it")]
 pub fn run(config: &Config) -> Report {
-    World::new(config).run()
+    std::thread::scope(|scope| {
+        let made =
+            std::thread::Builder::new().name("simulation".to_owned()).spawn_scoped(scope, || World::new(config).run());
+        match made.expect("the system gives a thread").join() {
+            Ok(report) => report,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// What goes on around the cells.

@@ -21,8 +21,6 @@ pub enum Sabotage {
     StaleDirectory,
     /// Outcomes are not published again after a crash.
     ForgetOutcomes,
-    /// Operations on a VM may overtake each other at its manager.
-    IgnoreOperationNumbers,
 }
 
 impl Sabotage {
@@ -36,6 +34,5 @@ impl Sabotage {
         Self::KeepOldSessions,
         Self::StaleDirectory,
         Self::ForgetOutcomes,
-        Self::IgnoreOperationNumbers,
     ];
 }

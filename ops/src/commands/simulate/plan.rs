@@ -21,34 +21,38 @@ const USUAL: [u64; 3] = [50_000, 500_000, 5_000_000];
 #[derive(Debug, Args)]
 #[command(next_help_heading = "With --plan")]
 pub(super) struct Options {
-    /// VMs of the fleet [default: 20 a host]
-    #[arg(long, value_name = "N", requires = "hosts", value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
-    vms: Option<u64>,
-    /// Jobs a second at the busiest [default: a third of all VMs started within ten minutes]
-    #[arg(long, value_name = "N", requires = "hosts", value_parser = above_zero)]
-    rate: Option<f64>,
     /// Seconds that an operation takes at its manager, in the middle [default: 5]
-    #[arg(long, value_name = "SECONDS", value_parser = above_zero)]
+    #[arg(long, value_name = "SECONDS", value_parser = above_zero, requires = "plan")]
     operation: Option<f64>,
     /// The transport: embedded, nats, nats-3
-    #[arg(long, value_name = "BUS", default_value = "nats")]
+    #[arg(long, value_name = "BUS", default_value = "nats", requires = "plan")]
     bus: Bus,
     /// Take this for given instead of what was measured; may be given more than once. --assumptions shows all
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, value_name = "NAME=VALUE", requires = "plan")]
     set: Vec<String>,
     /// Show what is taken for given, and where it was measured
-    #[arg(long)]
+    #[arg(long, requires = "plan")]
     assumptions: bool,
     /// Also run clusters of 1,000 to 50,000 hosts in this process, about a minute, and hold the model against them
-    #[arg(long)]
+    #[arg(long, requires = "plan")]
     measure: bool,
     /// Write it as a page, with curves from 1,000 to 5,000,000 hosts
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", requires = "plan")]
     report: Option<PathBuf>,
 }
 
 impl Options {
-    pub(super) async fn run(self, hosts: Option<u64>, format: Format, env: &Env) -> Result<()> {
+    pub(super) async fn run(
+        self,
+        hosts: Option<u64>,
+        vms: Option<u64>,
+        rate: Option<f64>,
+        format: Format,
+        env: &Env,
+    ) -> Result<()> {
+        if hosts.is_none() && (vms.is_some() || rate.is_some()) {
+            return Err(Error::Usage("--vms and --rate are of one fleet: --hosts says of which".to_owned()));
+        }
         let mut assumed = Assumptions::of(self.bus);
         for set in &self.set {
             let (name, value) =
@@ -60,9 +64,8 @@ impl Options {
             .into_iter()
             .map(|hosts| {
                 let usual = Fleet::of(hosts);
-                let vms = self.vms.unwrap_or(usual.vms);
-                let jobs_per_second =
-                    self.rate.unwrap_or(usual.jobs_per_second * (vms as f64 / usual.vms.max(1) as f64));
+                let vms = vms.unwrap_or(usual.vms);
+                let jobs_per_second = rate.unwrap_or(usual.jobs_per_second * (vms as f64 / usual.vms.max(1) as f64));
                 let operation_seconds = self.operation.unwrap_or(usual.operation_seconds);
                 plan(Fleet { hosts, vms, jobs_per_second, operation_seconds }, &assumed)
             })
@@ -123,7 +126,7 @@ fn held_against(ran: &[Ran]) -> String {
     table::grid(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
-fn above_zero(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn above_zero(text: &str) -> std::result::Result<f64, String> {
     text.parse()
         .ok()
         .filter(|number: &f64| *number > 0.0 && *number < 1e12)

@@ -25,7 +25,7 @@ const HISTORY_MAX: usize = 400;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Without --plan")]
-pub(super) struct Options {
+pub(super) struct Flags {
     /// The seed of the run
     #[arg(long, conflicts_with = "plan", value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -58,7 +58,7 @@ pub(super) struct Options {
     shrink: bool,
 }
 
-impl Options {
+impl Flags {
     pub(super) fn run(
         self,
         hosts: Option<u64>,
