@@ -27,6 +27,7 @@ use cellbus_bus::ids::ShardCount;
 use tokio_util::sync::CancellationToken;
 
 use crate::replica::Replica;
+use crate::spoken::chain;
 
 mod store;
 #[cfg(test)]
@@ -303,18 +304,6 @@ impl Checkpoint {
             }
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether there is a checkpoint in this directory, of whatever state.

@@ -18,6 +18,7 @@ pub mod job;
 pub mod record;
 pub mod replica;
 pub mod snapshot;
+mod spoken;
 pub mod tail;
 #[cfg(test)]
 mod testing;

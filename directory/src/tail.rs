@@ -27,6 +27,7 @@ use crate::fold::{Fence, Tables};
 use crate::record::{Entry, Record};
 use crate::replica::{Applied, Replica, Stamp};
 use crate::snapshot::ShardSnapshot;
+use crate::spoken::{chain, message_of};
 
 /// Entries taken from a log at a time. Between batches other tasks run, so this many folds
 /// (about a millisecond) are the longest that a thread is held.
@@ -410,24 +411,6 @@ impl Tail {
             }
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// What a panic said.
-pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]

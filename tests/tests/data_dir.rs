@@ -28,6 +28,15 @@ fn refused(data: &Path, arguments: &[&str]) -> Result<String> {
     }
 }
 
+/// Makes a cluster there with some VMs, and stops it.
+async fn made(data: &Path) -> Result<()> {
+    let server = Server::start(data, SMALL).await?;
+    let job = server.submit(&event("provision", "1", None, &provision())).await?;
+    server.succeed(&["job", "wait", job.body["job_id"].as_str().context("a job id")?])?;
+    server.terminate(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
 fn contents(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     // The lock file may be touched by whoever looks; what counts is data.
     let files = all_files(folder).into_iter().filter(|path| !path.to_string_lossy().contains("lock"));
@@ -76,10 +85,7 @@ async fn two_processes_on_one_directory() -> Result<()> {
 async fn a_damaged_log_is_told_and_left_as_it_is() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data");
-    let server = Server::start(&data, SMALL).await?;
-    let job = server.submit(&event("provision", "1", None, &provision())).await?;
-    server.succeed(&["job", "wait", job.body["job_id"].as_str().context("a job id")?])?;
-    server.terminate(Duration::from_secs(30)).await?;
+    made(&data).await?;
 
     let largest = all_files(&data.join("bus"))
         .into_iter()
@@ -101,10 +107,7 @@ async fn a_damaged_log_is_told_and_left_as_it_is() -> Result<()> {
 async fn a_missing_or_damaged_directory_checkpoint_is_made_again() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data");
-    let server = Server::start(&data, SMALL).await?;
-    let job = server.submit(&event("provision", "1", None, &provision())).await?;
-    server.succeed(&["job", "wait", job.body["job_id"].as_str().context("a job id")?])?;
-    server.terminate(Duration::from_secs(30)).await?;
+    made(&data).await?;
 
     for path in all_files(&data.join("directory")) {
         let bytes = fs::read(&path)?;
@@ -148,10 +151,7 @@ async fn a_directory_that_cannot_be_written() -> Result<()> {
 async fn below_the_free_space_threshold_intake_is_refused() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data");
-    let server = Server::start(&data, SMALL).await?;
-    let job = server.submit(&event("provision", "1", None, &provision())).await?;
-    server.succeed(&["job", "wait", job.body["job_id"].as_str().context("a job id")?])?;
-    server.terminate(Duration::from_secs(30)).await?;
+    made(&data).await?;
 
     // The threshold is crossed as it would be on a disk that fills up: it lies above what is free,
     // and a quarter of it, below which nothing at all is taken, lies under that.

@@ -310,20 +310,10 @@ impl Gateway {
     pub async fn unpark_job(&self, id: JobId, decision: ParkedDecision, by: Operator) -> Result<JobStatus> {
         let process = &self.inner.process;
         let status = self.job(id).await?;
-        let vms: Vec<_> = match status.row.kind {
-            JobKind::Provision => (0..status.row.vms_total).map(|k| id.vm(k)).collect(),
-            JobKind::Start
-            | JobKind::Stop
-            | JobKind::Restart
-            | JobKind::Suspend
-            | JobKind::Resume
-            | JobKind::Resize
-            | JobKind::Snapshot
-            | JobKind::Revert
-            | JobKind::SnapshotDelete
-            | JobKind::Migrate
-            | JobKind::Delete
-            | JobKind::Cancel => status.row.vm.into_iter().collect(),
+        let children = if status.row.kind == JobKind::Provision { status.row.vms_total } else { 0 };
+        let vms: Vec<_> = match status.row.vm {
+            Some(vm) => vec![vm],
+            None => (0..children).map(|child| id.vm(child)).collect(),
         };
         // Where parked work is, the homes of the VMs know; the others do nothing.
         let mut parked = status.row.state == JobState::Parked;

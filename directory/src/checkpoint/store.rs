@@ -18,9 +18,9 @@ use cellbus_bus::ids::ShardId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Error, FORMAT, Loaded, Saved, chain};
+use super::{Cluster, Error, FORMAT, Loaded, Saved};
 use crate::replica::{Head, JobChunk, Loader, Replica, VmChunk};
-use crate::tail::message_of;
+use crate::spoken::{chain, message_of};
 use crate::vm::Place;
 
 /// Memory that sled may use for what it has read. Everything is read once.
