@@ -218,7 +218,7 @@ mod tests {
         });
         assert_eq!(outcomes(&kept), GOOD);
         let said = &checks(&kept, &Limits::default())[0].found;
-        assert!(said.starts_with("4096 bytes more for each job"), "{said}");
+        assert!(said.starts_with("4096 bytes more for each job") && said.contains("from 610 to"), "{said}");
     }
 
     #[test]
