@@ -126,6 +126,21 @@ pub struct Axis {
     pub from_zero: bool,
 }
 
+impl Axis {
+    /// What stands at a line of the grid: among powers only at 1, 2 and 5, or at 1 where there are many, as
+    /// letters would stand on each other.
+    fn labelled(&self, value: f64, (least, most): (f64, f64)) -> String {
+        if self.scale == Scale::Log {
+            let first = value / 10_f64.powf((value.log10() + 1e-9).floor());
+            let shown: &[f64] = if most / least > 2_000.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+            if shown.iter().all(|digit| (first - digit).abs() > 1e-6) {
+                return String::new();
+            }
+        }
+        (self.label)(value)
+    }
+}
+
 /// A line of a chart.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -256,8 +271,8 @@ impl Chart {
                 Scale::Even => 6,
                 Scale::Log => 10,
             })
-            .x_label_formatter(&|value| (self.x.label)(*value))
-            .y_label_formatter(&|value| (self.y.label)(*value))
+            .x_label_formatter(&|value| self.x.labelled(*value, bounds[0]))
+            .y_label_formatter(&|value| self.y.labelled(*value, bounds[1]))
             .x_label_style(text.clone())
             .y_label_style(text)
             .draw()
@@ -404,6 +419,9 @@ mod tests {
     fn numbers_are_short() {
         let said = [0.0, 0.25, 1.5, 950.0, 9_999.0, 15_000.0, 2e7, -3.0].map(short);
         assert_eq!(said, ["0", "0.25", "1.5", "950", "9999", "15k", "20M", "-3"]);
+        let labelled = |value| LOG.labelled(value, (1.0, 1_000.0));
+        assert_eq!([1.0, 2.0, 3.0, 0.5, 700.0, 1_000.0].map(labelled), ["1", "2", "", "0.5", "", "1000"]);
+        assert_eq!([2.0, 100.0].map(|value| LOG.labelled(value, (1.0, 1e6))), ["", "100"]);
         assert_eq!((below(0.7), below(30.0), above(30.0), above(0.7)), (0.5, 20.0, 50.0, 1.0));
     }
 }

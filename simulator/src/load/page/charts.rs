@@ -85,7 +85,12 @@ impl Time {
 }
 
 const COUNT: Axis = Axis { scale: Scale::Even, label: short, from_zero: true };
-const LATENCY: Axis = Axis { scale: Scale::Log, label: millis, from_zero: false };
+const LATENCY: Axis = Axis { scale: Scale::Log, label: along, from_zero: false };
+
+/// A time along an axis of tenfolds, milliseconds: never in minutes, of which ten are no round number.
+pub(super) fn along(value: f64) -> String {
+    if value >= 1_000.0 { format!("{} s", short(value / 1_000.0)) } else { millis(value) }
+}
 
 fn rates(recording: &Recording, time: &Time) -> Chart {
     let every = recording.series.every_seconds;

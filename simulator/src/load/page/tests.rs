@@ -86,4 +86,5 @@ fn marks_at_one_time_are_one() {
         [0.25, 1.0, 999.0, 1_500.0, 180_000.0].map(charts::millis),
         ["250 µs", "1 ms", "999 ms", "1.5 s", "3 min"]
     );
+    assert_eq!([500.0, 1e6].map(charts::along), ["500 ms", "1000 s"]);
 }
