@@ -11,6 +11,7 @@ const CORPUS: &[(u64, &str)] = &[
     (23, "the same, and cancelled: its VM came to be with nobody to answer for it"),
     (34, "an adopted create had just ended when it was withdrawn: taken for never begun"),
     (86, "an adopted create had just ended when its manager was cordoned: taken for refused"),
+    (412, "a migrate that a lost copy parks is not helped by trying again: it is given up on in the end"),
 ];
 
 fn long() -> bool {
@@ -41,7 +42,7 @@ fn without_faults_everything_ends_well() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let mut traces = Vec::new();
-    for seed in 0..if long() { 200 } else { 3 } {
+    for seed in 0..if long() { 200 } else { 2 } {
         let first = run(&Config::small(seed));
         assert_eq!(first, run(&Config::small(seed)));
         // Nor does it matter whether its history is kept.
@@ -67,7 +68,7 @@ fn every_fault_alone_and_all_together() {
             well(&Config { faults: Faults::only(*kind), ..Config::small(seed) });
         }
     }
-    for seed in 2_000..if long() { 3_000 } else { 2_006 } {
+    for seed in 2_000..if long() { 3_000 } else { 2_004 } {
         well(&Config::small(seed));
     }
 }

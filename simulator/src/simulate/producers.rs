@@ -408,7 +408,9 @@ impl Producers {
                 self.books.pages().violations.push((said, vec![id.to_string()]));
             }
         }
-        if clashes && taken == Taken::Accepted {
+        // Where it was seen that its home knows it: of two that come at once, either may be the first.
+        let known = order.vm.is_some() || matches!(order.job.request, Request::Provision(_));
+        if clashes && known && taken == Taken::Accepted {
             let mut other = BusJob::clone(&order.job);
             other.digest = cellbus_bus::job::Digest::of(b"something else");
             let answer = self.submit_once(&Arc::new(other)).await;

@@ -344,7 +344,7 @@ impl World {
         self.nemesis.heal();
         self.healed_at.store(self.executor.now(), Ordering::Relaxed);
         let healed = self.env.mono();
-        let mut asked_for_parked = healed;
+        let (mut asked_for_parked, mut rounds) = (healed, 0);
         loop {
             self.env.sleep(LOOK_EVERY).await;
             self.look();
@@ -357,7 +357,10 @@ impl World {
             let now = self.env.mono();
             if now.since(asked_for_parked) > Duration::from_secs(30) {
                 asked_for_parked = now;
-                self.unpark().await;
+                rounds += 1;
+                // What a retry does not help is given up on in the end.
+                let decision = if rounds <= 4 { ParkedDecision::Retry } else { ParkedDecision::Abandon };
+                self.unpark(decision).await;
             }
             if now.since(healed) > self.config.rest_within {
                 self.not_at_rest().await;
@@ -375,15 +378,15 @@ impl World {
             && self.producers.books.pages().open().is_empty()
     }
 
-    /// An operator has parked work tried again.
-    async fn unpark(&self) {
+    /// An operator has parked work tried again, or gives it up.
+    async fn unpark(&self, decision: ParkedDecision) {
         let Some(cell) = self.cells.all().into_iter().next() else { return };
         let open = self.producers.books.pages().open();
         for job in open {
             let ask = move |gateway: cellbus_cell::Gateway| async move {
                 let by = Operator { who: "simulated operator".to_owned(), from: "simulation".to_owned() };
                 // Jobs that are not parked refuse it.
-                let _ = gateway.unpark_job(job, ParkedDecision::Retry, by).await;
+                let _ = gateway.unpark_job(job, decision, by).await;
             };
             self.cells.ask(&self.env, &cell, ANSWER_LIMIT, ask).await;
         }
@@ -449,7 +452,11 @@ impl World {
                 found
             };
             let loose = |vm: &VmId| {
-                !audited && self.producers.books.pages().vms.get(vm).is_none_or(|known| known.loose.is_some())
+                let pages = self.producers.books.pages();
+                let known = pages.vms.get(vm);
+                // What an operator has given up on is his to clear away.
+                known.is_some_and(|known| pages.abandoned(known))
+                    || !audited && known.is_none_or(|known| known.loose.is_some())
             };
             for cell in self.cells.all() {
                 found.extend(checks::directory_against_truth(cell.id.as_str(), &cell.replica, &truth, loose));
