@@ -126,21 +126,6 @@ pub struct Axis {
     pub from_zero: bool,
 }
 
-impl Axis {
-    /// What stands at a line of the grid: among powers only at 1, 2 and 5, or at 1 where there are many, as
-    /// letters would stand on each other.
-    fn labelled(&self, value: f64, (least, most): (f64, f64)) -> String {
-        if self.scale == Scale::Log {
-            let first = value / 10_f64.powf((value.log10() + 1e-9).floor());
-            let shown: &[f64] = if most / least > 2_000.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
-            if shown.iter().all(|digit| (first - digit).abs() > 1e-6) {
-                return String::new();
-            }
-        }
-        (self.label)(value)
-    }
-}
-
 /// A line of a chart.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -229,9 +214,17 @@ impl Chart {
         let mut svg = String::new();
         match (self.x.scale, self.y.scale) {
             (Scale::Even, Scale::Even) => self.draw(&mut svg, size, bounds, x, y),
-            (Scale::Even, Scale::Log) => self.draw(&mut svg, size, bounds, x, y.log_scale()),
-            (Scale::Log, Scale::Even) => self.draw(&mut svg, size, bounds, x.log_scale(), y),
-            (Scale::Log, Scale::Log) => self.draw(&mut svg, size, bounds, x.log_scale(), y.log_scale()),
+            (Scale::Even, Scale::Log) => {
+                self.draw(&mut svg, size, bounds, x, y.log_scale().with_key_points(ticks(bounds[1])))
+            }
+            (Scale::Log, Scale::Even) => {
+                self.draw(&mut svg, size, bounds, x.log_scale().with_key_points(ticks(bounds[0])), y);
+            }
+            (Scale::Log, Scale::Log) => {
+                let [x, y] =
+                    [(x, bounds[0]), (y, bounds[1])].map(|(axis, of)| axis.log_scale().with_key_points(ticks(of)));
+                self.draw(&mut svg, size, bounds, x, y);
+            }
         }
         svg
     }
@@ -260,19 +253,10 @@ impl Chart {
             .light_line_style(TRANSPARENT)
             .bold_line_style(rgb(GRID.0))
             .axis_style(rgb(AXIS.0))
-            .x_labels(match (self.x.scale, narrow) {
-                (Scale::Even, true) => 5,
-                (Scale::Even, false) => 10,
-                // Only whole tenfolds come of fewer.
-                (Scale::Log, true) => 8,
-                (Scale::Log, false) => 16,
-            })
-            .y_labels(match self.y.scale {
-                Scale::Even => 6,
-                Scale::Log => 10,
-            })
-            .x_label_formatter(&|value| self.x.labelled(*value, bounds[0]))
-            .y_label_formatter(&|value| self.y.labelled(*value, bounds[1]))
+            .x_labels(if narrow { 5 } else { 10 })
+            .y_labels(6)
+            .x_label_formatter(&|value| (self.x.label)(*value))
+            .y_label_formatter(&|value| (self.y.label)(*value))
             .x_label_style(text.clone())
             .y_label_style(text)
             .draw()
@@ -328,6 +312,14 @@ fn below(value: f64) -> f64 {
 fn above(value: f64) -> f64 {
     let ten = 10_f64.powf(value.log10().floor());
     [1.0, 2.0, 5.0, 10.0].map(|times| times * ten).into_iter().find(|round| *round >= value).unwrap_or(ten * 10.0)
+}
+
+/// Where an axis of powers has lines: at each 1, 2 and 5, or at each 1 where there are many.
+fn ticks((least, most): (f64, f64)) -> Vec<f64> {
+    let digits: &[f64] = if most / least > 2_000.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let tens = least.log10().floor() as i32..=most.log10().ceil() as i32;
+    let all = tens.flat_map(|ten| digits.iter().map(move |digit| digit * 10_f64.powi(ten)));
+    all.filter(|tick| (least * 0.999..=most * 1.001).contains(tick)).collect()
 }
 
 /// A number in few letters: `950`, `1.5k`, `20M`.
@@ -419,9 +411,8 @@ mod tests {
     fn numbers_are_short() {
         let said = [0.0, 0.25, 1.5, 950.0, 9_999.0, 15_000.0, 2e7, -3.0].map(short);
         assert_eq!(said, ["0", "0.25", "1.5", "950", "9999", "15k", "20M", "-3"]);
-        let labelled = |value| LOG.labelled(value, (1.0, 1_000.0));
-        assert_eq!([1.0, 2.0, 3.0, 0.5, 700.0, 1_000.0].map(labelled), ["1", "2", "", "0.5", "", "1000"]);
-        assert_eq!([2.0, 100.0].map(|value| LOG.labelled(value, (1.0, 1e6))), ["", "100"]);
+        assert_eq!(ticks((5.0, 200.0)), [5.0, 10.0, 20.0, 50.0, 100.0, 200.0]);
+        assert_eq!(ticks((2.0, 50_000.0)), [10.0, 100.0, 1_000.0, 10_000.0]);
         assert_eq!((below(0.7), below(30.0), above(30.0), above(0.7)), (0.5, 20.0, 50.0, 1.0));
     }
 }

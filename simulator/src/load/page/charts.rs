@@ -99,7 +99,8 @@ fn rates(recording: &Recording, time: &Time) -> Chart {
     let line = |name, ink, of: fn(&Moment) -> u64| {
         let mut line = time.line(recording, name, ink, |moment| Some(of(moment) as f64 / every));
         if last > 0.0 && recording.report.wall_seconds < last + every {
-            line.points.pop();
+            // Its place stays, so that all charts are as wide.
+            line.points.last_mut().into_iter().for_each(|(_, rate)| *rate = f64::NAN);
         }
         line
     };
@@ -145,6 +146,7 @@ fn cells(recording: &Recording, time: &Time) -> Chart {
         }
         points.push((*at, *count));
     }
+    points.extend(cells.points.last().map(|(at, _)| (*at, f64::NAN)));
     time.chart("Cells", "", COUNT, vec![Line { points, filled: true, ..cells }])
 }
 
