@@ -619,8 +619,25 @@ impl Desk {
 
     /// The whole inventory was read again. Gives the VMs about which it holds news.
     pub(super) fn reread(&mut self, inventory: &Inventory, began: u64) -> Vec<VmId> {
+        // What moves and grows meanwhile is counted by the places of hosts, which change here.
+        let place = |(vm, pending): (&VmId, &Pending)| {
+            let (host, _) = pending.running.as_ref()?.extra?;
+            Some((*vm, self.holdings.hosts.host(host).id.clone()))
+        };
+        let extras: Vec<(VmId, HostId)> = self.pending.iter().filter_map(place).collect();
         let (pending, adopted) = (&self.pending, &self.adopted);
-        self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm))
+        let news = self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm));
+        for (vm, host) in extras {
+            let found = self.holdings.hosts.find(&host);
+            let Some(running) = self.pending.get_mut(&vm).and_then(|pending| pending.running.as_mut()) else {
+                continue;
+            };
+            running.extra = running.extra.and_then(|(_, amount)| Some((found?, amount)));
+            if let Some((host, amount)) = running.extra {
+                self.holdings.hosts.take(host, amount, &Groups::default());
+            }
+        }
+        news
     }
 }
 

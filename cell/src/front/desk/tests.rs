@@ -433,6 +433,35 @@ fn what_an_adopted_task_has_done_is_read_before_it_is_told() {
 }
 
 #[test]
+fn what_moves_while_the_manager_is_read_again_is_counted_where_its_host_is_then() {
+    for left in [&["h0", "h2"][..], &["h0"][..]] {
+        let mut t = Test::new(3);
+        t.call(0, 1, spec(1));
+        let start = t.start();
+        assert_eq!(start.op.host.as_ref().unwrap().as_str(), "h0");
+        t.succeed(&start);
+        t.answers();
+        t.call(0, 2, Action::Relocate("h2".parse().unwrap()));
+        let start = t.start();
+        // Its target is at another place of the list now, or gone.
+        let host = |name: &&str| Host {
+            id: name.parse().unwrap(),
+            vcpus: 4,
+            memory_mib: 1 << 20,
+            disk_gib: 1 << 20,
+            labels: Labels::new(),
+            usable: true,
+        };
+        let inventory = Inventory { hosts: left.iter().map(host).collect(), ..Inventory::default() };
+        t.desk.reread(&inventory, t.desk.holdings.now());
+        let vms = |t: &Test| t.desk.holdings.hosts.all().iter().map(|host| host.vms).collect::<Vec<_>>();
+        assert_eq!(vms(&t), if left.len() == 2 { vec![1, 1] } else { vec![1] });
+        t.end(&start, Err(Error::NoRoom { detail: "gone".into() }));
+        assert_eq!(vms(&t), if left.len() == 2 { vec![1, 0] } else { vec![1] });
+    }
+}
+
+#[test]
 fn a_move_and_a_growth_hold_their_room_while_they_go_on() {
     let mut t = Test::new(2);
     t.call(0, 1, spec(3));
