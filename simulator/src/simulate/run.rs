@@ -34,6 +34,8 @@ use crate::managers::{self, Fleet, Latency};
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How often it is looked at what must always hold.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long an audit's repairs may take to show before there is another.
+const AUDIT_AGAIN: Duration = Duration::from_secs(30);
 /// Violations that are kept of a run: what follows the first few follows from them.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -367,7 +369,7 @@ impl World {
                 return;
             }
         }
-        self.in_the_end(healed).await;
+        self.in_the_end().await;
     }
 
     fn at_rest(&self) -> bool {
@@ -439,10 +441,10 @@ impl World {
     }
 
     /// All jobs have ended: directories, managers and books must agree, soon.
-    async fn in_the_end(&self, healed: cellbus_bus::Mono) {
+    async fn in_the_end(&self) {
         let patience = Duration::from_secs(120);
         let began = self.env.mono();
-        let mut audited = false;
+        let (mut audited, mut last_audit) = (false, began);
         loop {
             let truth = self.fleet.truth();
             let mut found = {
@@ -472,7 +474,7 @@ impl World {
                 // What was changed behind our back may have been missed while a cell was dying: that
                 // is what audits are for.
                 self.audit().await;
-                audited = true;
+                (audited, last_audit) = (true, self.env.mono());
                 self.env.sleep(Duration::from_secs(5)).await;
                 continue;
             }
@@ -480,9 +482,14 @@ impl World {
                 found.into_iter().for_each(|(what, about)| self.violated(what, about));
                 return;
             }
+            if audited && self.env.mono().since(last_audit) > AUDIT_AGAIN {
+                // A manager that did not answer in time was left out.
+                last_audit = self.env.mono();
+                self.audit().await;
+            }
             self.env.sleep(Duration::from_secs(2)).await;
         }
-        let _ = healed;
+
         self.look();
         let replayed = checks::replays(&self.bus, self.config.shards, &self.limits);
         replayed.into_iter().for_each(|(what, about)| self.violated(what, about));
