@@ -181,6 +181,9 @@ struct Work {
     aborts: BTreeMap<u64, AbortHandle>,
     /// VMs that changed at the manager and are to be read again.
     changed: BTreeSet<VmId>,
+    /// Of these, those whose homes are told whether or not it is news here: an operation on them
+    /// failed for good.
+    unsure: BTreeSet<VmId>,
     inspecting: usize,
     reread_wanted: bool,
     rereading: bool,
@@ -248,6 +251,7 @@ impl Front {
             doing: FuturesUnordered::new(),
             aborts: BTreeMap::new(),
             changed: BTreeSet::new(),
+            unsure: BTreeSet::new(),
             inspecting: 0,
             reread_wanted: false,
             rereading: false,
@@ -344,6 +348,8 @@ impl Front {
                 // Only errors need randomness.
                 let random = if result.is_err() { self.env.random_u64() } else { 0 };
                 work.desk.ended(now, random, ticket, vm, result);
+                work.changed.extend(&work.desk.unsure);
+                work.unsure.extend(work.desk.unsure.drain(..));
                 work.dirty = true;
             }
             Done::Tasks(result) => {
@@ -367,7 +373,9 @@ impl Front {
                 work.inspecting -= 1;
                 match result {
                     Ok(found) => {
-                        if work.desk.inspected(vm, found.as_ref(), began) {
+                        let news = work.desk.inspected(vm, found.as_ref(), began);
+                        // Its home may know less of it than this owner does.
+                        if work.unsure.remove(&vm) || news {
                             self.outside.observed(self.id(), vec![vm]);
                             work.dirty = true;
                         }
@@ -461,7 +469,7 @@ impl Front {
             if work.desk.busy(&vm) {
                 // What the operation answers is newer than any inspection begun now, if it comes
                 // to one.
-                not_yet.extend(work.desk.unread(&vm).then_some(vm));
+                not_yet.extend((work.desk.unread(&vm) || work.unsure.contains(&vm)).then_some(vm));
                 continue;
             }
             work.inspecting += 1;

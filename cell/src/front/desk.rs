@@ -91,6 +91,8 @@ pub(super) struct Desk {
     pub(super) replies: Vec<Reply>,
     /// To be carried out.
     pub(super) starts: Vec<Start>,
+    /// VMs to be read again: an operation failed for good, after something may have been done.
+    pub(super) unsure: Vec<VmId>,
     /// Whether a newer owner has opened the manager.
     pub(super) revoked: bool,
 }
@@ -119,6 +121,7 @@ impl Desk {
             tickets: 0,
             replies: Vec::new(),
             starts: Vec::new(),
+            unsure: Vec::new(),
             revoked: false,
         }
     }
@@ -515,6 +518,8 @@ impl Desk {
             }
             Error::Invalid { detail } => {
                 give_up(self);
+                // It may be in another state than we think.
+                self.unsure.push(vm);
                 let code = match action {
                     Action::Snapshot(_) => FailureCode::SnapshotExists,
                     Action::Revert(_) | Action::SnapshotDelete(_) => FailureCode::SnapshotNotFound,
@@ -532,8 +537,10 @@ impl Desk {
                 Some(Answer::Failed(Failure::lasting(code, detail)))
             }
             Error::Permanent { detail } => {
-                // Something may have been done: what is undone next will tell.
+                // Something may have been done, by this try or an earlier one whose answer was
+                // lost: what is undone next will tell, and where nothing is, reading it.
                 self.holdings.doubtful(&vm);
+                self.unsure.push(vm);
                 Some(Answer::Failed(Failure::lasting(FailureCode::ManagerFailed, detail)))
             }
             Error::Superseded { asked, last } => {

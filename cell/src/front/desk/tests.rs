@@ -395,6 +395,24 @@ fn a_try_that_is_turned_away_says_nothing_of_an_earlier_one() {
 }
 
 #[test]
+fn a_vm_is_read_again_when_an_operation_on_it_failed_for_good() {
+    let mut t = Test::new(1);
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    t.succeed(&start);
+    assert!(t.desk.unsure.is_empty());
+    for (op, error) in
+        [(2, Error::Permanent { detail: "half done".into() }), (3, Error::Invalid { detail: "it is suspended".into() })]
+    {
+        t.answers();
+        t.call(0, op, Action::Suspend);
+        let start = t.start();
+        t.end(&start, Err(error));
+        assert_eq!(std::mem::take(&mut t.desk.unsure), [vm(0)]);
+    }
+}
+
+#[test]
 fn tasks_of_an_older_session_are_adopted() {
     let task = RunningTask { vm: vm(0), number: OpNumber(3), host: Some("h1".parse().unwrap()) };
     let mut t = Test::with(2, vec![task]);
