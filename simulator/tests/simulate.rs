@@ -12,6 +12,7 @@ const CORPUS: &[(u64, &str)] = &[
     (34, "an adopted create had just ended when it was withdrawn: taken for never begun"),
     (86, "an adopted create had just ended when its manager was cordoned: taken for refused"),
     (412, "a migrate that a lost copy parks is not helped by trying again: it is given up on in the end"),
+    (6_287, "an operation failed for good that an earlier owner had done: its VM was not read again"),
     (6_051, "a host was lost while a VM moved to it: its manager's front panicked when the move ended"),
 ];
 
