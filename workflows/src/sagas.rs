@@ -53,6 +53,10 @@ fn operation_next(operation: &Operation, vm: &Vm, run: &Run, names: &ManagerName
     if let Some(target) = run.moving_to {
         return migrate::next(vm, run, target);
     }
+    // A migrate for which there was no room before anything was begun: there is nothing to undo.
+    if let Some(cause) = &run.undoing {
+        return Next::End(cause.clone());
+    }
     if run.nothing_made() {
         if run.cancel {
             return Next::End(Outcome::Cancelled);

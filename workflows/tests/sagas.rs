@@ -242,6 +242,25 @@ fn a_migrate_between_managers_has_one_commit_point() {
 }
 
 #[test]
+fn a_migrate_for_which_there_is_no_room_fails_whatever_the_vm_is_doing() {
+    for off in [false, true] {
+        let mut world = World::new(4, 2);
+        let vm = made(&mut world, "web");
+        if off {
+            world.run(&job("off", operate(vm, Operation::Stop(StopMode::Hard)))).expect("off");
+        }
+        let home = world.vm(vm).home.as_ref().expect("it was made").manager;
+        let (name, id) = world.names.iter().find(|(_, id)| **id != home).map(|(n, id)| (n.clone(), *id)).expect("two");
+        let full = world.view.managers.iter_mut().find(|m| m.id == id).expect("there");
+        full.classes.iter_mut().for_each(|class| class.memory_mib_free_max = 1);
+        let result = world.run(&job("move", operate(vm, Operation::Migrate(MigrateTo::Manager(name)))));
+        assert_eq!(result, Err(FailureCode::NoRoom), "off: {off}");
+        assert_eq!(world.vm(vm).home.as_ref().map(|h| h.manager), Some(home));
+        world.check();
+    }
+}
+
+#[test]
 fn after_waits_for_its_predecessor_even_if_it_comes_first() {
     let mut world = World::new(8, 2);
     let first = job("first", Request::Provision(provision("a", 1)));
