@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo bench -p cellbus-simulator --bench provision [-- MODE [JOBS]]
-//!   load    (default) 50,000 hosts, with 1,000, 4,000 and 16,000 jobs in flight
+//!   load    (default) 50,000 hosts, with 1,000 to 64,000 jobs in flight
 //!   hosts   the cost of a job at 1,000, 10,000 and 50,000 hosts
 //!   vms     the cost of a job as the fleet grows from nothing to JOBS VMs (5,000,000 by default)
 //! ```
@@ -32,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 500;
 /// Jobs in flight where the number is not what is looked at: enough to keep two cores busy.
-const IN_FLIGHT: usize = 16_000;
+const IN_FLIGHT: usize = 64_000;
 
 fn job(n: usize) -> Arc<Job> {
     let event_id = format!("job-{n}");
@@ -164,7 +164,7 @@ impl Bench {
 }
 
 async fn load(jobs: usize, dir: &Path) {
-    for in_flight in [1_000, 4_000, 16_000] {
+    for in_flight in [1_000, 4_000, 16_000, 64_000] {
         let dir = dir.join(in_flight.to_string());
         let mut bench = Bench::open(50_000, 500, &dir).await;
         bench.run(20_000, in_flight).await;
