@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The model is linear on purpose: every figure can be followed by hand, and each assumption says
-//! where it was measured. What it leaves out is said in [`Plan::caveats`]. Where it was compared
-//! with runs: `ops/docs/plan.md`.
+//! where it was measured, or that it is a guess. What it leaves out is said in [`Plan::caveats`].
+//! [`runs`] holds it against clusters of a size that fits here.
 
 use serde::Serialize;
 
@@ -119,8 +119,6 @@ pub fn plan(fleet: Fleet, assumed: &Assumptions) -> Plan {
     let shards = (cells * 4).max((vms / assumed.vms_per_shard_max).ceil() as u64);
     let shards = shards.next_power_of_two().max(SHARDS_MIN);
 
-    // The bus.
-    let messages = assumed.messages_per_job(rate / shards.max(1) as f64);
     let bus_share = rate / assumed.bus_jobs_per_second;
 
     // Replicas: each folds every log.
@@ -184,7 +182,7 @@ pub fn plan(fleet: Fleet, assumed: &Assumptions) -> Plan {
         replicas,
         cell_memory_mib: (state / cells as f64 / MIB + assumed.cell_base_mib).ceil() as u64,
         replica_memory_mib: (row_bytes / MIB + assumed.cell_base_mib).ceil() as u64,
-        bus_messages_per_second: rate * messages,
+        bus_messages_per_second: rate * assumed.bus_messages_per_job,
         bus_bytes_per_second: rate * assumed.bus_bytes_per_job * assumed.bus_replicas,
         bus_share,
         takeover_seconds: takeover,
@@ -194,6 +192,7 @@ pub fn plan(fleet: Fleet, assumed: &Assumptions) -> Plan {
         impossible,
         caveats: vec![
             "jobs are taken to be spread evenly over shards and managers",
+            "several assumptions are guesses, and say so: --assumptions shows them, --set changes them",
             "the hypervisors' own limits (datastores, networks) are not in it",
             "costs a job were measured with provisions, the dearest kind but migrate",
         ],

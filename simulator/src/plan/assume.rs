@@ -1,5 +1,5 @@
-//! What a plan takes for given. Each figure was measured where its line says, on two shared cores;
-//! every one of them can be set to what another machine shows.
+//! What a plan takes for given. Each figure was measured where its line says, on two shared cores, or
+//! is called a guess; every one of them can be set to what another machine shows.
 
 use std::str::FromStr;
 
@@ -112,23 +112,23 @@ macro_rules! assumptions {
 }
 
 assumptions! {
-    /// Operations that a manager has under way at once (the default for vCenter-like managers).
+    /// Operations that a manager has under way at once (the default limit of a simulated one).
     operations_per_manager: 256.0,
-    /// Processors of a cell.
+    /// Processors of a cell (a choice).
     cell_cores: 4.0,
-    /// Memory of a cell, MiB.
+    /// Memory of a cell, MiB (a choice).
     cell_memory_mib: 16_384.0,
-    /// Memory that a cell or a replica takes with nothing in it, MiB (`cellbus up` with 50,000 hosts).
+    /// Memory that a cell or a replica takes with nothing in it, MiB (a guess).
     cell_base_mib: 200.0,
-    /// Share of processors, memory and bus that is meant to be used.
+    /// Share of processors, memory and bus that is meant to be used (a choice).
     utilisation: 0.7,
-    /// CPU of a job from submission to outcome, microseconds (bench `provision`, bus and directory included).
+    /// CPU of a job from submission to outcome, microseconds, bus and directory included (bench `provision`: 44 to 60 with much in flight).
     job_cpu_us: 46.0,
     /// Memory of a VM and of the job that made it in its shard, bytes (bench `shard`).
     vm_bytes: 2_400.0,
-    /// Memory of a job that has ended in its shard, bytes (bench `shard`).
+    /// Memory of a job that has ended in its shard, bytes (a guess: half of a VM with its job).
     job_bytes: 1_200.0,
-    /// Jobs a VM has in a day.
+    /// Jobs a VM has in a day (a guess).
     jobs_per_vm_and_day: 0.5,
     /// Days that ended jobs are listed (`jobs.retention`).
     job_retention_days: 7.0,
@@ -142,32 +142,32 @@ assumptions! {
     snapshot_bytes: 545.0,
     /// Bytes of a job in its shard's log (bench `shard`).
     log_bytes: 321.0,
-    /// Processors of a replica of the directory.
+    /// Processors of a replica of the directory (a choice).
     replica_cores: 4.0,
     /// CPU to fold a job into the directory, microseconds, with millions of VMs there (bench `directory`).
     fold_us: 12.0,
     /// Memory of a VM in the directory, bytes: places, lists, row and name (bench `directory`).
     row_bytes: 205.0,
-    /// Memory of an ended job in the directory, bytes (bench `directory`).
+    /// Memory of an ended job in the directory, bytes (a guess).
     listed_job_bytes: 300.0,
     /// Microseconds to serve a VM from the checkpoint (bench `directory`, 5,000,000 VMs).
     checkpoint_us: 0.76,
-    /// Look-ups for each job.
+    /// Look-ups for each job (a guess).
     lookups_per_job: 10.0,
     /// Look-ups that a replica answers over HTTP (bench `locate`).
     lookups_per_second: 75_000.0,
-    /// Jobs a second that the bus carries.
+    /// Jobs a second that the bus carries (embedded: bench `provision`; NATS: the prototype in ops/docs/design.md; nats-3: a third of it).
     bus_jobs_per_second: 40_000.0,
-    /// Bytes of a job at the bus: ingress, queue, log and event.
+    /// Messages of a job at the bus: ingress, queue, event and two appends, none of them shared (the embedded bus needed 2.1).
+    bus_messages_per_job: 5.0,
+    /// Bytes of a job at the bus: ingress, queue, log and event (a guess: five messages of 512 bytes).
     bus_bytes_per_job: 2_500.0,
     /// Copies that the bus keeps.
     bus_replicas: 1.0,
-    /// What the bus reads back, MiB a second.
+    /// What the bus reads back, MiB a second (a guess).
     bus_read_mib: 100.0,
-    /// The lease of a cell, seconds.
+    /// The lease of a cell, seconds (the default; 12 for three servers, whose elections take 4 to 9).
     lease_seconds: 3.0,
-    /// Jobs that one append carries at a quarter of the load; more as the load grows.
-    jobs_per_append: 0.5,
 }
 
 impl Assumptions {
@@ -181,14 +181,6 @@ impl Assumptions {
             Bus::Nats => Self { bus_jobs_per_second: 28_000.0, ..base },
             Bus::Nats3 => Self { bus_jobs_per_second: 9_300.0, bus_replicas: 3.0, lease_seconds: 12.0, ..base },
         }
-    }
-
-    /// Messages of a job: ingress, queue, event, and its two appends, shared with what else its
-    /// shard decides at that moment.
-    pub(super) fn messages_per_job(&self, jobs_per_second_and_shard: f64) -> f64 {
-        // Ten appends a second of one shard are not worth batching; beyond, they carry more each.
-        let shared = (jobs_per_second_and_shard / 10.0 * self.jobs_per_append).max(1.0);
-        3.0 + 2.0 / shared
     }
 }
 

@@ -43,7 +43,7 @@ pub fn html(assumed: &Assumptions, runs: &[Ran]) -> String {
             page.push_str(&chart.figure());
         }
     }
-    page.push_str("<h2>Taken for given</h2>\n<div class=scroll><table><thead><tr><th>Name<th class=n>Value<th>What, and where it was measured</thead><tbody>\n");
+    page.push_str("<h2>Taken for given</h2>\n<div class=scroll><table><thead><tr><th>Name<th class=n>Value<th>What, and where it comes from</thead><tbody>\n");
     // Writing to a String cannot fail.
     for (name, value, what) in assumed.each() {
         let _ = writeln!(page, "<tr><th>{name}<td class=n>{}<td>{}", short(value), escaped(what));

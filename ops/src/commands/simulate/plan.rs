@@ -30,7 +30,7 @@ pub(super) struct Options {
     /// Take this for given instead of what was measured; may be given more than once. --assumptions shows all
     #[arg(long, value_name = "NAME=VALUE", requires = "plan")]
     set: Vec<String>,
-    /// Show what is taken for given, and where it was measured
+    /// Show what is taken for given, and where it comes from
     #[arg(long, requires = "plan")]
     assumptions: bool,
     /// Also run clusters of 1,000 to 50,000 hosts in this process, about a minute, and hold the model against them
