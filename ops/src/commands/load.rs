@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,9 +112,8 @@ impl Command {
             ..defaults
         };
         // A report that cannot be written is better known before the run than after it.
-        for path in [&self.report, &self.json].into_iter().flatten() {
-            writable(path)?;
-        }
+        let page = self.report.as_deref().map(Promised::at).transpose()?;
+        let json = self.json.as_deref().map(Promised::at).transpose()?;
         let server = self.remote.server();
         let mut about = About {
             server: server.to_owned(),
@@ -133,11 +133,11 @@ impl Command {
                     about.versions.insert("server".to_owned(), version.clone());
                 }
                 let recording = Recording::new(report, about);
-                if let Some(path) = &self.report {
-                    write(path, &recording.html(&format!("Load on {server}")))?;
+                if let Some(page) = page {
+                    page.write(&recording.html(&format!("Load on {server}")))?;
                 }
-                if let Some(path) = &self.json {
-                    write(path, &serde_json::to_string(&recording).context("a recording is plain data")?)?;
+                if let Some(json) = json {
+                    json.write(&serde_json::to_string(&recording).context("a recording is plain data")?)?;
                 }
                 report::show(&recording.report, self.remote.format())
             }
@@ -199,12 +199,37 @@ impl Command {
     }
 }
 
-/// Whether a file can be written there; it is left as it is, or empty.
-fn writable(path: &Path) -> Result<()> {
-    let opened = File::options().append(true).create(true).open(path);
-    opened.map(|_| ()).map_err(|error| Error::Usage(format!("cannot write {}: {error}", path.display())))
+/// A file that a run is to write in the end. It is tried before the run; where there is then nothing
+/// to write, an empty one that was not there before is taken away again.
+struct Promised<'a> {
+    path: &'a Path,
+    /// Whether what lies there is only the try.
+    empty: bool,
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    Ok(std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?)
+impl<'a> Promised<'a> {
+    fn at(path: &'a Path) -> Result<Self> {
+        let refused = |error| Error::Usage(format!("cannot write {}: {error}", path.display()));
+        match File::options().write(true).create_new(true).open(path) {
+            Ok(_) => Ok(Self { path, empty: true }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                File::options().append(true).open(path).map_err(refused)?;
+                Ok(Self { path, empty: false })
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    fn write(mut self, text: &str) -> Result<()> {
+        self.empty = false;
+        Ok(std::fs::write(self.path, text).with_context(|| format!("cannot write {}", self.path.display()))?)
+    }
+}
+
+impl Drop for Promised<'_> {
+    fn drop(&mut self) {
+        if self.empty {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }

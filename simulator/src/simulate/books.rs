@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cellbus_bus::ids::{JobId, ManagerId, TenantId, VmId};
 use cellbus_bus::job::{JobKind, Size};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom as _;
 use serde::Deserialize;
 
 /// What was said of a submission.
@@ -55,6 +57,8 @@ pub(super) struct Job {
     pub(super) count: u32,
     pub(super) taken: Taken,
     pub(super) ended: BTreeSet<Ended>,
+    /// Whose it is, once it has its place among the jobs of a VM.
+    pub(super) placed: Option<TenantId>,
 }
 
 /// A VM that was asked for.
@@ -81,6 +85,9 @@ pub(super) struct Books {
 pub(super) struct Pages {
     pub(super) jobs: BTreeMap<JobId, Job>,
     pub(super) vms: BTreeMap<VmId, Vm>,
+    /// Those of `jobs` that were acknowledged and have not ended: asked for far too often to look
+    /// for them among a million.
+    open: BTreeSet<JobId>,
     pub(super) violations: Vec<(String, Vec<String>)>,
     pub(super) events: u64,
 }
@@ -125,21 +132,33 @@ impl Books {
             return;
         };
         job.ended.insert(ended);
-        if job.ended.len() > 1 {
-            let said = format!("job {id} has ended in more than one way: {:?}", job.ended);
+        let twice = (job.ended.len() > 1).then(|| format!("job {id} has ended in more than one way: {:?}", job.ended));
+        pages.open.remove(&id);
+        if let Some(said) = twice {
             pages.violations.push((said, vec![id.to_string()]));
         }
     }
 }
 
 impl Pages {
+    /// What became of its submission.
+    pub(super) fn taken(&mut self, id: JobId, taken: Taken) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.taken = taken;
+        if job.taken == Taken::Accepted && job.ended.is_empty() {
+            self.open.insert(id);
+        } else {
+            self.open.remove(&id);
+        }
+    }
     /// Jobs that were acknowledged and have not ended.
-    pub(super) fn open(&self) -> Vec<JobId> {
-        self.jobs
-            .iter()
-            .filter(|(_, job)| job.taken == Taken::Accepted && job.ended.is_empty())
-            .map(|(id, _)| *id)
-            .collect()
+    pub(super) fn open(&self) -> &BTreeSet<JobId> {
+        &self.open
+    }
+    /// One of these.
+    pub(super) fn some_open(&self, rng: &mut SmallRng) -> Option<JobId> {
+        let open: Vec<JobId> = self.open.iter().copied().collect();
+        open.choose(rng).copied()
     }
     /// Whether an operator has given up on a job on this VM.
     pub(super) fn abandoned(&self, vm: &Vm) -> bool {

@@ -282,10 +282,8 @@ impl Producers {
         let number = self.number();
         let (job, tenant) = {
             let pages = self.books.pages();
-            let open = pages.open();
-            let job = *open.choose(&mut *self.rng())?;
-            let vm = pages.vms.values().find(|vm| vm.jobs.contains(&job))?;
-            (job, vm.tenant.to_string())
+            let job = pages.some_open(&mut self.rng())?;
+            (job, pages.jobs.get(&job)?.placed.as_ref()?.to_string())
         };
         self.order(&tenant, number, "cancel", Some(job.to_string()), json!({}), Asked::Cancel, None)
     }
@@ -311,7 +309,7 @@ impl Producers {
         if self.rng().random_bool(0.04) {
             let before = {
                 let pages = self.books.pages();
-                pages.open().choose(&mut *self.rng()).copied()
+                pages.some_open(&mut self.rng())
             };
             if let Some(before) = before {
                 event["after"] = Value::String(before.to_string());
@@ -341,7 +339,8 @@ impl Producers {
                 Request::Operate(..) | Request::Cancel(_) => 1,
             };
             let (asked, taken) = (order.asked.clone(), Taken::Unknown);
-            let job = Job { kind, asked, count, taken, ended: Default::default() };
+            let placed = matches!(order.job.request, Request::Provision(_)).then(|| order.job.tenant.clone());
+            let job = Job { kind, asked, count, taken, ended: Default::default(), placed };
             pages.jobs.insert(id, job);
             if let Request::Provision(provision) = &order.job.request {
                 for index in 0..provision.count {
@@ -389,12 +388,7 @@ impl Producers {
             self.by_gateway(&order.job, impatient).await
         };
         self.history.add(self.executor.now(), || format!("producer hears of {id}: {taken:?}"));
-        {
-            let mut pages = self.books.pages();
-            if let Some(job) = pages.jobs.get_mut(&id) {
-                job.taken = taken.clone();
-            }
-        }
+        self.books.pages().taken(id, taken.clone());
         if taken == Taken::Accepted {
             self.placed(&order).await;
         } else {
@@ -497,6 +491,10 @@ impl Producers {
         if let Some(vm) = order.vm.and_then(|vm| pages.vms.get_mut(&vm)) {
             vm.jobs.push(id);
             vm.unplaced = false;
+            let tenant = vm.tenant.clone();
+            if let Some(job) = pages.jobs.get_mut(&id) {
+                job.placed = Some(tenant);
+            }
         }
         if let Request::Provision(provision) = &order.job.request {
             for index in 0..provision.count {
@@ -541,6 +539,6 @@ impl Producers {
     /// A job that was acknowledged and has not ended, for whoever wants to call one off.
     pub(super) fn some_open_job(&self) -> Option<JobId> {
         let pages = self.books.pages();
-        pages.open().choose(&mut *self.rng()).copied()
+        pages.some_open(&mut self.rng())
     }
 }

@@ -383,7 +383,7 @@ impl World {
     /// An operator has parked work tried again, or gives it up.
     async fn unpark(&self, decision: ParkedDecision) {
         let Some(cell) = self.cells.all().into_iter().next() else { return };
-        let open = self.producers.books.pages().open();
+        let open = self.producers.books.pages().open().clone();
         for job in open {
             let ask = move |gateway: cellbus_cell::Gateway| async move {
                 let by = Operator { who: "simulated operator".to_owned(), from: "simulation".to_owned() };
@@ -415,7 +415,7 @@ impl World {
         if self.bus.ingress_open() > 0 {
             self.violated(format!("{} messages of ingress were never taken", self.bus.ingress_open()), Vec::new());
         }
-        let open: Vec<JobId> = self.producers.books.pages().open();
+        let open = self.producers.books.pages().open().clone();
         for job in open.into_iter().take(VIOLATIONS_MAX) {
             let mut about = vec![job.to_string()];
             let said = match cells.first() {
