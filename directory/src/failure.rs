@@ -59,6 +59,8 @@ codes! {
     ChildrenFailed => "children_failed",
     /// An operator gave up on it.
     Abandoned => "abandoned",
+    /// The copy of a migrate was lost, and the VM is where it was.
+    CopyLost => "copy_lost",
 }
 impl fmt::Display for FailureCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

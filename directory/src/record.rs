@@ -93,6 +93,10 @@ pub enum Step {
     Delete,
     /// Read the VM again after an observation.
     Inspect,
+    /// Migrate between managers, after `Moved`: whether the copy is there.
+    CheckCopy,
+    /// Migrate between managers, after `Moved`: whether the source is there, the copy being gone.
+    CheckSource,
 }
 
 /// How a call ended.
@@ -465,6 +469,16 @@ pub enum Record {
     Snapshot {
         /// Which.
         id: SnapshotId,
+    },
+
+    // ── added later ──
+    /// The copy of a migrate was lost after `Moved`, and the source is still there: the source is the
+    /// VM again, and the migrate is undone.
+    MovedBack {
+        /// Which VM.
+        vm: VmId,
+        /// What it was before the migrate.
+        settled: VmState,
     },
 }
 

@@ -143,6 +143,15 @@ pub struct Doing {
     pub manager: ManagerId,
 }
 
+/// What a VM with this power is when no workflow is under way.
+fn settled(power: PowerState) -> VmState {
+    match power {
+        PowerState::Running => VmState::Running,
+        PowerState::Stopped => VmState::Stopped,
+        PowerState::Suspended => VmState::Suspended,
+    }
+}
+
 /// One VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
@@ -244,7 +253,9 @@ impl Vm {
                 | Step::StartCopy
                 | Step::DropSource
                 | Step::UndoCopy
-                | Step::UndoQuiesce,
+                | Step::UndoQuiesce
+                | Step::CheckCopy
+                | Step::CheckSource,
             ) => VmState::Migrating,
             Some(
                 Step::Start
@@ -291,7 +302,9 @@ impl Vm {
             | Step::Snapshot
             | Step::Revert
             | Step::SnapshotDelete
-            | Step::Inspect => {}
+            | Step::Inspect
+            | Step::CheckCopy
+            | Step::CheckSource => {}
         }
         self.doing = Some(doing);
         self.as_of = at;
@@ -324,7 +337,9 @@ impl Vm {
                 | Step::Snapshot
                 | Step::Revert
                 | Step::SnapshotDelete
-                | Step::Inspect => {}
+                | Step::Inspect
+                | Step::CheckCopy
+                | Step::CheckSource => {}
             },
             StepResult::Failed(_) => {}
         }
@@ -339,14 +354,14 @@ impl Vm {
             // A quiesced source is still what it was to its owner: the settled state is what the
             // copy will be given. Only a step that is about the VM itself settles it.
             if doing.step != Step::Quiesce {
-                self.settled = match facts.power {
-                    PowerState::Running => VmState::Running,
-                    PowerState::Stopped => VmState::Stopped,
-                    PowerState::Suspended => VmState::Suspended,
-                };
+                self.settled = settled(facts.power);
             }
         } else if self.other.as_ref().is_some_and(|other| other.manager == doing.manager) {
             self.other = Some(place);
+            // What was the copy is gone, and this may be the VM again.
+            if doing.step == Step::CheckSource {
+                self.settled = settled(facts.power);
+            }
         }
     }
 
@@ -378,7 +393,9 @@ impl Vm {
             | Step::DropSource
             | Step::UndoCopy
             | Step::UndoQuiesce
-            | Step::Inspect => {
+            | Step::Inspect
+            | Step::CheckCopy
+            | Step::CheckSource => {
                 self.settled = VmState::Lost;
             }
         }
@@ -390,10 +407,18 @@ impl Vm {
         self.as_of = at;
     }
 
+    /// The copy was lost after the commit point: the source is the VM again, and was so before.
+    pub fn moved_back(&mut self, settled: VmState, at: WallMs) {
+        self.moved(at);
+        self.settled = settled;
+    }
+
     /// An operator has given up the work on it: what was done so far is left as it is, and nobody
-    /// knows what that is until it is read again.
+    /// knows what that is until it is read again. Of the other copy of a migrate nobody takes care
+    /// any more, so that an audit must show it.
     pub fn given_up(&mut self) {
         self.settled = VmState::Unknown;
+        self.other = None;
     }
 
     /// Work of `job` on it has ended, or was dropped before it began. A VM whose own provision did

@@ -11,7 +11,8 @@ const CORPUS: &[(u64, &str)] = &[
     (23, "the same, and cancelled: its VM came to be with nobody to answer for it"),
     (34, "an adopted create had just ended when it was withdrawn: taken for never begun"),
     (86, "an adopted create had just ended when its manager was cordoned: taken for refused"),
-    (412, "a migrate that a lost copy parks is not helped by trying again: it is given up on in the end"),
+    (412, "a migrate that a lost copy parked was not helped by trying again, and left its source behind"),
+    (6_083, "the same"),
     (6_287, "an operation failed for good that an earlier owner had done: its VM was not read again"),
     (6_051, "a host was lost while a VM moved to it: its manager's front panicked when the move ended"),
 ];

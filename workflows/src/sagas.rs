@@ -6,7 +6,7 @@
 
 mod delete;
 mod inspect;
-mod migrate;
+pub(crate) mod migrate;
 mod operate;
 mod provision;
 
@@ -28,6 +28,8 @@ pub(crate) enum Next {
     Place(Step, Option<ManagerId>),
     /// Past the commit point: what was the copy is the VM.
     Commit,
+    /// What was the copy is gone: the source is the VM again.
+    MoveBack,
     /// Undo what was done; end so.
     Undo(Outcome),
     /// Nothing helps but a person.

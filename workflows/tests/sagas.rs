@@ -5,10 +5,10 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::ids::VmId;
+use cellbus_bus::ids::{JobId, ManagerId, VmId};
 use cellbus_bus::job::{Job, MigrateTo, Operation, Request, StopMode, Target};
 use cellbus_directory::record::{Operator, ParkedDecision, Record};
-use cellbus_directory::{FailureCode, JobState, Step, VmState};
+use cellbus_directory::{FailureCode, JobState, PowerState, Step, VmState};
 use cellbus_workflows::{ControlItem, Health};
 use world::{Fate, World, job, job_of, operate, provision};
 
@@ -239,6 +239,105 @@ fn a_migrate_between_managers_has_one_commit_point() {
         assert_eq!(world.vm(vm).settled, before, "{fates:?}");
         world.check();
     }
+}
+
+/// A VM on the first of two managers, whose migrate to the second has passed `Moved` and parked: its
+/// copy is gone.
+fn parked_without_its_copy(running: bool) -> (World, VmId, JobId, [ManagerId; 2]) {
+    let mut world = World::new(4, 2);
+    let (name, target) = world.names.iter().nth(1).map(|(name, id)| (name.clone(), *id)).expect("two managers");
+    let aside = world.view.managers.iter().position(|m| m.id == target).expect("there");
+    world.view.managers[aside].cordoned = true;
+    let vm = made(&mut world, "web");
+    world.view.managers[aside].cordoned = false;
+    let source = world.vm(vm).home.as_ref().expect("made").manager;
+    if !running {
+        world.run(&job("off", operate(vm, Operation::Stop(StopMode::Hard)))).expect("off");
+    }
+    // The first call after `Moved` gets no answer, and then the copy's host is lost.
+    let first = if running { Step::StartCopy } else { Step::CheckCopy };
+    world.fates.insert(first, [Fate::Lose, Fate::Lose].into());
+    let moving = job("move", operate(vm, Operation::Migrate(MigrateTo::Manager(name))));
+    world.submit(&moving);
+    while world.vm(vm).home.as_ref().map(|home| home.manager) != Some(target) {
+        assert!(world.step(), "it moves");
+    }
+    world.managers.get_mut(&target).expect("there").remove(&vm).expect("copied");
+    let parked = |world: &World| {
+        let mut records = world.logs.iter().flatten().flat_map(|entry| &entry.records);
+        records.any(|record| matches!(record, Record::Parked { .. }))
+    };
+    for _ in 0..100 {
+        world.pass(Duration::from_secs(1));
+        while world.step() {}
+    }
+    assert!(parked(&world));
+    assert!(world.managers[&source].contains_key(&vm), "the source is the last that there is");
+    (world, vm, moving.id, [source, target])
+}
+
+#[test]
+fn a_migrate_whose_copy_is_lost_goes_back_to_its_source() {
+    for running in [true, false] {
+        let (mut world, vm, moving, [source, target]) = parked_without_its_copy(running);
+        let unpark = ControlItem::Unpark { vm, job: moving, decision: ParkedDecision::Retry, by: operator() };
+        world.control(vm.shard(world.count), &unpark);
+        world.settle();
+        assert_eq!(world.state(moving), JobState::Failed);
+        let outcome = format!("{:?}", world.home(moving).job(&moving).expect("known").row.outcome);
+        assert!(outcome.contains("CopyLost"), "{outcome}");
+        let power = if running { PowerState::Running } else { PowerState::Stopped };
+        assert_eq!(world.managers[&source][&vm].facts.power, power, "it is what it was, where it was");
+        assert!(!world.managers[&target].contains_key(&vm));
+        assert_eq!(world.vm(vm).home.as_ref().map(|home| home.manager), Some(source));
+        assert_eq!(world.vm(vm).settled, if running { VmState::Running } else { VmState::Stopped });
+        assert_eq!(world.vm(vm).other, None);
+        world.check();
+        world.run(&job("again", operate(vm, Operation::Restart(StopMode::Hard)))).map_or_else(
+            |code| assert!(!running, "{code:?}"),
+            |()| assert!(running, "one that is off is not restarted"),
+        );
+    }
+}
+
+#[test]
+fn a_migrate_whose_copy_comes_back_goes_on() {
+    for running in [true, false] {
+        let (mut world, vm, moving, [source, target]) = parked_without_its_copy(running);
+        let mut copy = world.managers[&source][&vm].clone();
+        copy.facts.power = PowerState::Stopped;
+        world.managers.get_mut(&target).expect("there").insert(vm, copy);
+        let unpark = ControlItem::Unpark { vm, job: moving, decision: ParkedDecision::Retry, by: operator() };
+        world.control(vm.shard(world.count), &unpark);
+        world.settle();
+        assert_eq!(world.state(moving), JobState::Succeeded);
+        assert!(!world.managers[&source].contains_key(&vm));
+        assert_eq!(world.managers[&target][&vm].facts.power == PowerState::Running, running);
+        world.check();
+    }
+}
+
+#[test]
+fn a_migrate_of_which_both_copies_are_lost_says_so() {
+    let (mut world, vm, moving, [source, _]) = parked_without_its_copy(true);
+    world.managers.get_mut(&source).expect("there").remove(&vm);
+    let unpark = ControlItem::Unpark { vm, job: moving, decision: ParkedDecision::Retry, by: operator() };
+    world.control(vm.shard(world.count), &unpark);
+    world.settle();
+    let outcome = format!("{:?}", world.home(moving).job(&moving).expect("known").row.outcome);
+    assert!(outcome.contains("VmLost"), "{outcome}");
+    assert_eq!(world.vm(vm).settled, VmState::Lost);
+}
+
+#[test]
+fn of_a_migrate_that_is_given_up_no_copy_is_hidden_from_audits() {
+    let (mut world, vm, moving, [_, target]) = parked_without_its_copy(true);
+    let unpark = ControlItem::Unpark { vm, job: moving, decision: ParkedDecision::Abandon, by: operator() };
+    world.control(vm.shard(world.count), &unpark);
+    world.settle();
+    assert_eq!(world.state(moving), JobState::Failed);
+    assert_eq!(world.vm(vm).home.as_ref().map(|home| home.manager), Some(target));
+    assert_eq!((world.vm(vm).settled, &world.vm(vm).other), (VmState::Unknown, &None));
 }
 
 #[test]

@@ -107,6 +107,7 @@ fn of_record(record: &Record) -> About {
         Record::StepBegun { vm, manager, .. } => About { manager: Some(*manager), ..About::vm("step_begun", *vm) },
         Record::StepEnded { vm, .. } => About::vm("step_ended", *vm),
         Record::Moved { vm } => About::vm("moved", *vm),
+        Record::MovedBack { vm, .. } => About::vm("moved_back", *vm),
         Record::Undoing { vm, .. } => About::vm("undoing", *vm),
         Record::Parked { vm, .. } => About::vm("parked", *vm),
         Record::Unparked { vm, .. } => About::vm("unparked", *vm),

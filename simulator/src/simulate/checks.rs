@@ -6,11 +6,11 @@ use cellbus_bus::ids::{ManagerId, ShardCount, VmId};
 use cellbus_bus::job::{JobKind, Size};
 use cellbus_cell::driver::HeldVm;
 use cellbus_directory::replica::{Replica, VmFilter};
-use cellbus_directory::vm::PowerState;
+use cellbus_directory::vm::{PowerState, Vm};
 use cellbus_directory::{Entry, VmState};
 use cellbus_workflows::{Limits, Shard};
 
-use super::books::{Asked, Ended, Pages, Taken, Vm};
+use super::books::{self, Asked, Ended, Pages, Taken};
 use super::bus::SimulatedBus;
 use crate::managers::Truth;
 
@@ -28,7 +28,7 @@ struct Expected {
 }
 
 /// `Err`: cannot be told, and why.
-fn expected(pages: &Pages, vm: &Vm) -> Result<Option<Expected>, &'static str> {
+fn expected(pages: &Pages, vm: &books::Vm) -> Result<Option<Expected>, &'static str> {
     if let Some(why) = vm.loose {
         return Err(why);
     }
@@ -123,7 +123,8 @@ pub(super) fn truth_against_books(truth: &Truth, pages: &Pages) -> Vec<Violation
         }
     }
     for (id, held) in &places {
-        if held.len() > 1 {
+        // Of what an operator has given up on, both copies may be left.
+        if held.len() > 1 && !pages.vms.get(id).is_some_and(|vm| pages.abandoned(vm)) {
             let managers: Vec<String> = held.iter().map(|(manager, _)| manager.to_string()).collect();
             found.push((format!("VM {id} is on {} managers: {managers:?}", held.len()), vec![id.to_string()]));
         }
@@ -154,20 +155,27 @@ pub(super) fn truth_against_books(truth: &Truth, pages: &Pages) -> Vec<Violation
     found
 }
 
-/// A directory, against what the managers hold. With `strict` VMs alone whose fate was ours alone.
+/// A directory, against what the managers hold, except VMs that are `loose`. Copies that are `left`
+/// for a person, and that an audit shows, are none that the directory has to say.
 pub(super) fn directory_against_truth(
     whose: &str,
     replica: &Replica,
     truth: &Truth,
     loose: impl Fn(&VmId) -> bool,
+    left: impl Fn(&VmId, ManagerId) -> bool,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut there: BTreeSet<VmId> = BTreeSet::new();
     for (manager, vms) in &truth.managers {
         for held in vms.iter().filter(|held| !loose(&held.id)) {
+            let vm = replica.vm(held.id);
+            let listed_here = |vm: &Vm| !vm.is_deleted() && vm.home.as_ref().is_some_and(|at| at.manager == *manager);
+            if !vm.as_ref().is_some_and(listed_here) && left(&held.id, *manager) {
+                continue;
+            }
             there.insert(held.id);
             let about = vec![held.id.to_string()];
-            let Some(vm) = replica.vm(held.id) else {
+            let Some(vm) = vm else {
                 found.push((format!("{whose}: the directory does not know VM {} of {manager}", held.id), about));
                 continue;
             };

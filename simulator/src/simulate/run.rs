@@ -1,13 +1,14 @@
 //! One run: a workload and faults, then healing, then a deadline to come to rest, and what must
 //! hold looked at all along.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cellbus_bus::env::Env;
-use cellbus_bus::ids::{JobId, ShardCount, VmId};
+use cellbus_bus::ids::{JobId, ManagerId, ShardCount, VmId};
 use cellbus_cell::runner;
 use cellbus_directory::JobState;
 use cellbus_directory::record::{Operator, ParkedDecision};
@@ -172,6 +173,8 @@ struct World {
     nemesis: Arc<Nemesis>,
     limits: Limits,
     violations: Mutex<Vec<Violation>>,
+    /// Copies of VMs that the last audit found where the directory does not have them.
+    shown: Mutex<BTreeSet<(VmId, ManagerId)>>,
     healed_at: AtomicU64,
     over: AtomicBool,
 }
@@ -269,6 +272,7 @@ impl World {
             nemesis,
             limits,
             violations: Mutex::default(),
+            shown: Mutex::default(),
             healed_at: AtomicU64::new(0),
             over: AtomicBool::new(false),
         })
@@ -456,12 +460,17 @@ impl World {
             let loose = |vm: &VmId| {
                 let pages = self.producers.books.pages();
                 let known = pages.vms.get(vm);
-                // What an operator has given up on is his to clear away.
-                known.is_some_and(|known| pages.abandoned(known))
-                    || !audited && known.is_none_or(|known| known.loose.is_some())
+                !audited && known.is_none_or(|known| known.loose.is_some() || pages.abandoned(known))
+            };
+            // What an operator has given up on is his to clear away, and an audit shows it.
+            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let left = |vm: &VmId, manager| {
+                let pages = self.producers.books.pages();
+                shown.contains(&(*vm, manager)) && pages.vms.get(vm).is_some_and(|known| pages.abandoned(known))
             };
             for cell in self.cells.all() {
-                found.extend(checks::directory_against_truth(cell.id.as_str(), &cell.replica, &truth, loose));
+                let whose = cell.id.as_str();
+                found.extend(checks::directory_against_truth(whose, &cell.replica, &truth, loose, left));
             }
             if found.is_empty() && audited {
                 break;
@@ -526,14 +535,19 @@ impl World {
         let env = cell.env.clone();
         let ask = move |gateway: cellbus_cell::Gateway| async move {
             let by = || Operator { who: "simulated operator".to_owned(), from: "simulation".to_owned() };
-            let Ok(id) = gateway.audit_start(by()).await else { return };
+            let id = gateway.audit_start(by()).await.ok()?;
             while gateway.audit(id).is_ok_and(|audit| audit.ended_at.is_none()) {
                 env.sleep(Duration::from_millis(100)).await;
             }
             // Its effect is looked at afterwards.
             let _ = gateway.audit_repair(id, by()).await;
+            gateway.audit(id).ok()
         };
-        self.cells.ask(&self.env, &cell, Duration::from_secs(120), ask).await;
+        let audit = self.cells.ask(&self.env, &cell, Duration::from_secs(120), ask).await.flatten();
+        let Some(audit) = audit else { return };
+        let elsewhere = audit.findings.iter().filter(|found| matches!(found.kind.as_str(), "unknown" | "duplicate"));
+        let shown = elsewhere.map(|found| (found.vm, found.manager)).collect();
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     fn report(&self) -> Report {

@@ -5,7 +5,19 @@
 //!     undo: start       undo: delete copy     ┃
 //! ```
 //!
-//! The copy is started only once the source is quiet, so no two of them ever run.
+//! The copy is started only once the source is quiet, so no two of them ever run. The source is
+//! dropped only once the copy has been seen after `Moved`: it is the last thing that could bring the
+//! VM back. Is the copy gone by then (its host was lost), the work is parked. An operator's retry
+//! asks both managers again, and with the copy definitely absent and the source definitely there
+//! [`cellbus_directory::Record::MovedBack`] makes the source the VM again; from there it is undone:
+//!
+//! ```text
+//!   ┃Moved┃ ─▶ copy absent ─▶ parked ─▶ check copy ─absent─▶ check source ─present─▶ ┃MovedBack┃ ─▶ undo
+//!                                          └─ present: forward        └─ absent: lost
+//! ```
+//!
+//! That takes a person, for what a manager says of a copy may have to do with what was done to the
+//! manager: only who knows that the copy runs nowhere may have the source started.
 
 use cellbus_bus::ids::ManagerId;
 use cellbus_directory::{Failure, FailureCode, Outcome, RefusalReason, Step, Vm, VmState};
@@ -60,12 +72,38 @@ fn forward(vm: &Vm, run: &Run) -> Next {
     if let Some(failure) = &run.failure {
         return Next::Park(failure.clone());
     }
+    if run.has_done(Step::CheckSource) {
+        return match &vm.other {
+            Some(_) => Next::MoveBack,
+            None => Next::End(Outcome::Failed(
+                Failure::lasting(FailureCode::VmLost, "neither manager has it").at(Step::CheckSource),
+            )),
+        };
+    }
+    if vm.settled == VmState::Lost
+        && let Some(source) = &vm.other
+    {
+        return if run.has_done(Step::CheckCopy) {
+            Next::Call(Step::CheckSource, source.manager)
+        } else {
+            at_home(vm, Step::CheckCopy)
+        };
+    }
     // What ran before the migrate runs after it. `settled` still says what it was.
     if run.has_done(Step::Quiesce) && !run.has_done(Step::StartCopy) {
         return at_home(vm, Step::StartCopy);
     }
     match &vm.other {
+        Some(_) if !run.has_done(Step::StartCopy) && !run.has_done(Step::CheckCopy) => at_home(vm, Step::CheckCopy),
         Some(source) if !run.has_done(Step::DropSource) => Next::Call(Step::DropSource, source.manager),
         Some(_) | None => Next::End(Outcome::Succeeded),
     }
+}
+
+/// Why a migrate ends that was moved back.
+pub(crate) fn copy_lost() -> Outcome {
+    Outcome::Failed(Failure::lasting(
+        FailureCode::CopyLost,
+        "the copy was lost before the source was dropped; the VM is where it was",
+    ))
 }

@@ -16,6 +16,7 @@ use cellbus_directory::{
 use super::run::Run;
 use super::state::{Durable, Happened, JobEntry, Report, VmEntry};
 use super::{CHANGES_MAX, Change, DEAD_LETTERS_MAX, Shard};
+use crate::sagas::migrate;
 
 /// An outcome lists this many VMs; the rest is paged through.
 pub(crate) const VMS_LISTED_MAX: usize = 100;
@@ -71,6 +72,16 @@ impl Shard {
                     entry.happened(at, Happened::Moved);
                     if let Some(run) = run_mut(entry) {
                         run.moved = true;
+                    }
+                }
+            }
+            Record::MovedBack { vm, settled } => {
+                if let Some(entry) = self.state.vms.get_mut(vm) {
+                    entry.vm.moved_back(*settled, at);
+                    entry.happened(at, Happened::Undoing);
+                    if let Some(run) = run_mut(entry) {
+                        run.moved = false;
+                        run.undoing = Some(migrate::copy_lost());
                     }
                 }
             }
@@ -496,6 +507,8 @@ impl Shard {
         let Some(run) = run_mut(entry) else { return };
         run.parked = None;
         run.failure = None;
+        // What was found then may not be so any more.
+        run.done.retain(|step| !matches!(step, Step::CheckCopy | Step::CheckSource));
         if decision == ParkedDecision::Abandon {
             run.abandoned = Some(Outcome::Failed(Failure::lasting(
                 FailureCode::Abandoned,

@@ -215,7 +215,7 @@ fn action(step: Step, vm: &Vm, task: &Task) -> Option<Action> {
             Operation::Migrate(cellbus_bus::job::MigrateTo::Host(host)) => Action::Relocate(host.clone()),
             _ => return None,
         },
-        Step::Inspect => Action::Inspect,
+        Step::Inspect | Step::CheckCopy | Step::CheckSource => Action::Inspect,
     })
 }
 

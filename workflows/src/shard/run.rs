@@ -80,8 +80,19 @@ impl Run {
         match result {
             StepResult::Present(_) => self.done.push(step),
             StepResult::Absent => match step {
-                Step::Delete | Step::UndoCreate | Step::UndoCopy | Step::DropSource | Step::Inspect => {
-                    self.done.push(step)
+                Step::Delete
+                | Step::UndoCreate
+                | Step::UndoCopy
+                | Step::DropSource
+                | Step::Inspect
+                | Step::CheckSource => self.done.push(step),
+                Step::CheckCopy => {
+                    self.done.push(step);
+                    // The first to find the copy gone asks a person. Later ones are what he asked for.
+                    let looked = |step: &&Step| matches!(step, Step::StartCopy | Step::CheckCopy);
+                    if self.begun.iter().filter(looked).count() == 1 {
+                        self.failure = Some(lost(step));
+                    }
                 }
                 Step::Create
                 | Step::Start
@@ -98,13 +109,7 @@ impl Run {
                 | Step::Copy
                 | Step::StartCopy
                 | Step::UndoQuiesce => {
-                    self.failure = Some(
-                        Failure::lasting(
-                            cellbus_directory::FailureCode::VmLost,
-                            "its manager says that it is not there",
-                        )
-                        .at(step),
-                    );
+                    self.failure = Some(lost(step));
                 }
             },
             StepResult::Refused(refusal) => {
@@ -117,4 +122,8 @@ impl Run {
             StepResult::Failed(failure) => self.failure = Some(failure.clone()),
         }
     }
+}
+
+fn lost(step: Step) -> Failure {
+    Failure::lasting(cellbus_directory::FailureCode::VmLost, "its manager says that it is not there").at(step)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cellbus_bus::ids::{JobId, ManagerId, TenantId, VmId};
 use cellbus_bus::job::{MigrateTo, Operation};
 use cellbus_directory::record::{IntentKey, Task};
-use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, Step, StepResult, Work};
+use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, Step, StepResult, VmState, Work};
 
 use super::Shard;
 use super::run::Run;
@@ -144,6 +144,11 @@ impl Shard {
                     Placed::Ended(outcome) => self.record(ctx, Record::Undoing { vm, cause: outcome }),
                 },
                 Next::Commit => self.record(ctx, Record::Moved { vm }),
+                Next::MoveBack => {
+                    // What was stopped for the migrate is started again.
+                    let settled = if run.has_done(Step::Quiesce) { VmState::Running } else { entry.vm.settled };
+                    self.record(ctx, Record::MovedBack { vm, settled });
+                }
                 Next::Undo(cause) => self.record(ctx, Record::Undoing { vm, cause }),
                 Next::Park(failure) => {
                     self.record(ctx, Record::Parked { vm, failure });
@@ -357,7 +362,9 @@ impl Shard {
             | Step::DropSource
             | Step::UndoCopy
             | Step::UndoQuiesce
-            | Step::Inspect => false,
+            | Step::Inspect
+            | Step::CheckCopy
+            | Step::CheckSource => false,
         }
     }
 
