@@ -13,7 +13,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::cloudevent::{Limits, Tenants};
 use cellbus_bus::ids::VmId;
 use cellbus_cell::http::{App, FixedLogLevel, Served, Settings, serve};
 use cellbus_cell::metrics::Metrics;
@@ -136,10 +135,9 @@ fn main() {
             .await;
         let ids: Arc<Vec<VmId>> = Arc::new(jobs.iter().flat_map(|job| (0..100).map(|n| job.id.vm(n))).collect());
 
-        let settings = Settings { http: cellbus_cell::config::Http::default(), tenants: Tenants::Any, intake: Limits::default() };
         let metrics = Arc::new(Metrics::new(prometheus::Registry::new()).unwrap());
         let served = Arc::new(Served::new(cluster.gateway.clone()));
-        let app = App::new(served, cluster.env.clone(), settings, metrics, Arc::new(FixedLogLevel));
+        let app = App::new(served, cluster.env.clone(), Settings::default(), metrics, Arc::new(FixedLogLevel));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

@@ -137,24 +137,8 @@ impl Gateway {
     async fn ask(&self, peer: &Peer, request: Request) -> Result<Response, String> {
         let process = &self.inner.process;
         // What is waited for inside the request comes on top.
-        let waits = match &request {
-            Request::Jobs { limit, .. } | Request::Decided { limit, .. } => *limit,
-            Request::Live { .. } | Request::Inventory(_) => Duration::from_secs(60),
-            Request::Vms(_)
-            | Request::Works(_)
-            | Request::Parked
-            | Request::Explain(_)
-            | Request::Shards
-            | Request::Managers
-            | Request::Stats
-            | Request::Summary
-            | Request::Hosts(_)
-            | Request::DeadLetters
-            | Request::Changes
-            | Request::Drain(_)
-            | Request::Release { .. } => Duration::ZERO,
-        };
-        let answer = process.env.timeout(CELL_LIMIT + waits, process.peers.call(peer, request)).await;
+        let limit = CELL_LIMIT + request.waits();
+        let answer = process.env.timeout(limit, process.peers.call(peer, request)).await;
         match answer {
             Some(answer) => answer.map_err(|error| error.to_string()),
             None => Err(format!("cell {} did not answer in time", peer.cell)),

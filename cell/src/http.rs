@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Method, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use cellbus_bus::Env;
@@ -31,6 +30,7 @@ use tower::Service as _;
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::peers::wire;
 
 mod api;
 mod audit;
@@ -47,6 +47,7 @@ mod jobs;
 mod locate;
 mod log;
 mod managers;
+mod members;
 mod openapi;
 mod paced;
 mod problem;
@@ -65,11 +66,12 @@ mod vms;
 
 pub use api::{Api, JobQuery, Spot, VmQuery};
 pub use log::{FixedLogLevel, LogLevel, SharedLogLevel};
+pub use members::Members;
 pub use problem::CODES;
 pub use serve::serve;
 pub use served::Served;
 
-use body::{Bodies, Refused};
+use body::Bodies;
 use extract::Caller;
 use problem::Problem;
 use query::Query;
@@ -86,13 +88,21 @@ pub struct Settings {
     pub tenants: Tenants,
     /// What bounds intake.
     pub intake: Limits,
+    /// What is served to other processes of the cluster, if there are any.
+    pub members: Option<Members>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { http: config::Http::default(), tenants: Tenants::Any, intake: Limits::default(), members: None }
+    }
 }
 
 impl Settings {
     /// As configured.
     #[must_use]
     pub fn of(config: &config::Config) -> Self {
-        Self { http: config.http, tenants: config.tenants.clone(), intake: Limits::default() }
+        Self { http: config.http, tenants: config.tenants.clone(), intake: Limits::default(), members: None }
     }
 }
 
@@ -108,6 +118,8 @@ pub struct Inner {
     metrics: Arc<Metrics>,
     log: SharedLogLevel,
     bodies: Bodies,
+    /// Apart from users' bodies, so that these cannot take the room of members.
+    member_bodies: Bodies,
     event_readers: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     /// Cancelled when the server stops: what waits or streams then ends.
@@ -143,7 +155,8 @@ impl App {
             env,
             metrics,
             log,
-            bodies: Bodies::new(http.bodies_max_bytes, http.read_timeout),
+            bodies: Bodies::new(body::BODY_BYTES_MAX, http.bodies_max_bytes, http.read_timeout),
+            member_bodies: Bodies::new(wire::REQUEST_BYTES_MAX, http.bodies_max_bytes, http.read_timeout),
             event_readers: Arc::new(Semaphore::new(http.events_readers_max)),
             connections: Arc::new(Semaphore::new(http.connections_max)),
             closing: CancellationToken::new(),
@@ -190,7 +203,10 @@ impl Handler {
             return response;
         }
         let path = request.uri().path().to_owned();
-        let response = self.routed(request, peer).await;
+        let response = match (&app.settings.members, path.strip_prefix(wire::PREFIX)) {
+            (Some(members), Some(rest)) => member(&app, members, rest, request).await,
+            (Some(_) | None, _) => self.routed(request, peer).await,
+        };
         app.metrics.request(&path, response.status().as_u16(), app.env.mono().since(begun));
         response
     }
@@ -200,13 +216,7 @@ impl Handler {
         let (mut parts, body) = request.into_parts();
         let held = match app.bodies.read(&app.env, &parts.headers, body).await {
             Ok(held) => held,
-            Err(Refused { problem, close }) => {
-                let mut response = problem.into_response();
-                if close {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                return response;
-            }
+            Err(refused) => return refused.into_response(),
         };
         if parts.uri.path_and_query().map_or(0, |p| p.as_str().len()) > URI_BYTES_MAX {
             let detail = format!("a path with its parameters has up to {URI_BYTES_MAX} bytes");
@@ -219,6 +229,15 @@ impl Handler {
         // Its room is held until the handler has answered.
         drop(held);
         response
+    }
+}
+
+/// What came from another process of the cluster.
+async fn member(app: &App, members: &Members, path: &str, request: Request<Body>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    match app.member_bodies.read(&app.env, &parts.headers, body).await {
+        Ok(held) => members.answer(&parts.method, path, &parts.headers, &held.bytes).await,
+        Err(refused) => refused.into_response(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod embedded;
 mod memory;
+pub mod peers;
 
 use std::time::Duration;
 
@@ -228,6 +229,7 @@ fn resource(path: &str) -> &'static str {
             RESOURCES.iter().find(|known| **known == first).copied().unwrap_or("other")
         }
         None => match path {
+            path if path.starts_with("/members/") => "members",
             "/metrics" => "metrics",
             "/healthz" => "healthz",
             "/readyz" => "readyz",

@@ -1,7 +1,7 @@
 //! Calls between cells.
 //!
 //! Inside one process they are function calls ([`LocalPeers`]); between processes they travel over
-//! the HTTP server that each cell has. Two ways to talk:
+//! the HTTP server that each process has ([`HttpPeers`]). Two ways to talk:
 //! - [`Peers::call`] asks and waits for the answer;
 //! - [`Peers::post`] sends and does not wait: calls to managers and their answers, of which there
 //!   are many. A post may be lost without notice, or come twice; who sent a call asks again after a
@@ -21,6 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::driver::{HeldVm, Inventory};
 use crate::gateway::{HostRow, ManagerRow, ShardRow};
+
+mod connect;
+mod http;
+mod outbox;
+pub(crate) mod wire;
+
+pub use http::HttpPeers;
 
 /// A cell, and where it is reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -203,6 +210,30 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// How long the cell may wait before it answers, by what is asked: it comes on top of any limit.
+    #[must_use]
+    pub fn waits(&self) -> Duration {
+        match self {
+            Self::Jobs { limit, .. } | Self::Decided { limit, .. } => *limit,
+            Self::Live { .. } | Self::Inventory(_) => Duration::from_secs(60),
+            Self::Vms(_)
+            | Self::Works(_)
+            | Self::Parked
+            | Self::Explain(_)
+            | Self::Shards
+            | Self::Managers
+            | Self::Stats
+            | Self::Summary
+            | Self::Hosts(_)
+            | Self::DeadLetters
+            | Self::Changes
+            | Self::Drain(_)
+            | Self::Release { .. } => Duration::ZERO,
+        }
+    }
+}
+
 /// What another cell answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Response {
@@ -368,11 +399,17 @@ impl LocalPeers {
 #[async_trait]
 impl Peers for LocalPeers {
     async fn call(&self, to: &Peer, request: Request) -> Result<Response, CallError> {
-        let gone = |detail: &str| CallError::Unreachable { cell: to.cell.clone(), detail: detail.to_owned() };
-        let Some(server) = self.find(&to.cell) else { return Err(gone("it is not in this process")) };
+        let (cell, not_here) = (|| to.cell.clone(), || "it is not in this process".to_owned());
+        let Some(server) = self.find(&to.cell) else {
+            return Err(CallError::NotDelivered { cell: cell(), detail: not_here() });
+        };
         let response = server.serve(request).await;
         // One that was killed meanwhile does not answer.
-        if self.has(&to.cell) { Ok(response) } else { Err(gone("it has stopped")) }
+        if self.has(&to.cell) {
+            Ok(response)
+        } else {
+            Err(CallError::Unreachable { cell: cell(), detail: "it has stopped".to_owned() })
+        }
     }
     fn post(&self, to: &Peer, post: Post) -> Result<(), CallError> {
         match self.find(&to.cell) {

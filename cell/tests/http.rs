@@ -7,7 +7,6 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::cloudevent::{Limits, Tenants};
 use cellbus_bus::ids::JobId;
 use cellbus_cell::http::{App, FixedLogLevel, Served, Settings, serve};
 use cellbus_cell::metrics::Metrics;
@@ -32,11 +31,9 @@ impl Drop for Server {
 impl Server {
     async fn start() -> Self {
         let cluster = Cluster::start(2, 16, &[("vc-1", 4, 16), ("vc-2", 4, 16)]).await;
-        let settings =
-            Settings { http: cellbus_cell::config::Http::default(), tenants: Tenants::Any, intake: Limits::default() };
         let metrics = Arc::new(Metrics::new(prometheus::Registry::new()).unwrap());
         let served = Arc::new(Served::new(cluster.gateway.clone()));
-        let app = App::new(served, cluster.env.clone(), settings, metrics, Arc::new(FixedLogLevel));
+        let app = App::new(served, cluster.env.clone(), Settings::default(), metrics, Arc::new(FixedLogLevel));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use axum::http::{HeaderMap, Response, StatusCode};
+use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
 use http_body_util::BodyExt as _;
@@ -16,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
 
-/// Bytes of one body.
+/// Bytes of one body from a user.
 pub(super) const BODY_BYTES_MAX: usize = 4 << 20;
 /// What permits are counted in: a request with a small body takes one.
 const PERMIT_BYTES: usize = 4 << 10;
@@ -25,6 +26,8 @@ const PERMIT_BYTES: usize = 4 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Bodies {
     room: Arc<Semaphore>,
+    /// Of one body.
+    bytes_max: usize,
     read_timeout: Duration,
 }
 
@@ -42,12 +45,23 @@ pub(super) struct Refused {
     pub(super) close: bool,
 }
 
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response<Body> {
+        let mut response = self.problem.into_response();
+        if self.close {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
 impl Bodies {
-    pub(super) fn new(bytes_max: u64, read_timeout: Duration) -> Self {
-        let permits = usize::try_from(bytes_max).unwrap_or(usize::MAX) / PERMIT_BYTES;
+    /// For bodies of up to `bytes_max`, and all together of `all_bytes_max`.
+    pub(super) fn new(bytes_max: usize, all_bytes_max: u64, read_timeout: Duration) -> Self {
+        let permits = usize::try_from(all_bytes_max).unwrap_or(usize::MAX) / PERMIT_BYTES;
         // Room for one body at least, and no more than a semaphore can count.
-        let permits = permits.clamp(BODY_BYTES_MAX / PERMIT_BYTES, Semaphore::MAX_PERMITS);
-        Self { room: Arc::new(Semaphore::new(permits)), read_timeout }
+        let permits = permits.clamp(bytes_max / PERMIT_BYTES, Semaphore::MAX_PERMITS);
+        Self { room: Arc::new(Semaphore::new(permits)), bytes_max, read_timeout }
     }
 
     /// Reads a body to its end. Waits for room first.
@@ -58,17 +72,19 @@ impl Bodies {
         }
         let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         let most = match declared {
-            Some(bytes) if bytes > BODY_BYTES_MAX as u64 => return Err(Refused { problem: too_large(), close: true }),
-            Some(bytes) => usize::try_from(bytes).expect("at most BODY_BYTES_MAX"),
-            None => BODY_BYTES_MAX,
+            Some(bytes) if bytes > self.bytes_max as u64 => {
+                return Err(Refused { problem: too_large(self.bytes_max), close: true });
+            }
+            Some(bytes) => usize::try_from(bytes).expect("at most a usize"),
+            None => self.bytes_max,
         };
-        let permits = u32::try_from(most.div_ceil(PERMIT_BYTES).max(1)).expect("at most 1,024");
+        let permits = u32::try_from(most.div_ceil(PERMIT_BYTES).max(1)).expect("some thousands at most");
         let Some(room) = env.timeout(ROOM_LIMIT, Arc::clone(&self.room).acquire_many_owned(permits)).await else {
             return Err(self.discarded(env, body).await);
         };
         // The semaphore is never closed; without it, the body would only not be counted.
         let room = room.ok();
-        match env.timeout(self.read_timeout, collect(body, declared.map_or(0, |_| most))).await {
+        match env.timeout(self.read_timeout, collect(body, self.bytes_max, declared.map_or(0, |_| most))).await {
             Some(Ok(bytes)) => Ok(Held { bytes, _room: room }),
             Some(Err(refused)) => Err(refused),
             None => {
@@ -88,7 +104,7 @@ impl Bodies {
     async fn discarded(&self, env: &Env, mut body: Body) -> Refused {
         let detail = "as many request bodies are held as there is room for; send it again";
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
-        let mut left = BODY_BYTES_MAX;
+        let mut left = self.bytes_max;
         let drained = env.timeout(self.read_timeout, async {
             while let Some(Ok(frame)) = body.frame().await {
                 match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
@@ -103,7 +119,7 @@ impl Bodies {
     }
 }
 
-async fn collect(mut body: Body, expected: usize) -> Result<Bytes, Refused> {
+async fn collect(mut body: Body, bytes_max: usize, expected: usize) -> Result<Bytes, Refused> {
     let mut all = BytesMut::new();
     // A small body mostly comes in one frame, which is then taken as it is.
     let mut first: Option<Bytes> = None;
@@ -113,8 +129,8 @@ async fn collect(mut body: Body, expected: usize) -> Result<Bytes, Refused> {
             Refused { problem: Problem::bad_request("body_broken", detail), close: true }
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > BODY_BYTES_MAX {
-            return Err(Refused { problem: too_large(), close: true });
+        if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > bytes_max {
+            return Err(Refused { problem: too_large(bytes_max), close: true });
         }
         match (first.take(), all.is_empty()) {
             (None, true) => first = Some(data),
@@ -130,7 +146,7 @@ async fn collect(mut body: Body, expected: usize) -> Result<Bytes, Refused> {
     Ok(first.unwrap_or_else(|| all.freeze()))
 }
 
-fn too_large() -> Problem {
-    let detail = format!("a body has up to {BODY_BYTES_MAX} bytes; send fewer events at once");
+fn too_large(bytes_max: usize) -> Problem {
+    let detail = format!("a body has up to {bytes_max} bytes; send fewer events at once");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
 }

@@ -29,6 +29,11 @@ pub const CODES: &[&str] = &[
     "job_refused",
     "invalid_log_level",
     "not_available",
+    "member_not_here",
+    "member_of_other_cluster",
+    "member_format_unknown",
+    "member_message_invalid",
+    "member_stopped",
 ];
 
 /// A refusal, or a fault.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cellbus_bus::cloudevent::{Limits, Tenants};
+use cellbus_bus::cloudevent::Tenants;
 use prometheus::Registry;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ mod edges;
 mod fake;
 mod intake;
 mod lookups;
+mod members;
 mod operators;
 
 use fake::Fake;
@@ -53,7 +54,7 @@ impl Server {
     }
     async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let fake = Arc::new(Fake::default());
-        let mut settings = Settings { http: config::Http::default(), tenants: Tenants::Any, intake: Limits::default() };
+        let mut settings = Settings::default();
         change(&mut settings);
         let metrics = Arc::new(Metrics::new(Registry::new()).unwrap());
         let app = App::new(Arc::clone(&fake) as _, env(), settings, metrics, Arc::new(Level::default()));
