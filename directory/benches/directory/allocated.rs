@@ -1,8 +1,10 @@
-//! Counts what is allocated, as glibc's malloc rounds it.
-#![expect(unsafe_code, reason = "a global allocator is an unsafe trait; this one hands everything on to the system's")]
+//! Counts what is allocated, as glibc's malloc rounds it. The allocator is the binary's.
+#![expect(unsafe_code, reason = "a global allocator is an unsafe trait; this one hands everything on to mimalloc")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use mimalloc::MiMalloc;
 
 /// Bytes allocated and not freed.
 pub(crate) static BYTES: AtomicI64 = AtomicI64::new(0);
@@ -17,22 +19,22 @@ fn chunk(layout: Layout) -> i64 {
     ((layout.size() as i64 + 8 + 15) & !15).max(32)
 }
 
-// SAFETY: every call goes on to the system's allocator with the layout that came in.
+// SAFETY: every call goes on to mimalloc with the layout that came in.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BYTES.fetch_add(chunk(layout), Ordering::Relaxed);
         // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         BYTES.fetch_sub(chunk(layout), Ordering::Relaxed);
         // SAFETY: the caller keeps to the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { MiMalloc.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let new = Layout::from_size_align(new_size, layout.align()).map_or(layout, |new| new);
         BYTES.fetch_add(chunk(new) - chunk(layout), Ordering::Relaxed);
         // SAFETY: the caller keeps to the contract of `realloc`.
-        unsafe { System.realloc(pointer, layout, new_size) }
+        unsafe { MiMalloc.realloc(pointer, layout, new_size) }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Prints medians, and beside each figure what bounds it. Sizes: `DIRECTORY_BENCH_VMS` (default
 //! 5000000), and a fifth of it for the smaller load. Name parts (`memory look-ups pages checkpoint fold`) to run only those.
-//! Run once more with
-//! `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` for large tables on huge pages. Started without
+//! The allocator is that of the `cellbus` binary, which asks for huge pages; run once more with
+//! `MIMALLOC_ALLOW_THP=0` for normal ones. Started without
 //! `--bench` (as `cargo test --all-targets` does) it runs on a handful of VMs, to see that it runs.
 
 use std::hint::black_box;
