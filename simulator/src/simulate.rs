@@ -23,6 +23,7 @@ mod executor;
 mod faults;
 mod history;
 mod managers;
+mod many;
 mod nemesis;
 mod network;
 mod producers;
@@ -32,6 +33,7 @@ mod shrink;
 mod trace;
 
 pub use faults::{FaultKind, Faults, InvalidFaults};
+pub use many::run_many;
 pub use run::{Config, Report, run};
 pub use sabotage::Sabotage;
 pub use shrink::{Shrunk, shrink};

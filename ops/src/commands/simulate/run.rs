@@ -1,5 +1,6 @@
 //! `cellbus simulate` without `--plan`: runs.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use cellbus_bus::Env;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::exit::{Error, Result, note};
 use crate::jobs::duration;
 use crate::output::{self, Format};
+use crate::progress::Progress;
 
 /// What a run has where it is not said.
 const HOSTS: u64 = 12;
@@ -32,6 +34,9 @@ pub(super) struct Flags {
     /// So many runs, with this seed and those after it
     #[arg(long, conflicts_with = "plan", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     seeds: u64,
+    /// Runs at once, each on a thread of its own [default: one for each core]
+    #[arg(long, conflicts_with = "plan", value_name = "N")]
+    at_once: Option<NonZero<usize>>,
     /// Managers that the hosts are spread over [default: 3, or one for each 100 hosts]
     #[arg(long, conflicts_with = "plan", value_name = "N")]
     managers: Option<u64>,
@@ -71,10 +76,12 @@ impl Flags {
         let began = env.mono();
         let mut reports: Vec<Report> = Vec::new();
         let mut shrunk = None;
-        for seed in self.seed..self.seed.saturating_add(self.seeds) {
-            let config = Config { seed, ..first.clone() };
-            let mut report = simulate::run(&config);
+        let cores = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        let mut progress = (self.seeds > 1).then(|| Progress::begin(env, "runs", self.seeds));
+        let configs = (self.seed..self.seed.saturating_add(self.seeds)).map(|seed| Config { seed, ..first.clone() });
+        simulate::run_many(configs, self.at_once.unwrap_or(cores), |config, mut report| {
             if !report.good() {
+                let seed = config.seed;
                 note(&format!("seed {seed} failed: {}", report.violations.first().map_or("", String::as_str)));
                 if self.shrink && shrunk.is_none() {
                     let smaller = |config: &Config| note(&format!("smaller: {}", flags(config)));
@@ -89,9 +96,15 @@ impl Flags {
                 report.history.drain(..from);
             }
             reports.push(report);
-        }
+            if let Some(progress) = &mut progress {
+                progress.at(env, reports.len() as u64);
+            }
+        });
         let wall = env.mono().since(began);
         let failed = reports.iter().filter(|report| !report.good()).count();
+        if let Some(progress) = progress {
+            progress.end(env, &format!("{} done, {failed} failed", reports.len()));
+        }
         match format {
             Format::Json => {
                 let smallest = shrunk
