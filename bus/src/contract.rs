@@ -226,11 +226,13 @@ pub struct PlacedEvent {
     pub event: Event,
 }
 
-/// A live cell, as it says itself.
+/// A live process of the cluster, as it says itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Which incarnation.
     pub cell: CellId,
+    /// What it is there for.
+    pub role: Role,
     /// Where other cells and users reach it (`http://host:port`, or `local:<cell>` in one process).
     pub address: String,
     /// Whether it takes shards.
@@ -239,6 +241,16 @@ pub struct Member {
     pub joined_at: WallMs,
     /// Grows with every beat.
     pub beat: u64,
+}
+
+/// What a member is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It runs shards and fronts managers.
+    Cell,
+    /// It answers look-ups, and runs nothing.
+    Directory,
 }
 
 /// Whether a member takes shards.

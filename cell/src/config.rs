@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellbus_bus::cloudevent::Tenants;
@@ -20,12 +20,14 @@ use cellbus_bus::ids::{ManagerName, ShardCount, TenantId};
 
 mod dump;
 mod keys;
+mod nats;
 mod source;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use keys::markdown;
+pub use nats::{Nats, SecretFrom, SignIn};
 pub use source::{File, Origin, Override, Sources};
 pub use value::Secret;
 pub(crate) use value::read_time;
@@ -91,6 +93,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `listen`
     pub listen: SocketAddr,
+    /// `advertise`: where other processes reach this one, if not where it listens.
+    pub advertise: Option<String>,
     /// `cells`
     pub cells: u32,
     /// `shards`
@@ -205,15 +209,6 @@ impl Default for Http {
     }
 }
 
-/// `[nats]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nats {
-    /// Where it is reached.
-    pub url: String,
-    /// What to sign in with.
-    pub token: Option<Secret>,
-}
-
 /// One of `[[managers]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manager {
@@ -312,6 +307,17 @@ impl Config {
             Some(config) if errors.is_empty() => Ok(config),
             Some(_) | None => Err(errors),
         }
+    }
+
+    /// The same with its data elsewhere: for those who choose the directory themselves.
+    #[must_use]
+    pub fn in_directory(mut self, data_dir: &Path) -> Self {
+        let checkpoint = &mut self.directory.checkpoint_dir;
+        if let Ok(within) = checkpoint.strip_prefix(&self.data_dir) {
+            *checkpoint = data_dir.join(within);
+        }
+        data_dir.clone_into(&mut self.data_dir);
+        self
     }
 
     /// The configuration in force, as TOML that gives the same again. Secrets are left out.
@@ -424,7 +430,8 @@ impl Settings {
         })
     }
 
-    fn config(self, managers: Vec<Manager>, errors: &mut Vec<Error>) -> Option<Config> {
+    fn config(mut self, managers: Vec<Manager>, errors: &mut Vec<Error>) -> Option<Config> {
+        let nats = self.nats(errors);
         let mut wrong = |key: &str, message: String| {
             errors.push(Error { key: key.to_owned(), origin: self.origin(key), message });
         };
@@ -439,6 +446,10 @@ impl Settings {
             }
             Ok(_) => {}
             Err(message) => wrong("listen", message.clone()),
+        }
+        let advertise = self.text("advertise");
+        if !advertise.is_empty() && !advertise.starts_with("http://") {
+            wrong("advertise", "it begins with http:// and names host and port".to_owned());
         }
         let mut listed = std::collections::BTreeSet::new();
         if let Some((Value::Names(names), _)) = self.0.get("tenants") {
@@ -499,6 +510,7 @@ impl Settings {
             },
             data_dir,
             listen: listen.ok()?,
+            advertise: (!advertise.is_empty()).then_some(advertise),
             cells: self.u32("cells"),
             shards: u16::try_from(self.count("shards")).ok().and_then(ShardCount::new)?,
             tenants: if listed.is_empty() { Tenants::Any } else { Tenants::Listed(listed) },
@@ -531,13 +543,7 @@ impl Settings {
                 wait_max: self.time("http.wait_max"),
                 events_readers_max: self.usize("http.events_readers_max"),
             },
-            nats: Nats {
-                url: self.text("nats.url"),
-                token: match self.0.get("nats.token") {
-                    Some((Value::Secret(secret), _)) => Some(secret.clone()),
-                    _ => None,
-                },
-            },
+            nats,
             managers,
             settings: self.0,
         })

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cellbus_bus::contract::{Queue, QueueKind};
+use cellbus_bus::contract::{Queue, QueueKind, Role};
 use cellbus_bus::ids::ShardId;
 use cellbus_directory::Replica;
 use cellbus_workflows::ControlItem;
@@ -148,7 +148,8 @@ impl Gateway {
     /// Asks every live cell at once; `None` for those that did not answer.
     async fn ask_all(&self, request: Request) -> Result<Vec<(cellbus_bus::contract::Member, Option<Response>)>> {
         let members = self.inner.process.bus.members().await?;
-        let asked = members.into_iter().map(|member| {
+        let cells = members.into_iter().filter(|member| member.role == Role::Cell);
+        let asked = cells.map(|member| {
             let request = request.clone();
             async move {
                 let peer = Peer { cell: member.cell.clone(), address: member.address.clone() };

@@ -36,6 +36,7 @@ pub mod http;
 mod lease;
 mod mailbox;
 pub mod metrics;
+pub mod node;
 pub mod ownership;
 pub mod peers;
 pub mod process;
@@ -43,4 +44,5 @@ pub mod runner;
 
 pub use cell::Cell;
 pub use gateway::Gateway;
+pub use node::Node;
 pub use process::Process;

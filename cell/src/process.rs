@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use cellbus_bus::contract::{Member, Role};
 use cellbus_bus::ids::{Epoch, ManagerId, Seq, ShardCount, ShardId};
 use cellbus_bus::{Bus, Env};
 use cellbus_directory::replica::Replica;
@@ -72,19 +73,23 @@ impl Process {
     async fn ask_others(&self) {
         loop {
             if let Ok(members) = self.bus.members().await {
-                for member in members.into_iter().filter(|member| !self.local.has(&member.cell)) {
+                let elsewhere = |member: &Member| member.role == Role::Cell && !self.local.has(&member.cell);
+                // All at once: one that does not answer is not to make the others' news old.
+                let asked = members.into_iter().filter(elsewhere).map(|member| async {
                     let peer = Arc::new(Peer { cell: member.cell, address: member.address });
-                    let asked = self.peers.call(&peer, Request::Summary);
-                    if let Some(Ok(Response::Summary(summary))) = self.env.timeout(ASK_LIMIT, asked).await {
-                        for (shard, epoch, end) in summary.owned {
-                            self.routes.learn(shard, &peer, epoch, end);
-                        }
-                        for shard in summary.failed {
-                            self.routes.failed(shard);
-                        }
-                        for (epoch, manager) in summary.managers {
-                            self.board.publish(epoch, manager);
-                        }
+                    let answer = self.env.timeout(ASK_LIMIT, self.peers.call(&peer, Request::Summary)).await;
+                    (peer, answer)
+                });
+                for (peer, answer) in futures::future::join_all(asked).await {
+                    let Some(Ok(Response::Summary(summary))) = answer else { continue };
+                    for (shard, epoch, end) in summary.owned {
+                        self.routes.learn(shard, &peer, epoch, end);
+                    }
+                    for shard in summary.failed {
+                        self.routes.failed(shard);
+                    }
+                    for (epoch, manager) in summary.managers {
+                        self.board.publish(epoch, manager);
                     }
                 }
             }

@@ -117,7 +117,7 @@ impl Bench {
         // Room for as many small VMs as any of these runs makes.
         inventory.managers.iter_mut().flat_map(|m| &mut m.hosts).for_each(|host| host.vcpus = 512);
         let config = Config::load(Sources::default()).expect("the defaults");
-        let parts = Parts { data: dir.to_owned(), config, inventory, latency: Latency::None };
+        let parts = Parts { config: config.in_directory(dir), inventory, latency: Latency::None };
         let cluster = Cluster::open(parts, env).await.expect("it starts");
         cluster.ready(Duration::from_secs(60)).await.expect("ready");
         let events = cluster.bus().read_events(None).await.expect("events");

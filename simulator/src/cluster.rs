@@ -9,47 +9,32 @@
 //! `cellbus up`, the demo and benchmarks are this, with a listener or a workload on top.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::cluster::{FORMAT, HASH_SCHEME, Mismatch};
-use cellbus_bus::contract::ClusterRecord;
+use cellbus_bus::Env;
+use cellbus_bus::contract::Role;
 use cellbus_bus::embedded::{self, Embedded};
-use cellbus_bus::ids::{CellId, ManagerId, ManagerName, ShardCount};
-use cellbus_bus::{Bus, Env};
-use cellbus_cell::cell::{self, Cell, Handle};
+use cellbus_bus::ids::{CellId, ManagerName};
+use cellbus_cell::Gateway;
 use cellbus_cell::config::Config;
-use cellbus_cell::driver::{Driver, Drivers};
-use cellbus_cell::front::{self, hosts::OverCommit};
-use cellbus_cell::{Gateway, Process, runner};
-use cellbus_directory::checkpoint::{self, Checkpoint};
-use cellbus_directory::replica::Replica;
-use cellbus_directory::tail::{self, Tail};
-use cellbus_workflows::{Limits, ManagerNames};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use cellbus_cell::node::{self, Node, Reach};
+use cellbus_directory::tail;
 
+use crate::Inventory;
+use crate::drivers::{self, AllDrivers};
 use crate::load::Target;
 use crate::managers::{self, Fleet, Latency, Overcommit};
-use crate::remote::RemoteFleet;
-use crate::{Inventory, remote};
 
 mod local;
 #[cfg(test)]
 mod tests;
 
-/// How long cells wait for each other when all start together, so that shards do not move.
-const GATHER: Duration = Duration::from_secs(2);
-/// Pauses between two looks at whether it is ready.
-const READY_POLL: Duration = Duration::from_millis(10);
-
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Where it keeps its data: `bus/`, `managers/` and (unless configured elsewhere) `directory/`.
-    pub data: PathBuf,
-    /// Everything that can be configured. Of its managers, those in other processes are connected
+    /// Everything that can be configured. In its `data_dir` lie `bus/`, `managers/` and (unless it is
+    /// configured elsewhere) `directory/`. Of its managers, those in other processes are connected
     /// to, and over-commit and limits count for all.
     pub config: Config,
     /// The managers simulated in this process.
@@ -64,32 +49,15 @@ pub enum Error {
     /// The bus could not be opened.
     #[error(transparent)]
     Open(#[from] embedded::OpenError),
-    /// The bus does not give the cluster record.
-    #[error("the cluster record cannot be read")]
-    Bus(#[from] cellbus_bus::Error),
-    /// The data directory was made for another configuration or build.
+    /// The data directory was made for another configuration or build, or its record cannot be read.
     #[error(transparent)]
-    Record(#[from] Mismatch),
+    Record(#[from] node::RecordError),
     /// The simulated managers could not be opened.
     #[error("the simulated managers cannot be opened")]
     Fleet(#[from] managers::Error),
     /// Managers of another process could not be connected to.
-    #[error("the managers at {address} cannot be connected to")]
-    Remote {
-        /// Where.
-        address: String,
-        /// Why.
-        #[source]
-        source: remote::ConnectError,
-    },
-    /// A manager is configured at an address that does not serve it.
-    #[error("there is no manager {name} at {address}")]
-    NoSuchManager {
-        /// Which.
-        name: ManagerName,
-        /// Where.
-        address: String,
-    },
+    #[error(transparent)]
+    Drivers(#[from] drivers::Error),
 }
 
 impl Error {
@@ -97,9 +65,9 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Bus(error) => error.retryable(),
-            Self::Remote { source, .. } => source.retryable(),
-            Self::Open(_) | Self::Record(_) | Self::Fleet(_) | Self::NoSuchManager { .. } => false,
+            Self::Record(error) => error.retryable(),
+            Self::Drivers(error) => error.retryable(),
+            Self::Open(_) | Self::Fleet(_) => false,
         }
     }
 }
@@ -109,21 +77,7 @@ pub struct Cluster {
     env: Env,
     bus: Arc<Embedded>,
     fleet: Arc<Fleet>,
-    replica: Arc<Replica>,
-    tail: tail::Handle,
-    gateway: Gateway,
-    process: Process,
-    config: Config,
-    fronts: Vec<front::Config>,
-    drivers: Arc<AllDrivers>,
-    cells: Vec<Handle>,
-    incarnations: u32,
-    running: TaskTracker,
-    /// Ends the cells, by draining.
-    stop_cells: CancellationToken,
-    /// Ends what the cells stand on, after them.
-    stop_rest: CancellationToken,
-    rest: TaskTracker,
+    node: Node,
 }
 
 impl Cluster {
@@ -132,12 +86,12 @@ impl Cluster {
     /// # Errors
     /// When the data directory cannot be used, or managers of other processes cannot be reached.
     pub async fn open(parts: Parts, env: Env) -> Result<Self, Error> {
-        let Parts { data, config, inventory, latency } = parts;
-        let bus = Embedded::open(bus_config(&config, &data), env.clone())?;
-        let record = cluster_record(&bus, &env, config.shards).await?;
+        let Parts { config, inventory, latency } = parts;
+        let bus = Embedded::open(bus_config(&config), env.clone())?;
+        let record = node::cluster_record(bus.as_ref(), &env, config.shards).await?;
         let fleet = Fleet::open(
             managers::Config {
-                dir: Some(data.join("managers")),
+                dir: Some(config.data_dir.join("managers")),
                 latency,
                 overcommit_of: overcommits(&config),
                 ..managers::Config::new(inventory)
@@ -145,91 +99,28 @@ impl Cluster {
             env.clone(),
         )
         .await?;
-        let drivers = Arc::new(AllDrivers::of(Arc::clone(&fleet), &config, &env).await?);
-
-        let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
-        let checkpoint = Checkpoint::open(
-            checkpoint_config(&config),
-            checkpoint::Cluster { id: record.cluster_id, shards: record.shards },
-            env.clone(),
-            Arc::clone(&replica),
-        )
-        .await;
-        let shared_bus: Arc<dyn Bus> = bus.clone();
-        let (tail, tail_handle) = Tail::new(Arc::clone(&shared_bus), env.clone(), Arc::clone(&replica));
-        let names = drivers.names();
-        let fronts = names.iter().map(|name| front_of(&config, &drivers, name)).collect();
-        let process = Process::alone(env.clone(), shared_bus, Arc::new(ManagerNames::new(names)), Arc::clone(&replica));
-
-        let (rest, stop_rest) = (TaskTracker::new(), CancellationToken::new());
-        let (folding, stop_checkpoint) = (TaskTracker::new(), CancellationToken::new());
-        env.spawn("directory tail", rest.track_future(folding.track_future(tail.run(stop_rest.clone()))));
-        folding.close();
-        env.spawn("directory checkpoint", rest.track_future(checkpoint.run(stop_checkpoint.clone())));
-        // The last checkpoint is written when nothing is folded any more.
-        env.spawn(
-            "directory end",
-            rest.track_future(async move {
-                folding.wait().await;
-                stop_checkpoint.cancel();
-            }),
-        );
-        let (beside, stop) = (process.clone(), stop_rest.clone());
-        env.spawn("process", rest.track_future(async move { beside.run(stop).await }));
-
-        let mut cluster = Self {
-            env,
-            bus,
-            fleet,
-            replica,
-            tail: tail_handle,
-            gateway: Gateway::new(process.clone()),
-            process,
+        let drivers = AllDrivers::alone(Arc::clone(&fleet), &config, &env).await?;
+        let parts = node::Parts {
+            bus: bus.clone(),
+            record,
+            names: drivers.names(),
+            fronts: drivers.fronts(&config),
+            drivers: Arc::new(drivers),
             config,
-            fronts,
-            drivers,
-            cells: Vec::new(),
-            incarnations: 0,
-            running: TaskTracker::new(),
-            stop_cells: CancellationToken::new(),
-            stop_rest,
-            rest,
+            role: Role::Cell,
+            reach: Reach::Alone,
         };
-        let together = cluster.config.cells as usize;
-        for _ in 0..together {
-            cluster.start_cell(together);
-        }
-        Ok(cluster)
+        let node = Node::start(parts, env.clone()).await;
+        Ok(Self { env, bus, fleet, node })
     }
 
     /// Starts one more cell.
     pub fn add_cell(&mut self) -> CellId {
-        self.start_cell(1)
+        self.node.add_cell()
     }
-
-    fn start_cell(&mut self, together: usize) -> CellId {
-        self.incarnations += 1;
-        // Never used before, in this process or an earlier one over the same data.
-        let id = format!("cell-{}-{:08x}", self.incarnations, self.env.random_u64() as u32);
-        let id: CellId = id.parse().expect("letters, digits and dashes make a cell id");
-        let config = cell::Config {
-            gather: (together, GATHER),
-            ..cell_config(&self.config, self.replica.shards(), id.clone(), self.fronts.clone())
-        };
-        let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
-        self.env.spawn("cell", self.running.track_future(cell.run(self.stop_cells.clone())));
-        self.cells.push(handle);
-        id
-    }
-
     /// Stops the cell that has run longest, with no goodbye, as a crash would. `None` if there is none.
     pub fn kill_cell(&mut self) -> Option<CellId> {
-        if self.cells.is_empty() {
-            return None;
-        }
-        let handle = self.cells.remove(0);
-        handle.kill();
-        Some(handle.id().clone())
+        self.node.kill_cell()
     }
 
     /// Waits until every shard is open or reported failed and the directory has read every log, or
@@ -238,25 +129,18 @@ impl Cluster {
     /// # Errors
     /// What is still awaited.
     pub async fn ready(&self, at_most: Duration) -> cellbus_cell::gateway::Result<()> {
-        let began = self.env.mono();
-        loop {
-            match self.gateway.ready() {
-                Ok(()) => return Ok(()),
-                Err(error) if self.env.mono().since(began) >= at_most => return Err(error),
-                Err(_) => self.env.sleep(READY_POLL).await,
-            }
-        }
+        self.node.ready(at_most).await
     }
 
     /// The way in.
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
-        &self.gateway
+        self.node.gateway()
     }
     /// As the load harness takes it, by function calls.
     #[must_use]
     pub fn target(&self) -> Arc<dyn Target> {
-        Arc::new(local::Local { gateway: self.gateway.clone(), bus: Arc::clone(&self.bus), env: self.env.clone() })
+        Arc::new(local::Local { gateway: self.gateway().clone(), bus: Arc::clone(&self.bus), env: self.env.clone() })
     }
     /// The bus.
     #[must_use]
@@ -271,7 +155,7 @@ impl Cluster {
     /// How the directory's reading of the logs is doing.
     #[must_use]
     pub fn tail(&self) -> &tail::Handle {
-        &self.tail
+        self.node.tail()
     }
     /// The environment that all of it runs in.
     #[must_use]
@@ -283,65 +167,21 @@ impl Cluster {
     /// not done after `at_most` is left as a crash would leave it, which loses nothing either;
     /// `false` says so.
     pub async fn stop(self, at_most: Duration) -> bool {
-        self.stop_cells.cancel();
-        self.running.close();
-        let drained = self.env.timeout(at_most, self.running.wait()).await.is_some();
-        if !drained {
-            self.cells.iter().for_each(Handle::kill);
-        }
-        self.stop_rest.cancel();
-        self.rest.close();
-        let rested = self.env.timeout(at_most, self.rest.wait()).await.is_some();
+        let stopped = self.node.stop(at_most).await;
         self.fleet.close().await;
         self.bus.close().await;
-        drained && rested
+        stopped
     }
-}
-
-/// The cluster's record, made if there is none, and whether it fits.
-async fn cluster_record(bus: &Embedded, env: &Env, shards: ShardCount) -> Result<ClusterRecord, Error> {
-    let bytes = (u128::from(env.random_u64()) << 64 | u128::from(env.random_u64())).to_be_bytes();
-    let initial = ClusterRecord {
-        cluster_id: uuid::Builder::from_random_bytes(bytes).into_uuid(),
-        shards,
-        hash_scheme: HASH_SCHEME,
-        format: FORMAT,
-        created_at: env.wall(),
-    };
-    let record = bus.cluster(initial).await?;
-    record.check(shards)?;
-    Ok(record)
 }
 
 // ── what is configured, as each part takes it ──
 
-fn bus_config(config: &Config, data: &Path) -> embedded::Config {
+fn bus_config(config: &Config) -> embedded::Config {
     embedded::Config {
         free_bytes_min: config.disk_free_min_bytes,
         events_keep: config.events.keep_max,
         events_bytes_max: config.events.keep_max_bytes,
-        ..embedded::Config::new(data.join("bus"))
-    }
-}
-
-fn checkpoint_config(config: &Config) -> checkpoint::Config {
-    checkpoint::Config {
-        every: config.directory.checkpoint_interval,
-        ..checkpoint::Config::new(&config.directory.checkpoint_dir)
-    }
-}
-
-fn cell_config(config: &Config, shards: ShardCount, id: CellId, fronts: Vec<front::Config>) -> cell::Config {
-    cell::Config {
-        lease: config.lease.ttl,
-        beat: config.lease.beat,
-        runner: runner::Config {
-            limits: Some(limits(config, shards)),
-            snapshot_bytes_min: config.snapshot.tail_min_bytes,
-            ..runner::Config::default()
-        },
-        ingress: Some(config.tenants.clone()),
-        ..cell::Config::local(id, fronts)
+        ..embedded::Config::new(config.data_dir.join("bus"))
     }
 }
 
@@ -351,82 +191,4 @@ fn overcommits(config: &Config) -> BTreeMap<ManagerName, Overcommit> {
         memory: manager.over_commit_memory,
     };
     config.managers.iter().map(|manager| (manager.name.clone(), of(manager))).collect()
-}
-
-fn front_config(config: &Config, name: &ManagerName) -> front::Config {
-    front::Config { circuit: config.circuit, ..front::Config::new(name.clone()) }
-}
-
-fn front_of(config: &Config, drivers: &AllDrivers, name: &ManagerName) -> front::Config {
-    let front = front_config(config, name);
-    match config.managers.iter().find(|manager| manager.name == *name) {
-        Some(manager) => front::Config {
-            over_commit: OverCommit { cpu: manager.over_commit_cpu, memory: manager.over_commit_memory },
-            limits: drivers
-                .connect(ManagerId::derive(name.as_str()))
-                .map(|driver| manager.limits.over(driver.limits())),
-            ..front
-        },
-        None => front,
-    }
-}
-
-fn limits(config: &Config, count: ShardCount) -> Limits {
-    let own = Limits::for_shards(count);
-    Limits {
-        accepted_max: config.jobs.accepted_max,
-        // The configured number is a bound for few shards; with many, all of them together would
-        // only fill the manager's line.
-        in_flight_per_manager_max: own.in_flight_per_manager_max.min(config.jobs.in_flight_per_manager_max),
-        job_retention: config.jobs.retention,
-        remember: config.jobs.remember,
-        placement_patience: config.jobs.placement_patience,
-        ..own
-    }
-}
-
-/// Drivers of the managers in this process, and of those in others.
-struct AllDrivers {
-    fleet: Arc<Fleet>,
-    remote: BTreeMap<ManagerId, (ManagerName, Arc<RemoteFleet>)>,
-}
-
-impl AllDrivers {
-    async fn of(fleet: Arc<Fleet>, config: &Config, env: &Env) -> Result<Self, Error> {
-        let mut fleets: BTreeMap<String, Arc<RemoteFleet>> = BTreeMap::new();
-        let mut remote = BTreeMap::new();
-        for manager in &config.managers {
-            let cellbus_cell::config::ManagerKind::Remote { address } = &manager.kind else { continue };
-            let connected = match fleets.get(address) {
-                Some(connected) => Arc::clone(connected),
-                None => {
-                    let connected = RemoteFleet::connect(address, env.clone())
-                        .await
-                        .map_err(|source| Error::Remote { address: address.clone(), source })?;
-                    let connected = Arc::new(connected);
-                    fleets.insert(address.clone(), Arc::clone(&connected));
-                    connected
-                }
-            };
-            let id = ManagerId::derive(manager.name.as_str());
-            if connected.driver(id).is_none() {
-                return Err(Error::NoSuchManager { name: manager.name.clone(), address: address.clone() });
-            }
-            remote.insert(id, (manager.name.clone(), connected));
-        }
-        Ok(Self { fleet, remote })
-    }
-    fn names(&self) -> Vec<ManagerName> {
-        let own = self.fleet.inventory().managers.iter().map(|manager| manager.name.clone());
-        own.chain(self.remote.values().map(|(name, _)| name.clone())).collect()
-    }
-}
-
-impl Drivers for AllDrivers {
-    fn connect(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
-        match self.remote.get(&manager) {
-            Some((_, fleet)) => fleet.driver(manager),
-            None => self.fleet.driver(manager),
-        }
-    }
 }

@@ -14,6 +14,7 @@
 //! ```
 
 pub mod cluster;
+pub mod drivers;
 pub mod inventory;
 pub mod load;
 pub mod managers;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::contract::{ClusterRecord, Member, MemberState};
+use crate::contract::{ClusterRecord, Member, MemberState, Role};
 use crate::env::{BoxFuture, WallMs};
 use crate::ids::ShardCount;
 
@@ -12,6 +12,7 @@ use super::{PATIENCE, Subject, at_once};
 fn member(cell: &str, beat: u64) -> Member {
     Member {
         cell: cell.parse().expect("a cell id"),
+        role: Role::Cell,
         address: format!("local:{cell}"),
         state: MemberState::Active,
         joined_at: WallMs(1),

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cellbus_bus::Mono;
-use cellbus_bus::contract::{Member, MemberState};
+use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::ids::{CellId, ShardCount};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,7 @@ impl Inner {
             let draining = inner.draining.load(Ordering::Acquire);
             let member = Member {
                 cell: inner.me.cell.clone(),
+                role: Role::Cell,
                 address: inner.me.address.clone(),
                 state: if draining { MemberState::Draining } else { MemberState::Active },
                 joined_at,
@@ -113,7 +114,7 @@ impl Inner {
         }
     }
 
-    /// One beat; gives the members after it.
+    /// One beat; gives the cells after it.
     async fn beat(&self, member: Member) -> Result<Vec<Member>, String> {
         let env = &self.process.env;
         let (began, lease) = (env.mono(), self.config.lease);
@@ -122,7 +123,8 @@ impl Inner {
         // A tenth less than others count, for clocks that do not run alike.
         self.lease.renew(began.after(lease / 10 * 9));
         let members = env.timeout(lease, self.process.bus.members()).await;
-        members.ok_or("no answer in time")?.map_err(|error| error.to_string())
+        let members = members.ok_or("no answer in time")?.map_err(|error| error.to_string())?;
+        Ok(members.into_iter().filter(|member| member.role == Role::Cell).collect())
     }
 
     /// Whether as many cells are there as are waited for at the start, or the wait is over.

@@ -136,7 +136,7 @@ fn managers_are_read_and_checked() {
 #[test]
 fn secrets_are_never_printed() {
     let config = variables(&[("CELLBUS_NATS__TOKEN", "hunter2")]).unwrap();
-    assert_eq!(config.nats.token.as_ref().map(Secret::expose), Some("hunter2"));
+    assert_eq!(config.nats.sign_in, SignIn::Token(SecretFrom::Given(Secret::new("hunter2"))));
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(!config.dump().contains("hunter2"));
     assert!(config.dump().contains("# token is set (CELLBUS_NATS__TOKEN) and not shown"));
@@ -189,5 +189,38 @@ proptest::proptest! {
         let _ = from_text(&text);
         let _ = from_text(&format!("data_dir = \"x\"\n[jobs]\nremember = {value}\n"));
         let _ = variables(&[("CELLBUS_JOBS__REMEMBER", &value), ("CELLBUS_DISK__FREE_MIN", &value), ("CELLBUS__LISTEN", &value)]);
+    }
+}
+
+#[test]
+fn the_checkpoint_moves_with_the_data_unless_it_lies_elsewhere() {
+    let usual = from_text("").unwrap().in_directory(Path::new("/there"));
+    assert_eq!(usual.directory.checkpoint_dir, Path::new("/there/directory"));
+    let elsewhere =
+        from_text("[directory]\ncheckpoint_dir = \"/elsewhere\"\n").unwrap().in_directory(Path::new("/there"));
+    assert_eq!(elsewhere.directory.checkpoint_dir, Path::new("/elsewhere"));
+    assert_eq!(elsewhere.data_dir, Path::new("/there"));
+}
+
+#[test]
+fn nats_settings_fit_together() {
+    let nats = |text: &str| from_text(&format!("[nats]\n{text}"));
+    assert_eq!(from_text("").unwrap().lease.ttl, Duration::from_secs(3));
+    assert_eq!(nats("replicas = 3").unwrap().lease.ttl, Duration::from_secs(12));
+    assert_eq!(from_text("[lease]\nttl = \"9s\"\n[nats]\nreplicas = 3").unwrap().lease.ttl, Duration::from_secs(9));
+    assert_eq!(nats("user = \"ann\"\npassword_file = \"f\"").unwrap().nats.sign_in, {
+        SignIn::User("ann".to_owned(), SecretFrom::File("f".into()))
+    });
+    for (wrong, key) in [
+        ("urls = []", "nats.urls"),
+        ("urls = [\"http://here\"]", "nats.urls"),
+        ("urls = [\"nats://ann:secret@here\"]", "nats.urls"),
+        ("replicas = 2", "nats.replicas"),
+        ("cert = \"c.pem\"", "nats.cert"),
+        ("user = \"ann\"", "nats.user"),
+        ("token_file = \"t\"\ncredentials = \"c\"", "nats"),
+    ] {
+        let errors = nats(wrong).unwrap_err();
+        assert!(errors.iter().any(|error| error.key == key), "{wrong}: {errors:?}");
     }
 }

@@ -41,7 +41,10 @@ impl Command {
         let level = logging::init(config.log.format, &config.log.level)?;
         let stop = shutdown::on_signal(env)?;
         if config.bus != Transport::Embedded {
-            return Err(Error::Usage("this build has the embedded bus only: leave `bus` out".to_owned()));
+            return Err(Error::Usage(
+                "`up` is one process with a bus of its own: leave `bus` out, or start `cellbus cell` and `cellbus directory`"
+                    .to_owned(),
+            ));
         }
         let size = self.size.or_remembered(&config.data_dir, &config, env)?;
         let inventory = size.inventory(&config)?;
@@ -52,7 +55,7 @@ impl Command {
         let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
 
         let data = config.data_dir.clone();
-        let parts = Parts { data: data.clone(), config, inventory, latency: size.latency };
+        let parts = Parts { config, inventory, latency: size.latency };
         let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;

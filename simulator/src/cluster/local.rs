@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::cloudevent::{self, Limits, TenantFrom, TenantRule, Tenants};
-use cellbus_bus::contract::{Member, MemberState};
+use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::embedded::Embedded;
 use cellbus_bus::ids::{JobId, Seq, VmId};
 use cellbus_bus::job::Labels;
@@ -186,7 +186,11 @@ impl Target for Local {
                 MemberState::Draining => "draining".to_owned(),
             },
         };
-        Ok(Sample { cells: members.iter().map(seen).collect(), rss_mib: peak_rss_mib(), ..Sample::default() })
+        Ok(Sample {
+            cells: members.iter().filter(|member| member.role == Role::Cell).map(seen).collect(),
+            rss_mib: peak_rss_mib(),
+            ..Sample::default()
+        })
     }
 }
 

@@ -1,6 +1,9 @@
 use cellbus_cell::config::{Override, Sources, markdown};
 
+use cellbus_cell::node::{cell_config, checkpoint_config};
+
 use super::*;
+use crate::drivers::front_config;
 
 /// A value of each key of these sections that is not its default.
 const OTHERS: &[(&str, &str)] = &[
@@ -29,7 +32,7 @@ fn given(key: &str, value: &str) -> String {
     let config = Config::load(Sources { overrides, ..Sources::default() }).expect("a sound configuration");
     let front = front_config(&config, &"vc-1".parse().expect("a name"));
     let cell = cell_config(&config, config.shards, "cell-1".parse().expect("an id"), vec![front]);
-    format!("{:?} {:?} {cell:?}", bus_config(&config, Path::new("data")), checkpoint_config(&config))
+    format!("{:?} {:?} {cell:?}", bus_config(&config), checkpoint_config(&config))
 }
 
 #[test]

@@ -107,8 +107,7 @@ pub async fn run(
     let cells = u64::from(config.cells);
     let lease = config.lease.ttl;
     let parts = Parts {
-        data: data.to_owned(),
-        config,
+        config: config.in_directory(data),
         inventory: Inventory::generate(step.hosts, step.hosts.div_ceil(100))?,
         latency: Latency::None,
     };

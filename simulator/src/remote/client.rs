@@ -7,12 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
-use cellbus_bus::ids::{Epoch, ManagerId, VmId};
+use cellbus_bus::ids::{Epoch, ManagerId, ManagerName, VmId};
 use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::managers::Latency;
 
 use super::wire::{
     ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, PerformRequest,
@@ -76,9 +78,34 @@ impl RemoteFleet {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(url: &str, env: Env) -> Result<Self, ConnectError> {
+        let mut fleet = Self::at(url, env)?;
+        let request = fleet.http.get(fleet.url(&["managers"]));
+        let managers: Vec<ManagerInfo> = limited(&fleet.env, READ_TIMEOUT, send(request))
+            .await
+            .map_err(|source| ConnectError::NoAnswer { url: url.to_owned(), source })?;
+        fleet.managers = managers.into_iter().map(|info| (info.id, info)).collect();
+        Ok(fleet)
+    }
+
+    /// Takes it that these managers are served at `url`, without asking: they may be away for now.
+    /// Their limits are taken to be the usual ones.
+    ///
+    /// # Errors
+    /// [`ConnectError::Address`].
+    pub fn unasked(url: &str, managers: impl IntoIterator<Item = ManagerName>, env: Env) -> Result<Self, ConnectError> {
+        let info = |name: ManagerName| ManagerInfo {
+            id: ManagerId::derive(name.as_str()),
+            name,
+            hosts: 0,
+            limits: Latency::Fast.limits(),
+        };
+        let managers = managers.into_iter().map(info).map(|info| (info.id, info)).collect();
+        Ok(Self { managers, ..Self::at(url, env)? })
+    }
+
+    fn at(url: &str, env: Env) -> Result<Self, ConnectError> {
         let base = Url::parse(url).ok().filter(|base| base.scheme() == "http" && base.has_host());
         let base = base.ok_or_else(|| ConnectError::Address { url: url.to_owned() })?;
-        let no_answer = |source| ConnectError::NoAnswer { url: url.to_owned(), source };
         // Managers are reached directly: what HTTP_PROXY says is meant for the web.
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -86,12 +113,8 @@ impl RemoteFleet {
             .tcp_keepalive(KEEPALIVE)
             .tcp_nodelay(true)
             .build()
-            .map_err(|error| no_answer(unreachable(&error)))?;
-        let mut fleet = Self { http, base, managers: BTreeMap::new(), env };
-        let request = fleet.http.get(fleet.url(&["managers"]));
-        let managers: Vec<ManagerInfo> = limited(&fleet.env, READ_TIMEOUT, send(request)).await.map_err(no_answer)?;
-        fleet.managers = managers.into_iter().map(|info| (info.id, info)).collect();
-        Ok(fleet)
+            .map_err(|error| ConnectError::NoAnswer { url: url.to_owned(), source: unreachable(&error) })?;
+        Ok(Self { http, base, managers: BTreeMap::new(), env })
     }
 
     /// The managers that were served when it connected.

@@ -1,0 +1,152 @@
+//! Connections to every configured manager, in this process or another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cellbus_bus::Env;
+use cellbus_bus::ids::{ManagerId, ManagerName};
+use cellbus_cell::config::{Config, ManagerKind};
+use cellbus_cell::driver::{Driver, Drivers};
+use cellbus_cell::front::{self, hosts::OverCommit};
+
+use crate::managers::Fleet;
+use crate::remote::{self, RemoteFleet};
+
+/// Why managers of other processes cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// They could not be connected to.
+    #[error("the managers at {address} cannot be connected to")]
+    Remote {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: remote::ConnectError,
+    },
+    /// A manager is configured at an address that does not serve it.
+    #[error("there is no manager {name} at {address}")]
+    NoSuchManager {
+        /// Which.
+        name: ManagerName,
+        /// Where.
+        address: String,
+    },
+    /// A manager is to be simulated in the process of its cell, where other processes cannot reach it.
+    #[error(
+        "manager {name} has no address: in a cluster of several processes each names the process that serves it (`cellbus sim-managers`)"
+    )]
+    NoAddress {
+        /// Which.
+        name: ManagerName,
+    },
+}
+
+impl Error {
+    /// Whether the same may succeed later with nothing mended by hand.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Remote { source, .. } => source.retryable(),
+            Self::NoSuchManager { .. } | Self::NoAddress { .. } => false,
+        }
+    }
+}
+
+/// Drivers of the managers in this process, and of those in others.
+pub struct AllDrivers {
+    fleet: Option<Arc<Fleet>>,
+    remote: BTreeMap<ManagerId, (ManagerName, Arc<RemoteFleet>)>,
+}
+
+impl AllDrivers {
+    /// Of a process that is alone: the managers simulated in it, and those configured elsewhere,
+    /// which must answer now.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn alone(fleet: Arc<Fleet>, config: &Config, env: &Env) -> Result<Self, Error> {
+        Self::of(Some(fleet), config, env).await
+    }
+
+    /// Of one process of a cluster: all managers are elsewhere. One that does not answer is none of
+    /// the others' trouble: it is taken to be there, and tried again when it is used.
+    ///
+    /// # Errors
+    /// [`Error`], never [`Error::Remote`] for want of an answer.
+    pub async fn among_others(config: &Config, env: &Env) -> Result<Self, Error> {
+        Self::of(None, config, env).await
+    }
+
+    async fn of(fleet: Option<Arc<Fleet>>, config: &Config, env: &Env) -> Result<Self, Error> {
+        let mut by_address: BTreeMap<&String, Vec<&ManagerName>> = BTreeMap::new();
+        for manager in &config.managers {
+            match &manager.kind {
+                ManagerKind::Remote { address } => by_address.entry(address).or_default().push(&manager.name),
+                ManagerKind::Simulated { .. } if fleet.is_some() => {}
+                ManagerKind::Simulated { .. } => return Err(Error::NoAddress { name: manager.name.clone() }),
+            }
+        }
+        let mut remote = BTreeMap::new();
+        for (address, names) in by_address {
+            let unreachable = |source| Error::Remote { address: address.clone(), source };
+            let connected = match RemoteFleet::connect(address, env.clone()).await {
+                Ok(connected) => connected,
+                Err(error) if error.retryable() && fleet.is_none() => {
+                    tracing::warn!(address, error = &error as &dyn std::error::Error, "managers do not answer yet");
+                    RemoteFleet::unasked(address, names.iter().copied().cloned(), env.clone()).map_err(unreachable)?
+                }
+                Err(error) => return Err(unreachable(error)),
+            };
+            let connected = Arc::new(connected);
+            for name in names {
+                let id = ManagerId::derive(name.as_str());
+                if connected.driver(id).is_none() {
+                    return Err(Error::NoSuchManager { name: name.clone(), address: address.clone() });
+                }
+                remote.insert(id, (name.clone(), Arc::clone(&connected)));
+            }
+        }
+        Ok(Self { fleet, remote })
+    }
+
+    /// Every manager.
+    #[must_use]
+    pub fn names(&self) -> Vec<ManagerName> {
+        let own = self.fleet.iter().flat_map(|fleet| &fleet.inventory().managers).map(|manager| manager.name.clone());
+        own.chain(self.remote.values().map(|(name, _)| name.clone())).collect()
+    }
+
+    /// How each of them is fronted, as configured.
+    #[must_use]
+    pub fn fronts(&self, config: &Config) -> Vec<front::Config> {
+        self.names().iter().map(|name| self.front(config, name)).collect()
+    }
+
+    fn front(&self, config: &Config, name: &ManagerName) -> front::Config {
+        let front = front_config(config, name);
+        match config.managers.iter().find(|manager| manager.name == *name) {
+            Some(manager) => front::Config {
+                over_commit: OverCommit { cpu: manager.over_commit_cpu, memory: manager.over_commit_memory },
+                limits: self
+                    .connect(ManagerId::derive(name.as_str()))
+                    .map(|driver| manager.limits.over(driver.limits())),
+                ..front
+            },
+            None => front,
+        }
+    }
+}
+
+pub(crate) fn front_config(config: &Config, name: &ManagerName) -> front::Config {
+    front::Config { circuit: config.circuit, ..front::Config::new(name.clone()) }
+}
+
+impl Drivers for AllDrivers {
+    fn connect(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
+        match self.remote.get(&manager) {
+            Some((_, fleet)) => fleet.driver(manager),
+            None => self.fleet.as_ref()?.driver(manager),
+        }
+    }
+}
