@@ -28,6 +28,7 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self};
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec;
@@ -92,6 +93,8 @@ struct Shared {
     members_stream: Stream<()>,
     state_stream: Stream<()>,
     closed: CancellationToken,
+    /// How often a connection has come about.
+    connects: watch::Receiver<u64>,
     /// Marks this process's appends.
     nonce: u64,
     appends: AtomicU64,
@@ -120,6 +123,12 @@ impl Shared {
             }
         }
     }
+    /// The counter of connections, as it is now.
+    fn connects(&self) -> watch::Receiver<u64> {
+        let mut connects = self.connects.clone();
+        connects.mark_unchanged();
+        connects
+    }
     fn lane(&self, track: Track) -> &Stream<()> {
         let lane = self.layout.lane(track.shard);
         self.lanes.get(&(track.family, lane)).expect("every lane of every family is opened")
@@ -138,7 +147,8 @@ impl Nats {
     pub async fn open(config: Config, env: Env) -> std::result::Result<Arc<Self>, OpenError> {
         config.check().map_err(|(field, rule)| OpenError::Config { field, rule })?;
         let layout = Layout::new(&config);
-        let client = connect::connect(&config, &env).await?;
+        let (connected, connects) = watch::channel(0);
+        let client = connect::connect(&config, &env, connected).await?;
         let jetstream = ContextBuilder::new()
             .timeout(config.answer_timeout)
             .max_ack_inflight(ON_THEIR_WAY_MAX)
@@ -164,6 +174,7 @@ impl Nats {
             members_stream: stream(format!("KV_{}", layout.members())).await?,
             state_stream: stream(format!("KV_{}", layout.state())).await?,
             closed: CancellationToken::new(),
+            connects,
             nonce: env.random_u64(),
             appends: AtomicU64::new(0),
             full_at: Mutex::new(None),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use tokio::sync::watch;
 
 use crate::env::Env;
 
@@ -17,7 +18,9 @@ const RECONNECT_MAX: Duration = Duration::from_secs(2);
 const SENDING_MAX: usize = 4096;
 
 /// Connects, trying each address once.
-pub(super) async fn connect(config: &Config, env: &Env) -> Result<Client, OpenError> {
+///
+/// `connected` counts the connections: what waited on an old one may wait for ever.
+pub(super) async fn connect(config: &Config, env: &Env, connected: watch::Sender<u64>) -> Result<Client, OpenError> {
     let jitter = env.clone();
     let mut options = ConnectOptions::new()
         .name(&config.name)
@@ -27,7 +30,13 @@ pub(super) async fn connect(config: &Config, env: &Env) -> Result<Client, OpenEr
         .ping_interval(Duration::from_secs(5))
         .client_capacity(SENDING_MAX)
         .reconnect_delay_callback(move |attempt| delay(attempt, jitter.random_u64()))
-        .event_callback(|event| async move { tell(&event) });
+        .event_callback(move |event| {
+            tell(&event);
+            if matches!(event, Event::Connected) {
+                connected.send_modify(|times| *times += 1);
+            }
+            std::future::ready(())
+        });
     options = match &config.auth {
         Auth::None => options,
         Auth::Token(token) => options.token(token.expose().to_owned()),

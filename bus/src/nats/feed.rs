@@ -15,6 +15,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
 
 use crate::contract::{Error, Result};
 use crate::env::{BoxFuture, WallMs};
@@ -30,7 +31,7 @@ const BATCH_BYTES: usize = super::PAYLOAD_BYTES_MIN + (1 << 20);
 /// How long a request waits for messages.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server says that often that it still knows the consumer. Twice that without a word is the end of it.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 /// The server forgets the consumer of a feed that asks for nothing. Longer than a request waits.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(90);
 /// Between two tries to begin again: half of it to the whole of it.
@@ -64,6 +65,8 @@ pub(super) struct Feed {
     /// The last message that came.
     last: Option<(u64, Bytes)>,
     state: State,
+    /// A new connection may be to a server that knows nothing of the consumer.
+    connects: watch::Receiver<u64>,
 }
 
 enum State {
@@ -82,7 +85,8 @@ impl Feed {
             Source::Events => (shared.events.clone(), shared.layout.event_subject("*")),
         };
         let opening = open(stream.clone(), subject.clone(), next);
-        Self { shared, source, stream, subject, next, last: None, state: State::Opening(Box::pin(opening)) }
+        let connects = shared.connects();
+        Self { shared, source, stream, subject, next, last: None, state: State::Opening(Box::pin(opening)), connects }
     }
 
     /// Begins, so that what is published after this is sure to be sent.
@@ -105,6 +109,7 @@ impl Feed {
             let step = tokio::select! {
                 biased;
                 () = closed.cancelled() => return Err(super::closed()),
+                Ok(()) = self.connects.changed() => Step::Again,
                 step = Self::step(&mut self.state) => step,
             };
             match step {

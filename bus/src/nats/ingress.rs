@@ -199,7 +199,15 @@ async fn fetch(shared: &Arc<Shared>) {
             continue;
         }
         let fetched = match &consumer {
-            Some(consumer) => batch(shared, consumer, room).await,
+            Some(consumer) => {
+                let mut connects = shared.connects();
+                tokio::select! {
+                    biased;
+                    // The request is gone with the old connection.
+                    Ok(()) = connects.changed() => Ok(()),
+                    fetched = batch(shared, consumer, room) => fetched,
+                }
+            }
             None => match shared_consumer(shared).await {
                 Ok(made) => {
                     consumer = Some(made);
