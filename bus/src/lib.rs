@@ -23,6 +23,8 @@ pub mod embedded;
 pub mod env;
 pub mod ids;
 pub mod job;
+#[cfg(feature = "nats")]
+pub mod nats;
 
 pub use contract::{Bus, Error, Result};
 pub use embedded::Embedded;

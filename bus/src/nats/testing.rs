@@ -1,0 +1,211 @@
+//! A real nats-server as a child process, for tests: on a port of its own choice, in a directory of
+//! its own, killed when dropped or when the test process dies, its log shown when a test fails.
+//!
+//! An edge: it waits in real time for a real process.
+#![expect(clippy::disallowed_methods, reason = "a test waits for a child process in real time")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Config;
+
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+/// How much of the log is shown when a test fails.
+const LOG_SHOWN: usize = 8 << 10;
+/// Names the binary; what `ops/setup/nats` prints.
+const BINARY: &str = "CELLBUS_NATS_SERVER";
+
+/// Runs the server until standard input ends, which it also does when this process is killed.
+const WATCHED: &str = r#"
+log=$1; shift
+"$@" >>"$log" 2>&1 &
+pid=$!
+cat >/dev/null
+kill -9 "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+"#;
+
+/// The server's binary: what `CELLBUS_NATS_SERVER` names, the one that `ops/setup/nats` has
+/// installed under `target/`, or one on `PATH`.
+#[must_use]
+pub fn binary() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(BINARY).filter(|name| !name.is_empty()) {
+        return Some(named.into());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("target"),
+        PathBuf::from,
+    );
+    let installed = target.join("nats").join("bin").join("nats-server");
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&on_path).map(|dir| dir.join("nats-server"));
+    std::iter::once(installed).chain(on_path).find(|path| path.is_file())
+}
+
+/// Whether tests that need a server are left out, as `ops/test` says where there is none. Said
+/// loudly, since a test that is left out looks like one that passes.
+///
+/// # Panics
+/// With `CI=true`, where nothing may be left out.
+#[must_use]
+pub fn left_out() -> bool {
+    if binary().is_some() {
+        return false;
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no nats-server: run ops/setup/nats");
+    eprintln!("LEFT OUT: no nats-server; run ops/setup/nats, or set {BINARY}");
+    true
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct NatsServer {
+    dir: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts one with JetStream, and the limit for messages that Cellbus needs.
+    ///
+    /// # Panics
+    /// When it does not start: nothing can be tested then.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with("max_payload: 8MB\njetstream { store_dir: \"$STORE\" }\n")
+    }
+
+    /// Starts one with this configuration; `$STORE` stands for its own directory.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_with(configuration: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("cellbus-nats-{}-{number}", std::process::id()));
+        let mut server = Self { dir, port: 0, child: None };
+        let started = fs::create_dir_all(server.dir.join("ports")).and_then(|()| {
+            let store = server.dir.join("store");
+            let text = configuration.replace("$STORE", &store.to_string_lossy());
+            fs::write(server.dir.join("server.conf"), text)?;
+            server.run()
+        });
+        if let Err(error) = started {
+            panic!("nats-server does not start: {error}\n{}", server.log());
+        }
+        server
+    }
+
+    /// One server for all tests of this process, each of which has a prefix of its own.
+    #[must_use]
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<NatsServer> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A prefix that no other test of this process has.
+    #[must_use]
+    pub fn prefix() -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The address for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The configuration of a bus on this server, with short waits.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        Config { connect_timeout: Duration::from_secs(20), ..Config::new(vec![self.url()]) }
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Its end makes the watching shell kill the server.
+            drop(child.stdin.take());
+            child.wait().expect("the shell that watches the server ends");
+        }
+    }
+
+    /// Starts it again, after [`NatsServer::kill`], on the same port and store.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        if let Err(error) = self.run() {
+            panic!("nats-server does not start again: {error}\n{}", self.log());
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let binary = binary().ok_or_else(|| io::Error::other("there is none; run ops/setup/nats"))?;
+        let ports = self.dir.join("ports");
+        for file in fs::read_dir(&ports)? {
+            fs::remove_file(file?.path())?;
+        }
+        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let mut command = Command::new("sh");
+        command.args(["-c", WATCHED, "sh"]).arg(self.dir.join("log")).arg(binary);
+        command.args(["-a", "127.0.0.1", "-p", &port]).arg("-c").arg(self.dir.join("server.conf"));
+        let mut ports_option = OsString::from("--ports_file_dir=");
+        ports_option.push(&ports);
+        let child =
+            command.arg(ports_option).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        self.child = Some(child);
+        let began = Instant::now();
+        while began.elapsed() < START {
+            if let Some(port) = Self::port_in(&ports) {
+                self.port = port;
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Err(io::Error::other("it did not say which port it listens on"))
+    }
+
+    /// The port in the file that the server writes once it listens.
+    fn port_in(ports: &Path) -> Option<u16> {
+        let file = fs::read_dir(ports)
+            .ok()?
+            .filter_map(Result::ok)
+            .find(|file| file.path().extension().is_some_and(|extension| extension == "ports"))?;
+        let text = fs::read_to_string(file.path()).ok()?;
+        let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
+        ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
+    }
+
+    /// The end of its log.
+    fn log(&self) -> String {
+        let log = fs::read(self.dir.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_SHOWN)..]).into_owned()
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of nats-server:\n{}", self.log());
+        }
+        self.kill();
+        // A directory that stays takes room and does no harm.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
