@@ -202,8 +202,8 @@ pub trait Delivery: Send {
     /// # Errors
     /// When the bus did not take the ack; the message then comes again.
     async fn ack(self: Box<Self>) -> Result<()>;
-    /// Answers the producer, if it waits for an answer (a NATS reply inbox). Best effort.
-    async fn reply(&self, body: Bytes);
+    /// Where the producer waits for an answer (a NATS reply inbox), if it does: for [`Bus::reply`].
+    fn reply_to(&self) -> Option<&str>;
 }
 
 /// An event for producers.
@@ -287,6 +287,10 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`].
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>>;
+
+    /// Answers a producer at its [`Delivery::reply_to`]. Best effort: nobody may be listening. Does
+    /// nothing on transports without inboxes.
+    async fn reply(&self, to: &str, body: Bytes);
 
     // ── queues: publish; read in order from a position; depth ────────────────────────────
 

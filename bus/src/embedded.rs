@@ -353,6 +353,8 @@ impl Bus for Embedded {
         let bytes = message.len() + MESSAGE_HEADER;
         self.shared.intake.write(bytes, Write::Publish(vec![(stream, vec![message])])).await.map(drop)
     }
+    async fn reply(&self, _to: &str, _body: Bytes) {}
+
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
         ingress::next(&self.shared, redeliver_after).await
     }

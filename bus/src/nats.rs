@@ -238,6 +238,12 @@ impl Bus for Nats {
         }
         self.shared.publish_one(self.shared.layout.ingress_subject(tenant), message).await.map(drop)
     }
+    async fn reply(&self, to: &str, body: Bytes) {
+        if let Err(error) = self.shared.client.publish(to.to_owned(), body).await {
+            tracing::debug!(%error, "a producer was not answered");
+        }
+    }
+
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
         ingress::next(&self.shared, redeliver_after).await
     }

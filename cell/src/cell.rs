@@ -195,7 +195,7 @@ impl Inner {
         services.push(env.spawn("watch the lease", async move { inner.watch_lease().await }));
         if let Some(tenants) = self.config.ingress.clone() {
             let inner = Arc::clone(self);
-            services.push(env.spawn("ingress", async move { ingress::run(&inner.process, &tenants).await }));
+            services.push(env.spawn("ingress", async move { ingress::run(inner.process.clone(), &tenants).await }));
         }
         self.tasks().services = services;
     }

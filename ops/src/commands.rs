@@ -1,11 +1,13 @@
 //! The commands, one file each.
 
 mod audit;
+mod cell;
 mod cells;
 mod completions;
 mod config;
 mod dead_letters;
 mod demo;
+mod directory;
 mod hosts;
 mod job;
 mod load;
@@ -42,6 +44,8 @@ pub(crate) struct Cli {
 enum Command {
     Demo(demo::Command),
     Up(Box<up::Command>),
+    Cell(Box<cell::Command>),
+    Directory(Box<directory::Command>),
     Submit(submit::Command),
     Vm(vm::Command),
     Job(job::Command),
@@ -66,6 +70,8 @@ impl Cli {
         match self.command {
             Command::Demo(command) => server(async |env| command.run(&env).await),
             Command::Up(command) => server(async |env| command.run(&env).await),
+            Command::Cell(command) => server(async |env| command.run(&env).await),
+            Command::Directory(command) => server(async |env| command.run(&env).await),
             Command::Submit(command) => client(async |env| command.run(&env).await),
             Command::Vm(command) => client(async |env| command.run(&env).await),
             Command::Job(command) => client(async |env| command.run(&env).await),

@@ -7,12 +7,15 @@
 //! - `data_dir`: directories that are in use, damaged, not writable, nearly full;
 //! - `kills`: `kill -9` under load, over and over the same data;
 //! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell;
+//! - `nats_cluster`: cells, directories and managers as processes of their own on a real NATS server, killed under load;
 //! - `traces`: one job followed through the log.
 
 // Edges: real processes, sockets and clocks stand on this side of the code under test.
 #![expect(clippy::disallowed_methods, reason = "tests drive real processes in real time")]
 
 pub mod binary;
+pub mod books;
+pub mod cluster;
 pub mod process;
 pub mod script;
 pub mod server;

@@ -31,3 +31,23 @@ pub fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
     found.retain(|path| path.extension().is_some_and(|e| e == extension));
     found
 }
+
+/// The Python that `ops/setup/producers` has installed, with clients of brokers that are not ours;
+/// `None`, said loudly, where there is none.
+///
+/// # Panics
+/// With `CI=true`, where nothing may be left out.
+#[must_use]
+pub fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("CELLBUS_PRODUCERS_PYTHON").map(PathBuf::from);
+    let python = named.unwrap_or_else(|| {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        target.join("producers/bin/python")
+    });
+    if python.is_file() {
+        return Some(python);
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no Python of producers: run ops/setup/producers");
+    eprintln!("LEFT OUT: no Python with producers' clients; run ops/setup/producers");
+    None
+}

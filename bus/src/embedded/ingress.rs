@@ -196,5 +196,7 @@ impl Delivery for Taken {
         self.shared.intake.write(16, Write::Ack { seq: self.seq }).await.map(drop)
     }
     /// The embedded transport has no reply inboxes: who submits over HTTP is answered there.
-    async fn reply(&self, _body: Bytes) {}
+    fn reply_to(&self) -> Option<&str> {
+        None
+    }
 }

@@ -387,11 +387,8 @@ impl Delivery for Taken {
         Ingress::remove(&mut self.shared.ingress.state(), self.id);
         sent.map_err(|error| answer::unavailable("ack", &error))
     }
-    async fn reply(&self, body: Bytes) {
-        let Some(inbox) = &self.parts.answer_to else { return };
-        if let Err(error) = self.shared.client.publish(inbox.clone(), body).await {
-            tracing::debug!(%error, "a producer was not answered");
-        }
+    fn reply_to(&self) -> Option<&str> {
+        self.parts.answer_to.as_deref()
     }
 }
 

@@ -2,40 +2,52 @@
 //!
 //! A message is acknowledged once its job is durable in the queue of its home; a cell that dies in
 //! between leaves it to another, and the home admits it once. What is not a job is put aside as a
-//! dead letter, and the producer told.
+//! dead letter. A producer that waits for an answer gets it when the job's home has decided, beside
+//! what comes in: a home that is slow to decide holds up no other message.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cellbus_bus::cloudevent::{self, Limits, Rejection, TenantFrom, TenantRule, Tenants};
+use cellbus_bus::cloudevent::{self, EventKind, Limits, OutgoingEvent, Rejection, TenantFrom, TenantRule, Tenants};
 use cellbus_bus::contract::{Delivery, Queue, QueueKind};
-use cellbus_bus::ids::{ShardId, TenantId};
+use cellbus_bus::ids::{JobId, ShardId, TenantId};
 use cellbus_bus::job::{Digest, Job};
 use cellbus_directory::record::DeadLetter;
 use cellbus_workflows::{ControlItem, JobItem};
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use serde::Serialize;
 
+use crate::gateway::{Gateway, Submitted};
 use crate::process::Process;
 
 /// A message that is not acknowledged for so long comes again.
 const REDELIVER_AFTER: Duration = Duration::from_secs(30);
 /// Messages taken and not acknowledged: enough to fill the bus's steps, few enough to lose time on.
 const IN_FLIGHT_MAX: usize = 256;
+/// Answers that are waited for at once. They are a service to producers, which may ask again.
+const ANSWERS_MAX: usize = 4_096;
 /// How much of a message that is put aside is kept.
 const ORIGINAL_BYTES_MAX: usize = 256 << 10;
 /// Before the bus is asked again after an error.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Takes jobs in for ever.
-pub(super) async fn run(process: &Process, tenants: &Tenants) {
-    let mut doing = FuturesUnordered::new();
+pub(super) async fn run(process: Process, tenants: &Tenants) {
+    let gateway = Gateway::new(process.clone());
+    let (mut doing, mut answering) = (FuturesUnordered::new(), FuturesUnordered::new());
     loop {
         tokio::select! {
             biased;
-            Some(()) = doing.next() => {}
+            Some(owed) = doing.next() => match owed {
+                Some(owed) if answering.len() < ANSWERS_MAX => answering.push(answer(&gateway, owed)),
+                Some(Owed { to, .. }) => tracing::warn!(to, "a producer is not answered: too many wait for answers"),
+                None => {}
+            },
+            Some(()) = answering.next() => {}
             next = process.bus.ingress_next(REDELIVER_AFTER), if doing.len() < IN_FLIGHT_MAX => match next {
-                Ok(delivery) => doing.push(one(process, tenants, delivery)),
+                Ok(delivery) => doing.push(one(&process, tenants, delivery)),
                 Err(error) => {
                     tracing::warn!(%error, "ingress cannot be read");
                     process.env.sleep(PAUSE).await;
@@ -45,31 +57,105 @@ pub(super) async fn run(process: &Process, tenants: &Tenants) {
     }
 }
 
-async fn one(process: &Process, tenants: &Tenants, delivery: Box<dyn Delivery>) {
+/// An answer that a producer waits for.
+struct Owed {
+    to: String,
+    said: Said,
+}
+enum Said {
+    /// It is for the job's home to say.
+    Job(Arc<Job>),
+    /// It is no job.
+    Refused { tenant: TenantId, rejection: Rejection },
+}
+
+/// Takes one message in; gives the answer that is owed for it.
+async fn one(process: &Process, tenants: &Tenants, delivery: Box<dyn Delivery>) -> Option<Owed> {
     let rule = TenantRule { from: TenantFrom::Sender(delivery.tenant()), known: tenants };
     let parsed = cloudevent::parse_message(delivery.headers(), delivery.body(), rule, &Limits::default());
-    let published = match &parsed {
-        Ok(job) => publish(process, job).await,
+    let tenant: Option<TenantId> = delivery.tenant().parse().ok();
+    let (published, said) = match parsed {
+        Ok(job) => {
+            let job = Arc::new(job);
+            (publish(process, &job).await, Some(Said::Job(job)))
+        }
         Err(rejection) => {
-            let tenant = delivery.tenant().parse().ok();
             // Kept without its headers, it could not be tried again.
             let body = cloudevent::in_one_piece(delivery.headers(), delivery.body());
             let body = body.map_or_else(|| delivery.body().clone(), Bytes::from);
-            put_aside(process, tenant, body, rejection).await
+            let put = put_aside(process, tenant.clone(), body, &rejection).await;
+            (put, tenant.map(|tenant| Said::Refused { tenant, rejection }))
         }
     };
     if let Err(error) = published {
         // Not acknowledged: it comes again.
         tracing::warn!(%error, "a message from ingress was not taken");
-        return;
+        return None;
     }
-    if let Err(rejection) = &parsed {
-        let refusal = serde_json::json!({ "code": rejection.code.as_str(), "message": rejection.message });
-        delivery.reply(refusal.to_string().into()).await;
-    }
+    let to = delivery.reply_to().map(str::to_owned);
     if let Err(error) = delivery.ack().await {
         tracing::debug!(%error, "a message from ingress comes again: it was not acknowledged");
     }
+    Some(Owed { to: to?, said: said? })
+}
+
+/// Tells a producer what became of its message: for a job, once its home has decided.
+async fn answer(gateway: &Gateway, owed: Owed) {
+    let process = gateway.process();
+    let nothing = BTreeMap::new();
+    let told =
+        |kind, id: &str, tenant: &TenantId, subject: &str, extensions: &BTreeMap<String, String>, data: Answer<'_>| {
+            OutgoingEvent { id, kind, tenant, subject, time: process.env.wall(), extensions, data }.encode()
+        };
+    let body = match &owed.said {
+        Said::Refused { tenant, rejection } => {
+            let error = Why { code: rejection.code.as_str(), message: &rejection.message };
+            let id = uuid::Uuid::from_u64_pair(process.env.random_u64(), process.env.random_u64()).to_string();
+            told(
+                EventKind::Refused,
+                &id,
+                tenant,
+                "",
+                &nothing,
+                Answer { job_id: None, state: None, error: Some(error) },
+            )
+        }
+        Said::Job(job) => {
+            let id = job.id.to_string();
+            let told = |kind: EventKind, what, state, error| {
+                let event = format!("{id}/{what}");
+                told(kind, &event, &job.tenant, &id, &job.extensions, Answer { job_id: Some(job.id), state, error })
+            };
+            match gateway.decision(job).await {
+                Submitted::Accepted { state, .. } => told(EventKind::Accepted, "accepted", Some(state.as_str()), None),
+                Submitted::Conflict { .. } => {
+                    let message =
+                        "the key (tenant, source, id) was used before with other data; take another id for other work";
+                    told(EventKind::Refused, "refused", None, Some(Why { code: "job_conflict", message }))
+                }
+                Submitted::Refused { code, message, .. } => {
+                    told(EventKind::Refused, "refused", None, Some(Why { code: &code, message: &message }))
+                }
+            }
+        }
+    };
+    process.bus.reply(&owed.to, body).await;
+}
+
+/// `data` of an answer.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_id: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Why<'a>>,
+}
+#[derive(Serialize)]
+struct Why<'a> {
+    code: &'a str,
+    message: &'a str,
 }
 
 async fn publish(process: &Process, job: &Job) -> cellbus_bus::Result<()> {

@@ -43,13 +43,23 @@ impl Gateway {
         let items =
             by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items)).collect();
         process.bus.publish_all(items).await?;
-        let decided = self.decided(&jobs).await;
+        Ok(self.decisions(&jobs).await)
+    }
+
+    /// What the home of a job that is on its queue makes of it, as [`Gateway::submit`] says it.
+    pub(crate) async fn decision(&self, job: &Arc<Job>) -> Submitted {
+        let queued = Submitted::Accepted { job: job.id, state: JobState::Queued };
+        self.decisions(std::slice::from_ref(job)).await.pop().unwrap_or(queued)
+    }
+
+    async fn decisions(&self, jobs: &[Arc<Job>]) -> Vec<Submitted> {
+        let decided = self.decided(jobs).await;
         let answers = jobs.iter().zip(decided).map(|(job, decided)| match decided {
             Some((_, digest)) if digest != job.digest => Submitted::Conflict { job: job.id },
             Some((state, _)) => Submitted::Accepted { job: job.id, state },
             None => Submitted::Accepted { job: job.id, state: JobState::Queued },
         });
-        Ok(answers.collect())
+        answers.collect()
     }
 
     /// What the homes have made of jobs; `None` for those that have not decided in time.

@@ -57,6 +57,9 @@ impl Bus for Flaky {
     async fn log_end(&self, shard: ShardId) -> Result<Seq> {
         self.inner.log_end(shard).await
     }
+    async fn reply(&self, to: &str, body: Bytes) {
+        self.inner.reply(to, body).await;
+    }
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
         self.inner.read_log(shard, after).await
     }

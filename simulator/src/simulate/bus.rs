@@ -374,6 +374,7 @@ impl Bus for Client {
         })
         .await
     }
+    async fn reply(&self, _to: &str, _body: Bytes) {}
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
         let hide_for = u64::try_from(redeliver_after.as_nanos()).unwrap_or(u64::MAX);
         {
@@ -661,7 +662,9 @@ impl Delivery for SimulatedDelivery {
             })
             .await
     }
-    async fn reply(&self, _body: Bytes) {}
+    fn reply_to(&self) -> Option<&str> {
+        None
+    }
 }
 
 #[cfg(test)]

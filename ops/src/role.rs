@@ -1,0 +1,98 @@
+//! One process of a cluster of several, whatever it is there for: its bus, its node, its HTTP server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cellbus_bus::contract::Role;
+use cellbus_bus::{Bus, Env};
+use cellbus_cell::config::{Config, Transport};
+use cellbus_cell::http::{self, App, Served};
+use cellbus_cell::metrics::{self, Metrics};
+use cellbus_cell::node::{self, Node, Reach};
+use cellbus_simulator::drivers::AllDrivers;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::exit::{Error, Result};
+use crate::settings::Settings;
+use crate::{logging, nats, output, shutdown};
+
+/// How long cells may take to hand over and requests under way to end. What is not done by then
+/// others take up when the lease has run out.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs until it is stopped, or until its cells have been drained by an operator.
+pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()> {
+    let config = settings.load_or_refuse()?;
+    let level = logging::init(config.log.format, &config.log.level)?;
+    let stop = shutdown::on_signal(env)?;
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listened = listener.local_addr().context("the address is not known")?;
+    let address = match &config.advertise {
+        Some(address) => address.clone(),
+        None if listened.ip().is_unspecified() => {
+            let advice =
+                "`listen` names every address of this machine: say in `advertise` where other processes reach it";
+            return Err(Error::Usage(advice.to_owned()));
+        }
+        None => format!("http://{listened}"),
+    };
+    let bus = bus(&config, role, env).await?;
+    let record = node::cluster_record(bus.as_ref(), env, config.shards).await.map_err(anyhow::Error::from)?;
+    let drivers = AllDrivers::among_others(&config, env).await.map_err(anyhow::Error::from)?;
+    let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
+    let reach = Reach::Http { address, metrics: metrics::peers::Metrics::new(metrics.registry()).context("metrics")? };
+    let settings = http::Settings::of(&config);
+    let parts = node::Parts {
+        bus,
+        record,
+        names: drivers.names(),
+        fronts: drivers.fronts(&config),
+        drivers: Arc::new(drivers),
+        config,
+        role,
+        reach,
+    };
+    let node = Node::start(parts, env.clone()).await;
+    let served = Arc::new(Served::new(node.gateway().clone()));
+    let settings = http::Settings { members: node.members(), ..settings };
+    let app = App::new(served, env.clone(), settings, Arc::new(metrics), Arc::new(level));
+    let (serving, stop_serving) = (TaskTracker::new(), stop.child_token());
+    env.spawn("http", serving.track_future(http::serve(app, listener, stop_serving.clone())));
+    serving.close();
+    output::line(&format!("listening on http://{listened}"))?;
+    tracing::info!(address = %listened, "serving");
+
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => tracing::info!("draining; a second signal stops at once"),
+        () = node.cells_ended() => tracing::info!("drained by an operator"),
+    }
+    // Cells first: while they hand over, the others still ask them.
+    let handed_over = node.stop(DRAIN).await;
+    stop_serving.cancel();
+    if env.timeout(DRAIN, serving.wait()).await.is_none() {
+        tracing::warn!("requests under way were cut off");
+    }
+    if !handed_over {
+        tracing::warn!("not everything was handed over in time; others take it up when the lease has run out");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bus(config: &Config, role: Role, env: &Env) -> Result<Arc<dyn Bus>> {
+    let name = match role {
+        Role::Cell => "cellbus cell",
+        Role::Directory => "cellbus directory",
+    };
+    match config.bus {
+        Transport::Nats => Ok(nats::open(config, name, env).await?),
+        Transport::Embedded => Err(Error::Usage(format!(
+            "{name} is one process of several, which need a bus that they share: set bus = \"nats\"; `cellbus up` is one process with everything"
+        ))),
+        Transport::Kafka => Err(Error::Usage("this build has no Kafka: set bus = \"nats\"".to_owned())),
+    }
+}

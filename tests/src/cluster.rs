@@ -1,0 +1,191 @@
+//! A cluster of several processes: a NATS server, simulated managers, cells, directories, each a
+//! child process on a port of its own choice, all of one temporary directory.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::nats::testing::NatsServer;
+use serde_json::Value;
+
+use crate::process::{Server, wait_for};
+
+/// How long a change of members may take to be seen by all, on a busy machine.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Simulated managers, all of one process.
+    pub managers: usize,
+    /// Hosts of each.
+    pub hosts_per_manager: usize,
+    /// How long they take: `none`, `fast`.
+    pub latency: &'static str,
+    /// Shards.
+    pub shards: u16,
+    /// More of the configuration, as TOML.
+    pub more: String,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { managers: 6, hosts_per_manager: 10, latency: "fast", shards: 32, more: String::new() }
+    }
+}
+
+/// The cluster. Dropped, everything is killed.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    shape: Shape,
+    started: usize,
+    /// The broker.
+    pub nats: NatsServer,
+    /// The managers.
+    pub managers: Server,
+    /// The cells, in the order in which they were started.
+    pub cells: Vec<Server>,
+    /// The directory replicas.
+    pub directories: Vec<Server>,
+}
+
+impl Cluster {
+    /// Starts the broker and the managers, then so many cells and directories, and waits until all
+    /// are ready.
+    ///
+    /// # Errors
+    /// When one does not start; its log is part of the error.
+    pub async fn start(shape: Shape, cells: usize, directories: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let nats = NatsServer::start();
+        let (managers, hosts) = (shape.managers.to_string(), shape.hosts_per_manager.to_string());
+        let data = folder.path().join("managers");
+        let arguments = ["sim-managers", "--listen", "127.0.0.1:0", "--managers", &managers, "--hosts-per-manager"];
+        let more = [hosts.as_str(), "--latency", shape.latency, "--data", data.to_str().context("UTF-8")?];
+        let managers = Server::spawn(&folder.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
+        let mut cluster =
+            Self { folder, shape, started: 0, nats, managers, cells: Vec::new(), directories: Vec::new() };
+        fs::write(cluster.config(), cluster.toml())?;
+        for _ in 0..cells {
+            cluster.add_cell()?;
+        }
+        for _ in 0..directories {
+            cluster.add_directory()?;
+        }
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("cellbus.toml")
+    }
+
+    fn toml(&self) -> String {
+        let Shape { managers, shards, more, .. } = &self.shape;
+        let mut text = format!(
+            "bus = \"nats\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[nats]\nurls = [\"{}\"]\n",
+            self.nats.url()
+        );
+        for manager in 0..*managers {
+            // A write to a String cannot fail.
+            let _ = write!(text, "[[managers]]\nname = \"sim-{manager:04}\"\naddress = \"{}\"\n", self.managers.url);
+        }
+        text
+    }
+
+    fn spawn(&mut self, role: &str) -> Result<Server> {
+        self.started += 1;
+        let own = self.folder.path().join(format!("{role}-{}", self.started));
+        let (config, data) = (self.config(), own.clone());
+        let text = |path: &PathBuf| path.to_str().map(str::to_owned).context("paths of tests are UTF-8");
+        Server::spawn(&own, &[role, "--config", &text(&config)?, "--data", &text(&data)?])
+    }
+
+    /// Starts one more cell; it is ready a little later.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn add_cell(&mut self) -> Result<()> {
+        let cell = self.spawn("cell")?;
+        self.cells.push(cell);
+        Ok(())
+    }
+
+    /// Starts one more directory; it is ready a little later.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn add_directory(&mut self) -> Result<()> {
+        let directory = self.spawn("directory")?;
+        self.directories.push(directory);
+        Ok(())
+    }
+
+    /// Every process that serves the HTTP API.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.cells.iter().chain(&self.directories)
+    }
+
+    /// Waits until all are ready.
+    ///
+    /// # Errors
+    /// When one is not in time; its log is part of the error.
+    pub async fn ready(&self) -> Result<()> {
+        for server in self.servers() {
+            server.ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every shard is open at one of as many cells as run here.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn settled(&self) -> Result<()> {
+        let asked = self.directories.first().or(self.cells.first()).context("something runs")?;
+        let cells = self.cells.len();
+        wait_for("every shard to be open at a cell that lives", SETTLED, async || {
+            let (seen, shards) = (asked.get("/v1/cells").await?, asked.get("/v1/shards").await?);
+            let seen = rows(&seen.body);
+            let open = rows(&shards.body).iter().filter(|shard| shard["state"] == "open").count();
+            let good = seen.len() == cells && open == usize::from(self.shape.shards);
+            Ok(if good { Ok(()) } else { Err(format!("{} of {cells} cells, {open} shards open", seen.len())) })
+        })
+        .await
+        .with_context(|| asked.log_tail())
+    }
+
+    /// Directory against managers, from each process: nothing may differ.
+    ///
+    /// # Errors
+    /// What differs.
+    pub async fn audit(&self) -> Result<()> {
+        for server in self.servers() {
+            let out = server.run(&["audit", "--output", "json"])?;
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            ensure!(out.status.success(), "the audit found: {text}\n{}", server.log_tail());
+        }
+        Ok(())
+    }
+
+    /// What the managers themselves know must never be: a VM made on two of them, a full host.
+    ///
+    /// # Errors
+    /// What they saw, or that they do not answer.
+    pub async fn no_violations(&self) -> Result<()> {
+        let status = self.managers.get("/sim/v1/status").await?;
+        let seen = &status.body["violations"];
+        for what in ["double_creates", "overfilled_hosts"] {
+            ensure!(seen[what].as_u64() == Some(0), "{what}: {}", status.body);
+        }
+        ensure!(status.body["doubles"].as_array().is_some_and(Vec::is_empty), "twice: {}", status.body);
+        Ok(())
+    }
+}
+
+fn rows(body: &Value) -> Vec<Value> {
+    let items = body.as_array().or_else(|| body["items"].as_array());
+    items.cloned().unwrap_or_default()
+}
