@@ -9,6 +9,7 @@ mod jobs;
 mod logging;
 mod output;
 mod progress;
+mod remote;
 mod report;
 mod settings;
 mod shutdown;

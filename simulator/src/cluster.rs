@@ -22,6 +22,7 @@ use cellbus_cell::cell::{self, Cell, Handle};
 use cellbus_cell::config::Config;
 use cellbus_cell::driver::{Driver, Drivers};
 use cellbus_cell::front::{self, hosts::OverCommit};
+use cellbus_cell::security::MembersTls;
 use cellbus_cell::{Gateway, Process, runner};
 use cellbus_directory::checkpoint::{self, Checkpoint};
 use cellbus_directory::replica::Replica;
@@ -132,6 +133,14 @@ impl Cluster {
     /// # Errors
     /// When the data directory cannot be used, or managers of other processes cannot be reached.
     pub async fn open(parts: Parts, env: Env) -> Result<Self, Error> {
+        Self::open_with(parts, None, env).await
+    }
+
+    /// As [`Cluster::open`], with certificates by which managers of other processes know this one.
+    ///
+    /// # Errors
+    /// As [`Cluster::open`].
+    pub async fn open_with(parts: Parts, members: Option<&MembersTls>, env: Env) -> Result<Self, Error> {
         let Parts { data, config, inventory, latency } = parts;
         let bus = Embedded::open(bus_config(&config, &data), env.clone())?;
         let record = cluster_record(&bus, &env, config.shards).await?;
@@ -145,7 +154,7 @@ impl Cluster {
             env.clone(),
         )
         .await?;
-        let drivers = Arc::new(AllDrivers::of(Arc::clone(&fleet), &config, &env).await?);
+        let drivers = Arc::new(AllDrivers::of(Arc::clone(&fleet), &config, members, &env).await?);
 
         let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
         let checkpoint = Checkpoint::open(
@@ -392,7 +401,7 @@ struct AllDrivers {
 }
 
 impl AllDrivers {
-    async fn of(fleet: Arc<Fleet>, config: &Config, env: &Env) -> Result<Self, Error> {
+    async fn of(fleet: Arc<Fleet>, config: &Config, members: Option<&MembersTls>, env: &Env) -> Result<Self, Error> {
         let mut fleets: BTreeMap<String, Arc<RemoteFleet>> = BTreeMap::new();
         let mut remote = BTreeMap::new();
         for manager in &config.managers {
@@ -400,7 +409,7 @@ impl AllDrivers {
             let connected = match fleets.get(address) {
                 Some(connected) => Arc::clone(connected),
                 None => {
-                    let connected = RemoteFleet::connect(address, env.clone())
+                    let connected = RemoteFleet::connect_with(address, members, env.clone())
                         .await
                         .map_err(|source| Error::Remote { address: address.clone(), source })?;
                     let connected = Arc::new(connected);

@@ -7,6 +7,7 @@
 //! - `data_dir`: directories that are in use, damaged, not writable, nearly full;
 //! - `kills`: `kill -9` under load, over and over the same data;
 //! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell;
+//! - `security`: TLS, tokens and certificates of members, as `ops/docs/security.md` says to make them;
 //! - `traces`: one job followed through the log.
 
 // Edges: real processes, sockets and clocks stand on this side of the code under test.

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerId, VmId};
 use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::security::{self, MembersTls};
 use cellbus_directory::VmFacts;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
@@ -34,7 +35,10 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address is none.
-    #[error("{url:?} is no address of simulated managers; it looks like http://127.0.0.1:7080")]
+    #[error(
+        "{url:?} is no address of simulated managers; it looks like https://host:7080 with certificates of members, and \
+         like http://127.0.0.1:7080 without"
+    )]
     Address {
         /// What was given.
         url: String,
@@ -76,7 +80,17 @@ impl RemoteFleet {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(url: &str, env: Env) -> Result<Self, ConnectError> {
-        let base = Url::parse(url).ok().filter(|base| base.scheme() == "http" && base.has_host());
+        Self::connect_with(url, None, env).await
+    }
+
+    /// As [`RemoteFleet::connect`]; with certificates of members, at `https://host:7080` too.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_with(url: &str, tls: Option<&MembersTls>, env: Env) -> Result<Self, ConnectError> {
+        // Whether `http` will do is the configuration's to say.
+        let scheme = |base: &Url| base.scheme() == "http" || (base.scheme() == "https" && tls.is_some());
+        let base = Url::parse(url).ok().filter(|base| base.has_host() && scheme(base));
         let base = base.ok_or_else(|| ConnectError::Address { url: url.to_owned() })?;
         let no_answer = |source| ConnectError::NoAnswer { url: url.to_owned(), source };
         // Managers are reached directly: what HTTP_PROXY says is meant for the web.
@@ -84,9 +98,16 @@ impl RemoteFleet {
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(KEEPALIVE)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|error| no_answer(unreachable(&error)))?;
+            .tcp_nodelay(true);
+        let http = match tls {
+            Some(tls) => http.tls_backend_preconfigured(tls.client_of_any_protocol()),
+            None => {
+                // Nobody's certificate is asked for, so no CA is.
+                security::use_ring();
+                http.tls_certs_only([])
+            }
+        };
+        let http = http.build().map_err(|error| no_answer(unreachable(&error)))?;
         let mut fleet = Self { http, base, managers: BTreeMap::new(), env };
         let request = fleet.http.get(fleet.url(&["managers"]));
         let managers: Vec<ManagerInfo> = limited(&fleet.env, READ_TIMEOUT, send(request)).await.map_err(no_answer)?;
