@@ -29,7 +29,7 @@ use crate::exit::Result;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 the job or check failed, 2 bad usage, 3 the server can't be reached.
-CELLBUS_SERVER names the server, CELLBUS_CA its CA, CELLBUS_TOKEN or CELLBUS_TOKEN_FILE the token to sign in with,
+CELLBUS_SERVER names the server, CELLBUS_CA its CA, CELLBUS_TOKEN or CELLBUS_TOKEN_FILE a token,
 CELLBUS_TENANT the tenant; NO_COLOR turns colours off.";
 
 /// A control plane for very large fleets of virtual machines.

@@ -23,7 +23,7 @@ use cellbus_bus::ids::TenantId;
 use cellbus_directory::record::Operator;
 
 use super::App;
-use super::problem::Problem;
+use super::problem::{Challenge, Problem};
 use super::query::Query;
 use crate::security::{Identity, Role};
 
@@ -125,13 +125,10 @@ pub(super) fn identify(app: &App, path: &str, headers: &HeaderMap, from: SocketA
         None if is_open(app, path) => Ok(Caller { from, who: Who::Unknown }),
         None => Err(match headers.contains_key(AUTHORIZATION) {
             true => Problem::unauthenticated(
-                "Bearer realm=\"cellbus\", error=\"invalid_token\"",
+                Challenge::OtherToken,
                 "the token is none that is known here; it may have been replaced",
             ),
-            false => Problem::unauthenticated(
-                "Bearer realm=\"cellbus\"",
-                "this call needs a token: Authorization: Bearer ...",
-            ),
+            false => Problem::unauthenticated(Challenge::Token, "this call needs a token: Authorization: Bearer ..."),
         }),
     }
 }

@@ -49,7 +49,24 @@ pub(super) struct Problem {
     pub(super) errors: Vec<Member>,
     retry_after_seconds: Option<u32>,
     /// How to sign in, where that is what lacks (RFC 6750).
-    challenge: Option<&'static str>,
+    challenge: Option<Challenge>,
+}
+
+/// What a caller that is not recognised is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Challenge {
+    /// To sign in.
+    Token,
+    /// To sign in with another token.
+    OtherToken,
+}
+impl Challenge {
+    fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Token => "Bearer realm=\"cellbus\"",
+            Self::OtherToken => "Bearer realm=\"cellbus\", error=\"invalid_token\"",
+        })
+    }
 }
 
 /// A problem document (RFC 9457).
@@ -116,7 +133,7 @@ impl Problem {
             challenge: None,
         }
     }
-    pub(super) fn unauthenticated(challenge: &'static str, detail: &str) -> Self {
+    pub(super) fn unauthenticated(challenge: Challenge, detail: &str) -> Self {
         Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail) }
     }
     pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -152,7 +169,7 @@ impl IntoResponse for Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = self.challenge {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            headers.insert(WWW_AUTHENTICATE, challenge.header());
         }
         response
     }
