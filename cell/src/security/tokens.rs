@@ -73,6 +73,10 @@ impl Tokens {
         if table.get_ref().len() > TOKENS_MAX {
             return Err(format!("{} tokens are more than the {TOKENS_MAX} that there may be", table.get_ref().len()));
         }
+        // As a file is while it is being written: nobody would be let in.
+        if table.get_ref().is_empty() {
+            return Err("there is no token in it".to_owned());
+        }
         let mut known: Vec<(Digest, Arc<Identity>)> = Vec::with_capacity(table.get_ref().len());
         for (key, value) in table.get_ref() {
             let at = line(key.span().start);
@@ -192,6 +196,7 @@ mod tests {
         for (text, what) in [
             (format!("{good}cbt_secret = {{ name = \"x\", tenant = \"acme\" }}\n"), "line 2: the key is not"),
             (format!("{good}\ncbt_secret == 3"), "line 3: this is not TOML"),
+            ("# nobody\n".to_owned(), "there is no token in it"),
             (format!("{good}{good}"), "twice"),
             (good.clone() + &good.replace("acme", "other").replace(&digest("a"), &digest("a").to_uppercase()), "twice"),
             (line("a", "name = \"portal\""), "line 1: it has neither"),

@@ -27,17 +27,18 @@ pub(super) struct Watched<T> {
     metrics: Metrics,
 }
 
-/// What the last look found.
+/// What looks have found.
 struct Seen {
+    /// What the value in force was made of.
     content: Vec<Bytes>,
-    /// What is wrong with the files since the value was made, and whether it has been said.
-    broken: Option<(String, Said)>,
+    /// What the last look found instead.
+    new: Option<New>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Said {
-    NotYet,
-    Already,
+struct New {
+    found: Result<Vec<Bytes>, String>,
+    /// Whether it has been judged, and found wanting.
+    broken: bool,
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
@@ -51,7 +52,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let content = content(&files, env).await?;
         let now = ArcSwap::from_pointee(read(&content)?);
         metrics.broken(name, false);
-        let seen = Mutex::new(Seen { content, broken: None });
+        let seen = Mutex::new(Seen { content, new: None });
         Ok(Self { name, files, read, now, seen, metrics: metrics.clone() })
     }
 
@@ -60,47 +61,46 @@ impl<T: Send + Sync + 'static> Watched<T> {
         self.now.load_full()
     }
 
-    /// Looks whether the files hold something else. Cancel safe.
+    /// Looks whether the files hold something else. What two looks find alike is judged: files are
+    /// not written, nor several of them replaced, at one moment. Cancel safe.
     pub(super) async fn look(&self, env: &Env) {
-        let found = content(&self.files, env).await;
+        let found = content(&self.files, env).await.map_err(|error| in_full(&error));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = match found {
-            Ok(content) if content == seen.content => {
-                // Put back as it was, if it was broken in between.
-                if seen.broken.take().is_some() {
-                    self.metrics.broken(self.name, false);
-                }
+        if found.as_ref().is_ok_and(|content| *content == seen.content) {
+            // Put back as it was, if it was something else in between.
+            if seen.new.take().is_some() {
+                self.metrics.broken(self.name, false);
+            }
+            return;
+        }
+        let same = seen.new.as_ref().filter(|new| new.found == found);
+        match same {
+            None => {
+                // The metric stays as it is until these are judged too.
+                seen.new = Some(New { found, broken: false });
                 return;
             }
-            Ok(content) => (self.read)(&content).map(|value| (content, value)),
-            Err(error) => Err(error),
-        };
+            Some(judged) if judged.broken => return,
+            Some(_) => {}
+        }
+        let made = found.and_then(|content| {
+            let value = (self.read)(&content).map_err(|error| in_full(&error))?;
+            Ok((content, value))
+        });
         match made {
             Ok((content, value)) => {
                 self.now.store(Arc::new(value));
-                *seen = Seen { content, broken: None };
+                *seen = Seen { content, new: None };
                 self.metrics.broken(self.name, false);
                 self.metrics.reloaded(self.name);
                 tracing::info!(files = self.name, "read again: what they hold counts from now on");
             }
             Err(error) => {
-                let why = in_full(&error);
-                // Several files are not replaced at one moment: what is still wrong at the next
-                // look is worth a person's attention, and is said once.
-                let said = match &seen.broken {
-                    Some((before, Said::Already)) if *before == why => Said::Already,
-                    Some((before, Said::NotYet)) if *before == why => {
-                        self.metrics.broken(self.name, true);
-                        tracing::error!(
-                            files = self.name,
-                            error = why,
-                            "new files cannot be used: the old ones stay in force"
-                        );
-                        Said::Already
-                    }
-                    Some(_) | None => Said::NotYet,
-                };
-                seen.broken = Some((why, said));
+                if let Some(new) = &mut seen.new {
+                    new.broken = true;
+                }
+                self.metrics.broken(self.name, true);
+                tracing::error!(files = self.name, error, "new files cannot be used: the old ones stay in force");
             }
         }
     }
