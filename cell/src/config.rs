@@ -119,6 +119,14 @@ pub struct Config {
     pub log: Log,
     /// `[http]`
     pub http: Http,
+    /// `[tls]`
+    pub tls: Option<Tls>,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[members.tls]`
+    pub members_tls: Option<MembersTls>,
+    /// `security.reload_interval`
+    pub reload_interval: Duration,
     /// `[nats]`
     pub nats: Nats,
     /// `[[managers]]`
@@ -209,6 +217,35 @@ impl Default for Http {
     }
 }
 
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate of the HTTP API.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// The file of tokens; `None`: everybody may do everything.
+    pub tokens: Option<PathBuf>,
+    /// Whether `/metrics` is for everybody.
+    pub metrics_open: bool,
+}
+
+/// `[members.tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersTls {
+    /// Who signs members.
+    pub ca: PathBuf,
+    /// This process's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// One of `[[managers]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manager {
@@ -284,11 +321,12 @@ impl Config {
         let gathered = source::gather(&sources);
         let mut errors = gathered.errors;
         let settings = Settings::of(KEYS, gathered.sets, "", &mut errors);
+        let clear = Clear { anywhere: settings.flag("http.insecure"), tls: settings.path("members.tls.ca").is_some() };
         let mut managers = Vec::new();
         for (index, (origin, sets)) in gathered.managers.into_iter().enumerate() {
             let prefix = format!("managers[{index}].");
             let settings = Settings::of(MANAGER_KEYS, sets, &prefix, &mut errors);
-            if let Some(manager) = settings.manager(&prefix, &origin, &mut errors) {
+            if let Some(manager) = settings.manager(&prefix, &origin, clear, &mut errors) {
                 if managers.iter().any(|known: &Manager| known.name == manager.name) {
                     let message = format!("there is another manager named `{}`; each name stands once", manager.name);
                     errors.push(Error { key: format!("{prefix}name"), origin, message });
@@ -325,6 +363,15 @@ impl Config {
     pub fn dump(&self) -> String {
         dump::dump(self, &self.settings)
     }
+}
+
+/// How other members may be talked to.
+#[derive(Clone, Copy)]
+struct Clear {
+    /// In clear, wherever they are.
+    anywhere: bool,
+    /// With TLS.
+    tls: bool,
 }
 
 /// Checked values by key.
@@ -389,8 +436,11 @@ impl Settings {
     fn flag(&self, path: &str) -> bool {
         matches!(self.0.get(path), Some((Value::Flag(true), _)))
     }
+    fn path(&self, path: &str) -> Option<PathBuf> {
+        Some(self.text(path)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
 
-    fn manager(&self, prefix: &str, origin: &Origin, errors: &mut Vec<Error>) -> Option<Manager> {
+    fn manager(&self, prefix: &str, origin: &Origin, clear: Clear, errors: &mut Vec<Error>) -> Option<Manager> {
         let name = self.text("name");
         let name = match name.parse::<ManagerName>() {
             Ok(name) => name,
@@ -408,12 +458,11 @@ impl Settings {
                 host_memory_mib: self.count("host_memory") >> 20,
                 host_disk_gib: self.count("host_disk") >> 30,
             }
-        } else if address.starts_with("http://") {
-            ManagerKind::Remote { address }
-        } else {
-            let message = "an address begins with http:// and names host and port".to_owned();
+        } else if let Err(message) = manager_address(&address, clear) {
             errors.push(Error { key: format!("{prefix}address"), origin: self.origin("address"), message });
             return None;
+        } else {
+            ManagerKind::Remote { address }
         };
         Some(Manager {
             name,
@@ -435,21 +484,67 @@ impl Settings {
         let mut wrong = |key: &str, message: String| {
             errors.push(Error { key: key.to_owned(), origin: self.origin(key), message });
         };
+        let tls = match (self.path("tls.cert"), self.path("tls.key")) {
+            (Some(cert), Some(key)) => Some(Tls { cert, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                wrong("tls.cert", "a certificate is of use only with its key: set `tls.key` too".to_owned());
+                None
+            }
+            (None, Some(_)) => {
+                wrong("tls.key", "a key is of use only with its certificate: set `tls.cert` too".to_owned());
+                None
+            }
+        };
+        let members = ["members.tls.ca", "members.tls.cert", "members.tls.key"];
+        let members_tls = match members.map(|key| self.path(key)) {
+            [Some(ca), Some(cert), Some(key)] => Some(MembersTls { ca, cert, key }),
+            [None, None, None] => None,
+            _ => {
+                for key in members.into_iter().filter(|key| self.path(key).is_none()) {
+                    wrong(key, "members need a CA, a certificate of it and its key: all three, or none".to_owned());
+                }
+                None
+            }
+        };
+        if members_tls.is_some() && self.path("tls.cert").is_none() && self.path("tls.key").is_none() {
+            let message = "members talk to the listener of the HTTP API, which speaks TLS or does not: set `tls.cert` \
+                           and `tls.key` too";
+            wrong("members.tls.ca", message.to_owned());
+        }
+        let auth = Auth { tokens: self.path("auth.tokens"), metrics_open: self.text("auth.metrics") == "open" };
+        let several = self.text("bus") != "embedded";
+        if several && tls.is_some() && members.into_iter().all(|key| self.path(key).is_none()) {
+            let message = "members of this cluster could not talk to this process: set `members.tls.ca`, `.cert` and \
+                           `.key` too";
+            wrong("tls.cert", message.to_owned());
+        }
         let listen = listen_address(&self.text("listen"));
         match &listen {
             Ok(address) if !address.ip().is_loopback() && !self.flag("http.insecure") => {
-                let message = format!(
-                    "{address} is reached from beyond this machine, and there is neither TLS nor authentication; \
-                     listen on loopback, or set `http.insecure` (--insecure) if the network is trusted"
-                );
-                wrong("listen", message);
+                let lacks: Vec<&str> = [
+                    ("no TLS (`tls.cert`, `tls.key`)", self.path("tls.cert").is_none()),
+                    ("no authentication (`auth.tokens`)", auth.tokens.is_none()),
+                    ("no TLS between members (`members.tls.ca`)", several && self.path("members.tls.ca").is_none()),
+                ]
+                .into_iter()
+                .filter_map(|(what, lacks)| lacks.then_some(what))
+                .collect();
+                if !lacks.is_empty() {
+                    let message = format!(
+                        "{address} is reached from beyond this machine, and there is {}; set that, listen on loopback, \
+                         or set `http.insecure` (--insecure) if the network is trusted",
+                        lacks.join(" and ")
+                    );
+                    wrong("listen", message);
+                }
             }
             Ok(_) => {}
             Err(message) => wrong("listen", message.clone()),
         }
         let advertise = self.text("advertise");
-        if !advertise.is_empty() && !advertise.starts_with("http://") {
-            wrong("advertise", "it begins with http:// and names host and port".to_owned());
+        if !advertise.is_empty() && !["http://", "https://"].iter().any(|scheme| advertise.starts_with(scheme)) {
+            wrong("advertise", "it begins with http:// or https:// and names host and port".to_owned());
         }
         let mut listed = std::collections::BTreeSet::new();
         if let Some((Value::Names(names), _)) = self.0.get("tenants") {
@@ -544,10 +639,40 @@ impl Settings {
                 events_readers_max: self.usize("http.events_readers_max"),
             },
             nats,
+            tls,
+            auth,
+            members_tls,
+            reload_interval: self.time("security.reload_interval"),
             managers,
             settings: self.0,
         })
     }
+}
+
+/// Where a manager of another process is, and whether it may be talked to so.
+fn manager_address(address: &str, clear: Clear) -> Result<(), String> {
+    let uri: Option<axum::http::Uri> = address.parse().ok();
+    let scheme = uri.as_ref().and_then(|uri| uri.scheme_str());
+    match (scheme, uri.as_ref().and_then(|uri| uri.host())) {
+        (Some("https"), Some(_)) if clear.tls => Ok(()),
+        (Some("https"), Some(_)) => {
+            Err("members talk TLS with certificates of their own: set `members.tls.ca`, `.cert` and `.key`".to_owned())
+        }
+        (Some("http"), Some(host)) if clear.anywhere || on_loopback(host) => Ok(()),
+        (Some("http"), Some(_)) => Err(
+            "whoever is in between could do anything to this manager: write https:// and set `members.tls`, or set \
+             `http.insecure` (--insecure) if the network is trusted"
+                .to_owned(),
+        ),
+        (_, _) => Err("an address begins with http:// or https:// and names host and port".to_owned()),
+    }
+}
+
+/// Whether a host is this machine, by what is written.
+#[must_use]
+pub fn on_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// An address and port; `localhost` is loopback, other names are not looked up.

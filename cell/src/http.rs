@@ -11,7 +11,8 @@
 //! - a body of up to 4 MiB is read to its end even when its request is refused;
 //! - every error is a problem document with a stable code, and 429 and 503 say when to come again;
 //! - every route is in `/v1/openapi.json`, refuses parameters that it does not know, and is listed
-//!   once, in `routes`.
+//!   once, in `routes`, with who may call it;
+//! - a tenant's token shows and changes what is that tenant's (`access`, `owned`).
 //!
 //! Handlers are one file a resource, and stand on [`Api`] alone, which [`Served`] makes of a gateway.
 
@@ -31,7 +32,9 @@ use tower::Service as _;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::peers::wire;
+use crate::security::{Channel, Security};
 
+mod access;
 mod api;
 mod audit;
 mod body;
@@ -49,6 +52,7 @@ mod log;
 mod managers;
 mod members;
 mod openapi;
+mod owned;
 mod paced;
 mod problem;
 mod query;
@@ -71,8 +75,8 @@ pub use problem::CODES;
 pub use serve::serve;
 pub use served::Served;
 
+use access::Caller;
 use body::Bodies;
-use extract::Caller;
 use problem::Problem;
 use query::Query;
 
@@ -90,19 +94,27 @@ pub struct Settings {
     pub intake: Limits,
     /// What is served to other processes of the cluster, if there are any.
     pub members: Option<Members>,
+    /// TLS, tokens, certificates of members.
+    pub security: Security,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { http: config::Http::default(), tenants: Tenants::Any, intake: Limits::default(), members: None }
+        Self {
+            http: config::Http::default(),
+            tenants: Tenants::Any,
+            intake: Limits::default(),
+            members: None,
+            security: Security::default(),
+        }
     }
 }
 
 impl Settings {
-    /// As configured.
+    /// As configured, without members and with no [`Security`]: that is opened from files.
     #[must_use]
     pub fn of(config: &config::Config) -> Self {
-        Self { http: config.http, tenants: config.tenants.clone(), intake: Limits::default(), members: None }
+        Self { http: config.http, tenants: config.tenants.clone(), ..Self::default() }
     }
 }
 
@@ -165,7 +177,7 @@ impl App {
     }
 
     pub(crate) fn handler(&self) -> Handler {
-        let router = routes::router()
+        let router = routes::router(self)
             .fallback(unknown_path)
             .method_not_allowed_fallback(unknown_method)
             // Bodies are bounded before they come here, and axum's own bound is below ours.
@@ -188,9 +200,27 @@ impl App {
 
 impl Handler {
     /// Answers one request.
-    pub(crate) async fn answer(&mut self, request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+    pub(crate) async fn answer(&mut self, request: Request<Body>, peer: SocketAddr, by: Channel) -> Response<Body> {
         let app = self.app.clone();
         let begun = app.env.mono();
+        let path = request.uri().path();
+        let of_members =
+            app.settings.members.as_ref().and_then(|members| Some((members, path.strip_prefix(wire::PREFIX)?)));
+        if of_members.is_some() || by == Channel::Member {
+            let path = path.to_owned();
+            let response = between_members(&app, request, by).await;
+            app.metrics.request(&path, response.status().as_u16(), app.env.mono().since(begun));
+            return response;
+        }
+        let caller = match access::identify(&app, path, request.headers(), peer) {
+            Ok(caller) => caller,
+            Err(problem) => {
+                let path = path.to_owned();
+                let response = app.bodies.refuse(&app.env, request, problem).await.into_response();
+                app.metrics.request(&path, response.status().as_u16(), app.env.mono().since(begun));
+                return response;
+            }
+        };
         // The one call that is made 50,000 times a second takes the short way: no router, no
         // body, no extensions.
         if *request.method() == Method::GET
@@ -198,20 +228,17 @@ impl Handler {
             && let Some(vm) = request.uri().path().strip_prefix("/v1/locate/").and_then(|text| text.parse().ok())
             && axum::body::HttpBody::is_end_stream(request.body())
         {
-            let response = locate::find(&app, vm).await.unwrap_or_else(IntoResponse::into_response);
+            let response = locate::find(&app, &caller, vm).await.unwrap_or_else(IntoResponse::into_response);
             app.metrics.request("/v1/locate/", response.status().as_u16(), app.env.mono().since(begun));
             return response;
         }
         let path = request.uri().path().to_owned();
-        let response = match (&app.settings.members, path.strip_prefix(wire::PREFIX)) {
-            (Some(members), Some(rest)) => member(&app, members, rest, request).await,
-            (Some(_) | None, _) => self.routed(request, peer).await,
-        };
+        let response = self.routed(request, caller).await;
         app.metrics.request(&path, response.status().as_u16(), app.env.mono().since(begun));
         response
     }
 
-    async fn routed(&mut self, request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+    async fn routed(&mut self, request: Request<Body>, caller: Caller) -> Response<Body> {
         let app = &self.app;
         let (mut parts, body) = request.into_parts();
         let held = match app.bodies.read(&app.env, &parts.headers, body).await {
@@ -222,7 +249,7 @@ impl Handler {
             let detail = format!("a path with its parameters has up to {URI_BYTES_MAX} bytes");
             return Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail).into_response();
         }
-        parts.extensions.insert(Caller(peer));
+        parts.extensions.insert(caller);
         let request = Request::from_parts(parts, Body::from(held.bytes.clone()));
         // The router's own error type cannot have a value.
         let response = self.router.call(request).await.unwrap_or_else(|never| match never {});
@@ -232,8 +259,23 @@ impl Handler {
     }
 }
 
-/// What came from another process of the cluster.
-async fn member(app: &App, members: &Members, path: &str, request: Request<Body>) -> Response<Body> {
+/// What came from another process of the cluster, or says so.
+async fn between_members(app: &App, request: Request<Body>, by: Channel) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let (members, path) = match (&app.settings.members, path.strip_prefix(wire::PREFIX)) {
+        (Some(members), Some(path)) => (members, path),
+        (Some(_) | None, _) => {
+            let detail = "a member's connection carries what is between members, and nothing else";
+            let problem = Problem::new(StatusCode::FORBIDDEN, "forbidden", detail);
+            return app.bodies.refuse(&app.env, request, problem).await.into_response();
+        }
+    };
+    // In clear only where there is no TLS at all: the configuration has seen to it that this is meant.
+    if by == Channel::Tls || (by == Channel::Clear && app.settings.security.members().is_some()) {
+        let detail = "what is between members comes over a connection with a certificate of the members' CA";
+        let problem = Problem::new(StatusCode::FORBIDDEN, wire::NOT_VERIFIED, detail);
+        return app.bodies.refuse(&app.env, request, problem).await.into_response();
+    }
     let (parts, body) = request.into_parts();
     match app.member_bodies.read(&app.env, &parts.headers, body).await {
         Ok(held) => members.answer(&parts.method, path, &parts.headers, &held.bytes).await,

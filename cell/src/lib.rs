@@ -41,6 +41,7 @@ pub mod ownership;
 pub mod peers;
 pub mod process;
 pub mod runner;
+pub mod security;
 
 pub use cell::Cell;
 pub use gateway::Gateway;

@@ -7,6 +7,7 @@
 pub mod embedded;
 mod memory;
 pub mod peers;
+pub mod security;
 
 use std::time::Duration;
 

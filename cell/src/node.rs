@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::driver::Drivers;
 use crate::http::Members;
 use crate::metrics;
+use crate::security::MembersTls;
 use crate::peers::{HttpPeers, LocalPeers, Peers};
 use crate::{Gateway, Process, front, runner};
 
@@ -68,6 +69,8 @@ pub enum Reach {
     Http {
         /// Where this process is reached: `http://host:port`.
         address: String,
+        /// Certificates by which members know each other, if the network is not to be trusted.
+        tls: Option<MembersTls>,
         /// Counts what goes to the others.
         metrics: metrics::peers::Metrics,
     },
@@ -125,8 +128,12 @@ impl Node {
         let (local, names) = (LocalPeers::default(), Arc::new(ManagerNames::new(names)));
         let peers: Arc<dyn Peers> = match &reach {
             Reach::Alone => Arc::new(local.clone()),
-            Reach::Http { metrics, .. } => {
-                Arc::new(HttpPeers::new(local.clone(), record.cluster_id, env.clone(), metrics.clone()))
+            Reach::Http { tls, metrics, .. } => {
+                let (cluster, metrics) = (record.cluster_id, metrics.clone());
+                Arc::new(match tls {
+                    Some(tls) => HttpPeers::with_tls(local.clone(), cluster, env.clone(), metrics, tls.clone()),
+                    None => HttpPeers::new(local.clone(), cluster, env.clone(), metrics),
+                })
             }
         };
         let process = Process::new(env.clone(), Arc::clone(&bus), peers, local, names, replica);

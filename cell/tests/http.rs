@@ -38,6 +38,7 @@ impl Server {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         cluster.env.spawn("http", serve(app, listener, stop.clone()));
+        cellbus_cell::security::use_ring();
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         Self { cluster, base, client, stop }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{ClientBuilder, Method, StatusCode, Url};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -91,16 +91,10 @@ impl Problem {
 }
 
 impl Client {
-    /// For the server at `base`.
-    pub(crate) fn new(base: &str, echo: bool) -> Result<Self> {
-        let text = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-        let base = Url::parse(&text)
-            .map_err(|error| Error::Usage(format!("--server {base}: {error}; it looks like http://127.0.0.1:7070")))?;
-        if base.scheme() != "http" {
-            return Err(Error::Usage(format!("--server {base}: only http:// is served so far")));
-        }
+    /// For the server at `base`, by a client that trusts and signs in as it should.
+    pub(crate) fn new(base: Url, http: ClientBuilder, echo: bool) -> Result<Self> {
         // A control plane is reached directly: what HTTP_PROXY says is meant for the web.
-        let http = reqwest::Client::builder()
+        let http = http
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)

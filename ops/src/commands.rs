@@ -19,6 +19,7 @@ mod shards;
 mod sim_managers;
 mod simulate;
 mod submit;
+mod token;
 mod up;
 mod vm;
 
@@ -30,7 +31,8 @@ use crate::exit::Result;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 the job or check failed, 2 bad usage, 3 the server can't be reached.
-CELLBUS_SERVER names the server, CELLBUS_TENANT the tenant; NO_COLOR turns colours off.";
+CELLBUS_SERVER names the server, CELLBUS_CA its CA, CELLBUS_TOKEN or CELLBUS_TOKEN_FILE a token,
+CELLBUS_TENANT the tenant; NO_COLOR turns colours off.";
 
 /// A control plane for very large fleets of virtual machines.
 #[derive(Debug, Parser)]
@@ -60,6 +62,7 @@ enum Command {
     Load(Box<load::Command>),
     SimManagers(sim_managers::Command),
     Simulate(Box<simulate::Command>),
+    Token(token::Command),
     Config(config::Command),
     Completions(completions::Command),
 }
@@ -86,6 +89,7 @@ impl Cli {
             Command::Load(command) => server(async |env| command.run(&env).await),
             Command::SimManagers(command) => server(async |env| command.run(&env).await),
             Command::Simulate(command) => server(async |env| command.run(&env).await),
+            Command::Token(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Completions(command) => command.run(),
         }

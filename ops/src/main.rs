@@ -10,6 +10,7 @@ mod logging;
 mod nats;
 mod output;
 mod progress;
+mod remote;
 mod report;
 mod role;
 mod settings;

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use clap::{Args, ValueEnum};
+use clap::ValueEnum;
 
-use crate::client::{Answer, Client};
+use crate::client::Answer;
 use crate::exit::Result;
 use crate::table::{self, Column};
 
@@ -17,32 +17,6 @@ pub(crate) enum Format {
     Json,
 }
 
-/// What every command that talks to a server takes.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Remote {
-    /// Where the server listens
-    #[arg(long, global = true, value_name = "URL", env = "CELLBUS_SERVER", default_value = "http://127.0.0.1:7070")]
-    server: String,
-    /// How to print; json is the body of the HTTP answer, and stable
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
-    output: Format,
-}
-
-impl Remote {
-    /// The client and the printer that they describe.
-    pub(crate) fn open(&self) -> Result<(Client, Printer)> {
-        Ok((Client::new(&self.server, self.output == Format::Json)?, Printer { format: self.output }))
-    }
-    /// The URL as it was given.
-    pub(crate) fn server(&self) -> &str {
-        &self.server
-    }
-    /// How to print.
-    pub(crate) fn format(&self) -> Format {
-        self.output
-    }
-}
-
 /// Standard output. Every write may find that its reader has gone, which ends the command quietly.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printer {
@@ -50,6 +24,9 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format }
+    }
     /// Whether bodies are printed as they are.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json

@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     /// Cells in this process (cells)
     #[arg(long, value_name = "N")]
     cells: Option<String>,
-    /// Listen beyond loopback without TLS and authentication (http.insecure)
+    /// Listen beyond loopback without TLS and authentication, and talk to members in clear (http.insecure)
     #[arg(long)]
     insecure: bool,
     /// What is logged: a level or directives (log.level)

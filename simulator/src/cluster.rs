@@ -19,6 +19,7 @@ use cellbus_bus::ids::{CellId, ManagerName};
 use cellbus_cell::Gateway;
 use cellbus_cell::config::Config;
 use cellbus_cell::node::{self, Node, Reach};
+use cellbus_cell::security::MembersTls;
 use cellbus_directory::tail;
 
 use crate::Inventory;
@@ -86,6 +87,14 @@ impl Cluster {
     /// # Errors
     /// When the data directory cannot be used, or managers of other processes cannot be reached.
     pub async fn open(parts: Parts, env: Env) -> Result<Self, Error> {
+        Self::open_with(parts, None, env).await
+    }
+
+    /// As [`Cluster::open`], with certificates by which managers of other processes know this one.
+    ///
+    /// # Errors
+    /// As [`Cluster::open`].
+    pub async fn open_with(parts: Parts, members: Option<&MembersTls>, env: Env) -> Result<Self, Error> {
         let Parts { config, inventory, latency } = parts;
         let bus = Embedded::open(bus_config(&config), env.clone())?;
         let record = node::cluster_record(bus.as_ref(), &env, config.shards).await?;
@@ -99,7 +108,7 @@ impl Cluster {
             env.clone(),
         )
         .await?;
-        let drivers = AllDrivers::alone(Arc::clone(&fleet), &config, &env).await?;
+        let drivers = AllDrivers::alone(Arc::clone(&fleet), &config, members, &env).await?;
         let parts = node::Parts {
             bus: bus.clone(),
             record,

@@ -8,6 +8,7 @@ use cellbus_bus::ids::{ManagerId, ManagerName};
 use cellbus_cell::config::{Config, ManagerKind};
 use cellbus_cell::driver::{Driver, Drivers};
 use cellbus_cell::front::{self, hosts::OverCommit};
+use cellbus_cell::security::MembersTls;
 
 use crate::managers::Fleet;
 use crate::remote::{self, RemoteFleet};
@@ -65,8 +66,13 @@ impl AllDrivers {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn alone(fleet: Arc<Fleet>, config: &Config, env: &Env) -> Result<Self, Error> {
-        Self::of(Some(fleet), config, env).await
+    pub async fn alone(
+        fleet: Arc<Fleet>,
+        config: &Config,
+        members: Option<&MembersTls>,
+        env: &Env,
+    ) -> Result<Self, Error> {
+        Self::of(Some(fleet), config, members, env).await
     }
 
     /// Of one process of a cluster: all managers are elsewhere. One that does not answer is none of
@@ -74,11 +80,16 @@ impl AllDrivers {
     ///
     /// # Errors
     /// [`Error`], never [`Error::Remote`] for want of an answer.
-    pub async fn among_others(config: &Config, env: &Env) -> Result<Self, Error> {
-        Self::of(None, config, env).await
+    pub async fn among_others(config: &Config, members: Option<&MembersTls>, env: &Env) -> Result<Self, Error> {
+        Self::of(None, config, members, env).await
     }
 
-    async fn of(fleet: Option<Arc<Fleet>>, config: &Config, env: &Env) -> Result<Self, Error> {
+    async fn of(
+        fleet: Option<Arc<Fleet>>,
+        config: &Config,
+        members: Option<&MembersTls>,
+        env: &Env,
+    ) -> Result<Self, Error> {
         let mut by_address: BTreeMap<&String, Vec<&ManagerName>> = BTreeMap::new();
         for manager in &config.managers {
             match &manager.kind {
@@ -90,11 +101,12 @@ impl AllDrivers {
         let mut remote = BTreeMap::new();
         for (address, names) in by_address {
             let unreachable = |source| Error::Remote { address: address.clone(), source };
-            let connected = match RemoteFleet::connect(address, env.clone()).await {
+            let connected = match RemoteFleet::connect_with(address, members, env.clone()).await {
                 Ok(connected) => connected,
                 Err(error) if error.retryable() && fleet.is_none() => {
                     tracing::warn!(address, error = &error as &dyn std::error::Error, "managers do not answer yet");
-                    RemoteFleet::unasked(address, names.iter().copied().cloned(), env.clone()).map_err(unreachable)?
+                    RemoteFleet::unasked(address, names.iter().copied().cloned(), members, env.clone())
+                        .map_err(unreachable)?
                 }
                 Err(error) => return Err(unreachable(error)),
             };

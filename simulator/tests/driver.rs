@@ -154,6 +154,7 @@ mod over_http {
     async fn nonsense_is_refused_and_not_held() {
         let rig = served_rig(Latency::None).await;
         let (url, _) = rig.served.lock().unwrap().clone().unwrap();
+        cellbus_cell::security::use_ring();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let perform = format!("{url}/sim/v1/managers/{}/perform", rig.manager);
         for body in ["", "{", "[]", "{\"session\":1}", &format!("\"{}\"", "x".repeat(1 << 20))] {

@@ -274,6 +274,7 @@ impl Drop for Server {
 }
 
 fn client() -> Result<reqwest::Client> {
+    cellbus_cell::security::use_ring();
     Ok(reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?)
 }
 

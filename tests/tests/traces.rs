@@ -23,6 +23,7 @@ async fn a_job_can_be_followed_from_request_to_outcome() -> Result<()> {
     let server = Server::start(&folder.path().join("data"), &arguments).await?;
     assert_eq!(server.put("/v1/log", &json!({"level": "info,cellbus_cell=trace"})).await?.status, 200);
 
+    cellbus_cell::security::use_ring();
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
     let data = json!({"name": "web", "vcpus": 1, "memory_mib": 512, "disk_gib": 10, "image": "debian-12"});
     let request = http

@@ -85,6 +85,10 @@ fn what_makes_no_sense_fails_with_its_code() {
     }
     let stranger = job_of("other", "steal", operate(vm, Operation::Delete));
     assert_eq!(world.run(&stranger), Err(FailureCode::VmNotFound), "another tenant's VM does not exist");
+    assert!(
+        world.home(stranger.id).job(&stranger.id).expect("it is known").vms.is_empty(),
+        "and nothing is told of it"
+    );
     let nobody = operate(VmId::from_uuid(uuid::Uuid::from_u128(7)), Operation::Start);
     assert_eq!(world.run(&job("nobody", nobody)), Err(FailureCode::VmNotFound));
     world.check();

@@ -108,12 +108,11 @@ pub(super) fn gather(sources: &Sources) -> Gathered {
     out
 }
 
-/// `jobs.remember` as a variable: `CELLBUS_JOBS__REMEMBER`; `bus`: `CELLBUS__BUS`.
+/// `jobs.remember` as a variable: `CELLBUS_JOBS__REMEMBER`; `members.tls.ca`:
+/// `CELLBUS_MEMBERS__TLS__CA`; `bus`: `CELLBUS__BUS`.
 pub(super) fn variable_name(path: &str) -> String {
-    match path.split_once('.') {
-        Some((section, key)) => format!("{PREFIX}{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase()),
-        None => format!("{PREFIX}_{}", path.to_ascii_uppercase()),
-    }
+    let name = path.to_ascii_uppercase().replace('.', "__");
+    if path.contains('.') { format!("{PREFIX}{name}") } else { format!("{PREFIX}_{name}") }
 }
 
 impl Gathered {

@@ -107,6 +107,59 @@ fn listening_beyond_loopback_needs_a_word() {
     assert!(from_text("listen = \"0.0.0.0:7070\"\n[http]\ninsecure = true\n").is_ok());
     assert!(from_text("listen = \"[::1]:0\"\n").is_ok());
     assert!(from_text("listen = \"localhost:80\"\n").is_ok());
+    // What would make it safe is named as far as it is not there.
+    let far = "listen = \"0.0.0.0:7070\"\n";
+    let tls = "[tls]\ncert = \"c\"\nkey = \"k\"\n";
+    let auth = "[auth]\ntokens = \"t\"\n";
+    let members = "[members.tls]\nca = \"a\"\ncert = \"c\"\nkey = \"k\"\n";
+    assert!(errors(far)[0].contains("no TLS (`tls.cert`, `tls.key`) and no authentication"), "{:?}", errors(far));
+    assert!(errors(&format!("{far}{tls}"))[0].contains("there is no authentication (`auth.tokens`);"));
+    assert!(errors(&format!("{far}{auth}"))[0].contains("there is no TLS (`tls.cert`, `tls.key`);"));
+    assert!(from_text(&format!("{far}{tls}{auth}")).is_ok());
+    let nats = "bus = \"nats\"\n";
+    assert!(errors(&format!("{far}{nats}{tls}{auth}")).iter().any(|e| e.contains("no TLS between members")));
+    assert!(from_text(&format!("{far}{nats}{tls}{auth}{members}")).is_ok());
+}
+
+#[test]
+fn certificates_come_with_their_keys_and_members_with_tls() {
+    assert!(errors("[tls]\ncert = \"c\"\n")[0].contains("set `tls.key` too"));
+    assert!(errors("[tls]\nkey = \"c\"\n")[0].contains("set `tls.cert` too"));
+    let all = "[members.tls]\nca = \"a\"\ncert = \"c\"\nkey = \"k\"\n";
+    assert!(errors(all)[0].contains("set `tls.cert` and `tls.key` too"), "{:?}", errors(all));
+    let some = errors("[tls]\ncert = \"c\"\nkey = \"k\"\n[members.tls]\nca = \"a\"\n");
+    assert!(some.len() == 2 && some.iter().all(|e| e.contains("all three, or none")), "{some:?}");
+    let config = variables(&[
+        ("CELLBUS_MEMBERS__TLS__CA", "a"),
+        ("CELLBUS_MEMBERS__TLS__CERT", "b"),
+        ("CELLBUS_MEMBERS__TLS__KEY", "c"),
+        ("CELLBUS_TLS__CERT", "d"),
+        ("CELLBUS_TLS__KEY", "e"),
+        ("CELLBUS_AUTH__METRICS", "open"),
+    ])
+    .unwrap();
+    assert_eq!(config.members_tls.unwrap().ca.to_str(), Some("a"));
+    assert!(config.auth.metrics_open && config.auth.tokens.is_none());
+    // A dump with a table inside a table gives the same again.
+    let text = format!("[tls]\ncert = \"c\"\nkey = \"k\"\n{all}");
+    let config = from_text(&text).unwrap();
+    assert_eq!(from_text(&config.dump()).unwrap().members_tls, config.members_tls);
+}
+
+#[test]
+fn managers_elsewhere_are_talked_to_in_tls() {
+    let manager = |address: &str| format!("[[managers]]\nname = \"m\"\naddress = \"{address}\"\n");
+    let tls = "[tls]\ncert = \"c\"\nkey = \"k\"\n[members.tls]\nca = \"a\"\ncert = \"c\"\nkey = \"k\"\n";
+    for near in ["http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"] {
+        assert!(from_text(&manager(near)).is_ok(), "{near}");
+    }
+    for far in ["http://10.0.0.1:1", "http://host:1"] {
+        assert!(errors(&manager(far))[0].contains("write https://"), "{far}");
+        assert!(from_text(&format!("[http]\ninsecure = true\n{}", manager(far))).is_ok(), "{far}");
+    }
+    assert!(errors(&manager("https://host:1"))[0].contains("set `members.tls.ca`"));
+    assert!(from_text(&format!("{tls}{}", manager("https://host:1"))).is_ok());
+    assert!(errors(&manager("ftp://host:1"))[0].contains("begins with http://"));
 }
 
 #[test]
@@ -148,7 +201,7 @@ fn secrets_are_never_printed() {
 fn a_dump_gives_the_same_again() {
     let config = from_text(
         "data_dir = 'C:\\x \"y\"'\ncells = 5\ntenants = [\"acme\"]\n[http]\nwait_max = \"90s\"\n\
-         [[managers]]\nname = \"m\"\nlimits.power_max = 9\n[[managers]]\nname = \"n\"\naddress = \"http://h:1\"\n",
+         [[managers]]\nname = \"m\"\nlimits.power_max = 9\n[[managers]]\nname = \"n\"\naddress = \"http://localhost:1\"\n",
     )
     .unwrap();
     let again = from_text(&config.dump()).unwrap();

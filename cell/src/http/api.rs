@@ -114,6 +114,8 @@ pub trait Api: Send + Sync {
     /// knows, in order, and blocks for a fraction of a microsecond each. The others' homes may
     /// know more: ask [`Api::locate`].
     fn locate_known(&self, ids: &[VmId], each: &mut dyn FnMut(usize, &Spot<'_>)) -> Result<()>;
+    /// Whose VM it is, as far as this process's directory knows.
+    fn tenant_of(&self, id: VmId) -> Option<TenantId>;
     async fn locate(&self, id: VmId) -> Result<Located>;
     /// For those that [`Api::locate_known`] did not find.
     async fn locate_many(&self, ids: &[VmId]) -> Result<Vec<Option<Located>>>;

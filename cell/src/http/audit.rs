@@ -8,7 +8,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Caller, Name, json_or_default};
+use super::access::Caller;
+use super::extract::{Name, json_or_default};
 use super::problem::Problem;
 use super::query::Query;
 use super::view::AuditView;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
@@ -100,10 +100,27 @@ impl Bodies {
 const ROOM_LIMIT: Duration = Duration::from_secs(5);
 
 impl Bodies {
-    /// There is no room: reads the body to its end without holding it, so that the client hears why.
-    async fn discarded(&self, env: &Env, mut body: Body) -> Refused {
+    async fn discarded(&self, env: &Env, body: Body) -> Refused {
         let detail = "as many request bodies are held as there is room for; send it again";
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+        self.drained(env, body, problem).await
+    }
+
+    /// Refuses a request before its body is read.
+    pub(super) async fn refuse(&self, env: &Env, request: Request<Body>, problem: Problem) -> Refused {
+        use axum::body::HttpBody as _;
+        let body = request.into_body();
+        if body.is_end_stream() {
+            return Refused { problem, close: false };
+        }
+        if body.size_hint().lower() > self.bytes_max as u64 {
+            return Refused { problem, close: true };
+        }
+        self.drained(env, body, problem).await
+    }
+
+    /// Reads a body to its end without holding it, so that the client hears why it is refused.
+    async fn drained(&self, env: &Env, mut body: Body, problem: Problem) -> Refused {
         let mut left = self.bytes_max;
         let drained = env.timeout(self.read_timeout, async {
             while let Some(Ok(frame)) = body.frame().await {

@@ -7,13 +7,12 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use bytes::{BufMut, Bytes, BytesMut};
-use cellbus_bus::Env;
 use cellbus_bus::contract::{EventReader, PlacedEvent};
 use cellbus_bus::ids::{Seq, TenantId};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
 
 use super::App;
+use super::access::Caller;
 use super::problem::Problem;
 use super::query::Query;
 
@@ -40,9 +39,10 @@ const EVENTS_AT_ONCE: usize = 100;
 pub(super) async fn stream(
     State(app): State<App>,
     query: Query,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
-    let tenant: Option<TenantId> = query.id("tenant")?;
+    let tenant = caller.tenant(&query)?;
     let after = match headers.get("last-event-id") {
         None => None,
         Some(value) => {
@@ -61,8 +61,7 @@ pub(super) async fn stream(
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail));
     };
     let reader = app.api.events(after).await?;
-    let following =
-        Following { reader, env: app.env.clone(), closing: app.closing.clone(), tenant, begun: false, _permit: permit };
+    let following = Following { reader, app, caller, tenant, begun: false, _permit: permit };
     let body = Body::from_stream(futures::stream::unfold(following, Following::next));
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -72,8 +71,8 @@ pub(super) async fn stream(
 
 struct Following {
     reader: Box<dyn EventReader>,
-    env: Env,
-    closing: CancellationToken,
+    app: App,
+    caller: Caller,
     tenant: Option<TenantId>,
     begun: bool,
     _permit: OwnedSemaphorePermit,
@@ -91,9 +90,14 @@ impl Following {
             // Cancel safe: a dropped `next` takes nothing from the reader.
             let events = tokio::select! {
                 biased;
-                () = self.closing.cancelled() => return None,
-                events = self.env.timeout(KEEP_ALIVE, self.reader.next(EVENTS_AT_ONCE)) => events,
+                () = self.app.closing.cancelled() => return None,
+                events = self.app.env.timeout(KEEP_ALIVE, self.reader.next(EVENTS_AT_ONCE)) => events,
             };
+            // A token that was taken away ends what was begun with it.
+            if !self.caller.still_is(&self.app) {
+                tracing::info!("a stream of events ends: its token is not in force any more");
+                return None;
+            }
             let piece = match events {
                 None => Bytes::from_static(b": still here\n\n"),
                 Some(Ok(events)) => written(&events, self.tenant.as_ref()),

@@ -5,7 +5,9 @@ use axum::extract::State;
 use cellbus_bus::ids::{JobId, VmId};
 
 use super::App;
+use super::access::Caller;
 use super::extract::Name;
+use super::owned;
 use super::problem::Problem;
 use super::query::Query;
 use super::view::ExplainedView;
@@ -17,7 +19,12 @@ use crate::gateway;
 #[utoipa::path(get, path = "/v1/explain/{id}", tag = "explain",
     params(("id" = String, Path, description = "a VM's or a job's id")),
     responses((status = 200, body = ExplainedView), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<Json<ExplainedView>, Problem> {
+pub(super) async fn show(
+    State(app): State<App>,
+    id: Name,
+    _: Query,
+    caller: Caller,
+) -> Result<Json<ExplainedView>, Problem> {
     let (job, vm): (JobId, VmId) = (id.id()?, id.id()?);
     let explained = match app.api.explain_job(job).await {
         Err(gateway::Error::NotFound { .. }) => app.api.explain_vm(vm).await?,
@@ -28,5 +35,6 @@ pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<J
         }
         other => other?,
     };
+    let explained = owned::explained(&caller, explained, vm)?;
     Ok(Json(ExplainedView::of(&*app.api, explained)))
 }

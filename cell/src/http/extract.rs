@@ -1,35 +1,16 @@
 //! What handlers take from a request beside its parameters.
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use bytes::Bytes;
 use cellbus_bus::ids::InvalidId;
-use cellbus_directory::record::Operator;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 use super::query::shown;
-
-/// Who calls. While authentication is off everybody is `anonymous`, from where they call.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Caller(pub(super) SocketAddr);
-
-impl Caller {
-    pub(super) fn operator(self) -> Operator {
-        Operator { who: "anonymous".to_owned(), from: self.0.to_string() }
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Ok(*parts.extensions.get::<Self>().expect("the listener puts the caller's address on every request"))
-    }
-}
 
 /// The one variable part of a path, decoded.
 #[derive(Clone, Debug)]

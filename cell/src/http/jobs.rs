@@ -16,8 +16,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::access::Caller;
 use super::api::JobQuery;
-use super::extract::{Caller, Name};
+use super::extract::Name;
+use super::owned;
 use super::problem::{Member, Problem};
 use super::query::Query;
 use super::trace;
@@ -70,12 +72,13 @@ pub(super) struct BatchView<T> {
 pub(super) async fn submit(
     State(app): State<App>,
     query: Query,
+    caller: Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let wait = query.time("wait", app.settings.http.wait_max)?;
     let dry_run = query.flag("dry_run")?;
-    let (mut jobs, batch) = match parse(&app, &headers, &body) {
+    let (mut jobs, batch) = match parse(&app, &caller, &headers, &body) {
         Ok(parsed) => parsed,
         Err(problem) => {
             app.metrics.intake("refused", 1);
@@ -113,7 +116,7 @@ pub(super) async fn submit(
     Ok(response)
 }
 
-fn parse(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<(Vec<Job>, bool), Problem> {
+fn parse(app: &App, caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Result<(Vec<Job>, bool), Problem> {
     // Only what the parser looks at; a value that is no text cannot be an attribute.
     let mut relevant: Vec<(&str, &str)> = Vec::new();
     for (name, value) in headers {
@@ -126,7 +129,9 @@ fn parse(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<(Vec<Job>, bool)
         }
     }
     let limits = &app.settings.intake;
-    let tenant = TenantRule { from: TenantFrom::Attribute, known: &app.settings.tenants };
+    // An operator's jobs, and everybody's while nobody is told from others, say whose they are.
+    let from = caller.scope().map_or(TenantFrom::Attribute, |tenant| TenantFrom::Sender(tenant.as_str()));
+    let tenant = TenantRule { from, known: &app.settings.tenants };
     Ok(match cloudevent::mode(&relevant)? {
         Mode::Structured => (vec![cloudevent::parse_structured(body, tenant, limits)?], false),
         Mode::Binary => (vec![cloudevent::parse_binary(&relevant, body, tenant, limits)?], false),
@@ -239,10 +244,10 @@ enum WaitedView {
         ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
     ),
     responses((status = 200, body = Page<JobView>), (status = 400, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Json<Page<JobView>>, Problem> {
+pub(super) async fn list(State(app): State<App>, query: Query, caller: Caller) -> Result<Json<Page<JobView>>, Problem> {
     let limit = query.limit()?;
     let filter = JobQuery {
-        tenant: query.id("tenant")?,
+        tenant: caller.tenant(&query)?,
         state: query.choice("state", JobState::ALL, JobState::as_str)?,
         kind: query.choice("type", JobKind::ALL, JobKind::as_str)?,
     };
@@ -253,8 +258,13 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Json<Pa
 /// Shows a job.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "the job's id")),
     responses((status = 200, body = JobDetail), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<Json<JobDetail>, Problem> {
-    let status = app.api.job(id.id()?).await?;
+pub(super) async fn show(
+    State(app): State<App>,
+    id: Name,
+    _: Query,
+    caller: Caller,
+) -> Result<Json<JobDetail>, Problem> {
+    let status = owned::job(&app, &caller, id.id()?).await?;
     Ok(Json(JobDetail::of(&*app.api, &status)))
 }
 
@@ -266,7 +276,12 @@ pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<J
         ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
     ),
     responses((status = 200, body = Page<JobVm>), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn vms(State(app): State<App>, id: Name, query: Query) -> Result<Json<Page<JobVm>>, Problem> {
+pub(super) async fn vms(
+    State(app): State<App>,
+    id: Name,
+    query: Query,
+    caller: Caller,
+) -> Result<Json<Page<JobVm>>, Problem> {
     let limit = query.limit()?;
     let from = match query.cursor() {
         None => 0,
@@ -274,7 +289,9 @@ pub(super) async fn vms(State(app): State<App>, id: Name, query: Query) -> Resul
             Problem::bad_request("invalid_cursor", "the cursor is not one of this list; begin again without it")
         })?,
     };
-    let (vms, next) = app.api.job_vms(id.id()?, from, limit).await?;
+    let id = id.id()?;
+    owned::check_job(&app, &caller, id).await?;
+    let (vms, next) = app.api.job_vms(id, from, limit).await?;
     let items = vms.iter().map(|vm| JobVm::of(&*app.api, vm)).collect();
     Ok(Json(Page { items, next_cursor: next.map(|next| next.to_string()) }))
 }
@@ -290,7 +307,9 @@ pub(super) async fn cancel(
     _: Query,
     caller: Caller,
 ) -> Result<(StatusCode, Json<JobDetail>), Problem> {
-    let status = app.api.cancel_job(id.id()?, caller.operator()).await?;
+    let id = id.id()?;
+    owned::check_job(&app, &caller, id).await?;
+    let status = app.api.cancel_job(id, caller.operator()).await?;
     Ok((StatusCode::ACCEPTED, Json(JobDetail::of(&*app.api, &status))))
 }
 

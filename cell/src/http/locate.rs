@@ -12,8 +12,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
+use super::access::Caller;
 use super::api::Spot;
 use super::extract::{Name, json};
+use super::owned;
 use super::problem::Problem;
 use super::query::Query;
 use crate::gateway::LOCATE_MAX;
@@ -53,12 +55,13 @@ pub(super) struct ManyView {
 /// Says where a VM is.
 #[utoipa::path(get, path = "/v1/locate/{vm}", tag = "locate", params(("vm" = String, Path, description = "the VM's id")),
     responses((status = 200, body = LocatedView), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn one(State(app): State<App>, vm: Name, _: Query) -> Result<Response<Body>, Problem> {
-    find(&app, vm.id()?).await
+pub(super) async fn one(State(app): State<App>, vm: Name, _: Query, caller: Caller) -> Result<Response<Body>, Problem> {
+    find(&app, &caller, vm.id()?).await
 }
 
 /// [`one`], for callers that have the id already.
-pub(super) async fn find(app: &App, vm: VmId) -> Result<Response<Body>, Problem> {
+pub(super) async fn find(app: &App, caller: &Caller, vm: VmId) -> Result<Response<Body>, Problem> {
+    owned::check_vm(app, caller, vm).await?;
     let mut out = Vec::with_capacity(384);
     app.api.locate_known(&[vm], &mut |_, spot| write(&mut out, spot))?;
     if out.is_empty() {
@@ -85,13 +88,14 @@ fn answer(body: Vec<u8>, content_type: HeaderValue) -> Response<Body> {
 pub(super) async fn many(
     State(app): State<App>,
     _: Query,
+    caller: Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, Problem> {
     let binary = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes() == b"application/octet-stream");
     let ids = if binary { binary_ids(&body)? } else { json_ids(&body)? };
     drop(body);
-    if binary { many_binary(&app, &ids).await } else { many_json(&app, &ids).await }
+    if binary { many_binary(&app, &caller, &ids).await } else { many_json(&app, &caller, &ids).await }
 }
 
 fn too_many(count: usize) -> Problem {
@@ -125,28 +129,66 @@ fn json_ids(body: &Bytes) -> Result<Vec<VmId>, Problem> {
     parsed.collect()
 }
 
+/// Which of `ids` are to be answered as not there: those that the directory beside us knows to be
+/// another tenant's.
+struct Hidden(Vec<bool>);
+
+impl Hidden {
+    fn from(app: &App, caller: &Caller, ids: &[VmId]) -> Self {
+        Self(match caller.scope() {
+            None => Vec::new(),
+            Some(own) => ids.iter().map(|id| app.api.tenant_of(*id).is_some_and(|tenant| tenant != *own)).collect(),
+        })
+    }
+    fn has(&self, index: usize) -> bool {
+        self.0.get(index).copied().unwrap_or(false)
+    }
+}
+
 /// For those that the directory beside us does not know, what their homes say.
-async fn missed(app: &App, ids: &[VmId], known: &[bool]) -> Result<Vec<(usize, crate::gateway::Located)>, Problem> {
-    let (indices, misses): (Vec<usize>, Vec<VmId>) =
-        ids.iter().enumerate().filter(|(index, _)| !known[*index]).map(|(index, id)| (index, *id)).unzip();
+async fn missed(
+    app: &App,
+    caller: &Caller,
+    ids: &[VmId],
+    known: &[bool],
+    hidden: &Hidden,
+) -> Result<Vec<(usize, crate::gateway::Located)>, Problem> {
+    let (indices, misses): (Vec<usize>, Vec<VmId>) = ids
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !known[*index] && !hidden.has(*index))
+        .map(|(index, id)| (index, *id))
+        .unzip();
     if misses.is_empty() {
         return Ok(Vec::new());
     }
-    let found = app.api.locate_many(&misses).await?;
-    Ok(indices.into_iter().zip(found).filter_map(|(index, located)| Some((index, located?))).collect())
+    let mut found = Vec::new();
+    for (index, located) in indices.into_iter().zip(app.api.locate_many(&misses).await?) {
+        let Some(located) = located else { continue };
+        match owned::check_vm(app, caller, located.vm).await {
+            Ok(()) => found.push((index, located)),
+            Err(crate::gateway::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
-async fn many_json(app: &App, ids: &[VmId]) -> Result<Response<Body>, Problem> {
+async fn many_json(app: &App, caller: &Caller, ids: &[VmId]) -> Result<Response<Body>, Problem> {
     let mut known = vec![false; ids.len()];
+    let hidden = Hidden::from(app, caller, ids);
     let mut rows = Vec::with_capacity(ids.len() * 320 + 64);
     // Where each row ends, so that rows found later go in between.
     let mut ends: Vec<(usize, usize)> = Vec::with_capacity(ids.len());
     app.api.locate_known(ids, &mut |index, spot| {
+        if hidden.has(index) {
+            return;
+        }
         known[index] = true;
         write(&mut rows, spot);
         ends.push((index, rows.len()));
     })?;
-    let late = missed(app, ids, &known).await?;
+    let late = missed(app, caller, ids, &known, &hidden).await?;
     let mut late_rows: Vec<(usize, Vec<u8>)> = Vec::with_capacity(late.len());
     for (index, located) in &late {
         known[*index] = true;
@@ -318,15 +360,19 @@ impl Names {
     }
 }
 
-async fn many_binary(app: &App, ids: &[VmId]) -> Result<Response<Body>, Problem> {
+async fn many_binary(app: &App, caller: &Caller, ids: &[VmId]) -> Result<Response<Body>, Problem> {
     let mut known = vec![false; ids.len()];
+    let hidden = Hidden::from(app, caller, ids);
     let mut out = vec![0_u8; HEADER + ids.len() * RECORD];
     let mut names = Names { bytes: Vec::with_capacity(ids.len() * 16), once: Vec::new() };
     app.api.locate_known(ids, &mut |index, spot| {
+        if hidden.has(index) {
+            return;
+        }
         known[index] = true;
         record(&mut out[HEADER + index * RECORD..][..RECORD], spot, &mut names);
     })?;
-    for (index, located) in missed(app, ids, &known).await? {
+    for (index, located) in missed(app, caller, ids, &known, &hidden).await? {
         record(&mut out[HEADER + index * RECORD..][..RECORD], &Spot::of(&located), &mut names);
     }
     let count = u32::try_from(ids.len()).expect("at most LOCATE_MAX");

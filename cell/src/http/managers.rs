@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::App;
-use super::extract::{Caller, Name};
+use super::access::Caller;
+use super::extract::Name;
 use super::problem::Problem;
 use super::query::Query;
 use super::view::{EvacuationView, ManagerView, Page};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use cellbus_bus::cloudevent::{self, BatchRejection, Rejection};
@@ -34,6 +34,9 @@ pub const CODES: &[&str] = &[
     "member_format_unknown",
     "member_message_invalid",
     "member_stopped",
+    "member_not_verified",
+    "unauthenticated",
+    "forbidden",
 ];
 
 /// A refusal, or a fault.
@@ -45,6 +48,25 @@ pub(super) struct Problem {
     pointer: Option<String>,
     pub(super) errors: Vec<Member>,
     retry_after_seconds: Option<u32>,
+    /// How to sign in, where that is what lacks (RFC 6750).
+    challenge: Option<Challenge>,
+}
+
+/// What a caller that is not recognised is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Challenge {
+    /// To sign in.
+    Token,
+    /// To sign in with another token.
+    OtherToken,
+}
+impl Challenge {
+    fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Token => "Bearer realm=\"cellbus\"",
+            Self::OtherToken => "Bearer realm=\"cellbus\", error=\"invalid_token\"",
+        })
+    }
 }
 
 /// A problem document (RFC 9457).
@@ -108,7 +130,11 @@ impl Problem {
             // Every 429 and 503 says when to come again.
             retry_after_seconds: matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
                 .then_some(1),
+            challenge: None,
         }
+    }
+    pub(super) fn unauthenticated(challenge: Challenge, detail: &str) -> Self {
+        Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail) }
     }
     pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
@@ -141,6 +167,9 @@ impl IntoResponse for Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge.header());
         }
         response
     }

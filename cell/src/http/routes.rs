@@ -1,9 +1,11 @@
-//! Every route: method, path, the parameters it knows, and its handler. One list makes the router,
-//! the check of parameters, and the tests that no route is without documentation.
+//! Every route: method, path, who may call it, the parameters it knows, and its handler. One list
+//! makes the router, the checks of callers and parameters, and the tests that no route is without
+//! documentation, and none open that should not be.
 
-use axum::Router;
 use axum::routing::{delete, get, post, put};
+use axum::{Router, middleware};
 
+use super::access::{self, Needs};
 use super::{
     App, audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, openapi,
     queue, scale, shards, vms,
@@ -16,64 +18,67 @@ pub(super) struct Route {
     pub(super) method: &'static str,
     /// As axum and OpenAPI write it.
     pub(super) path: &'static str,
+    /// Who may call it.
+    pub(super) needs: Needs,
     /// Query parameters that it knows; any other is refused.
     pub(super) parameters: &'static [&'static str],
 }
 
 macro_rules! routes {
-    ($($method:ident $name:literal $path:literal [$($parameter:literal),*] $handler:expr;)*) => {
+    ($($method:ident $name:literal $path:literal $needs:ident [$($parameter:literal),*] $handler:expr;)*) => {
         /// Every route.
         pub(super) const ROUTES: &[Route] =
-            &[$(Route { method: $name, path: $path, parameters: &[$($parameter),*] }),*];
-        /// All of them.
-        pub(super) fn router() -> Router<App> {
-            Router::new()$(.route($path, $method($handler)))*
+            &[$(Route { method: $name, path: $path, needs: Needs::$needs, parameters: &[$($parameter),*] }),*];
+        /// All of them, each behind what it needs.
+        pub(super) fn router(app: &App) -> Router<App> {
+            let behind = |needs| middleware::from_fn_with_state((app.clone(), needs), access::admit);
+            Router::new()$(.route($path, $method($handler).route_layer(behind(Needs::$needs))))*
         }
     };
 }
 
 routes! {
-    post "POST" "/v1/jobs" ["wait", "dry_run"] jobs::submit;
-    get "GET" "/v1/jobs" ["tenant", "state", "type", "limit", "cursor"] jobs::list;
-    get "GET" "/v1/jobs/{id}" [] jobs::show;
-    get "GET" "/v1/jobs/{id}/vms" ["limit", "cursor"] jobs::vms;
-    post "POST" "/v1/jobs/{id}/cancel" [] jobs::cancel;
-    post "POST" "/v1/jobs/{id}/retry" [] jobs::retry;
-    post "POST" "/v1/jobs/{id}/abandon" [] jobs::abandon;
-    get "GET" "/v1/vms" ["tenant", "state", "manager", "host", "name", "label", "limit", "cursor"] vms::list;
-    get "GET" "/v1/vms/{id}" [] vms::show;
-    get "GET" "/v1/vms/{id}/live" [] vms::live;
-    get "GET" "/v1/locate/{vm}" [] locate::one;
-    post "POST" "/v1/locate" [] locate::many;
-    get "GET" "/v1/explain/{id}" [] explain::show;
-    get "GET" "/v1/cells" [] cells::list;
-    post "POST" "/v1/cells/{id}/drain" [] cells::drain;
-    get "GET" "/v1/shards" [] shards::list;
-    get "GET" "/v1/managers" ["limit", "cursor"] managers::list;
-    post "POST" "/v1/managers/{id}/cordon" [] managers::cordon;
-    post "POST" "/v1/managers/{id}/uncordon" [] managers::uncordon;
-    post "POST" "/v1/managers/{id}/evacuate" ["round"] managers::evacuate;
-    get "GET" "/v1/hosts" ["manager", "limit", "cursor"] hosts::list;
-    post "POST" "/v1/hosts/{id}/cordon" [] hosts::cordon;
-    post "POST" "/v1/hosts/{id}/uncordon" [] hosts::uncordon;
-    post "POST" "/v1/hosts/{id}/evacuate" ["round"] hosts::evacuate;
-    get "GET" "/v1/queue" [] queue::show;
-    get "GET" "/v1/scale" [] scale::show;
-    put "PUT" "/v1/scale" [] scale::set;
-    get "GET" "/v1/scale/decisions" ["limit", "cursor"] scale::decisions;
-    get "GET" "/v1/dead-letters" ["limit", "cursor"] dead_letters::list;
-    get "GET" "/v1/dead-letters/{id}" [] dead_letters::show;
-    delete "DELETE" "/v1/dead-letters/{id}" [] dead_letters::remove;
-    post "POST" "/v1/dead-letters/{id}/retry" [] dead_letters::retry;
-    post "POST" "/v1/audit" [] audit::start;
-    get "GET" "/v1/audit/{id}" [] audit::show;
-    post "POST" "/v1/audit/{id}/repair" [] audit::repair;
-    get "GET" "/v1/events" ["tenant"] events::stream;
-    get "GET" "/v1/changes" ["limit"] changes::list;
-    get "GET" "/v1/log" [] log::show;
-    put "PUT" "/v1/log" [] log::set;
-    get "GET" "/v1/openapi.json" [] openapi::show;
-    get "GET" "/metrics" [] health::metrics;
-    get "GET" "/healthz" [] health::alive;
-    get "GET" "/readyz" [] health::ready;
+    post "POST" "/v1/jobs" Tenant ["wait", "dry_run"] jobs::submit;
+    get "GET" "/v1/jobs" Tenant ["tenant", "state", "type", "limit", "cursor"] jobs::list;
+    get "GET" "/v1/jobs/{id}" Tenant [] jobs::show;
+    get "GET" "/v1/jobs/{id}/vms" Tenant ["limit", "cursor"] jobs::vms;
+    post "POST" "/v1/jobs/{id}/cancel" Tenant [] jobs::cancel;
+    post "POST" "/v1/jobs/{id}/retry" Operator [] jobs::retry;
+    post "POST" "/v1/jobs/{id}/abandon" Operator [] jobs::abandon;
+    get "GET" "/v1/vms" Tenant ["tenant", "state", "manager", "host", "name", "label", "limit", "cursor"] vms::list;
+    get "GET" "/v1/vms/{id}" Tenant [] vms::show;
+    get "GET" "/v1/vms/{id}/live" Tenant [] vms::live;
+    get "GET" "/v1/locate/{vm}" Tenant [] locate::one;
+    post "POST" "/v1/locate" Tenant [] locate::many;
+    get "GET" "/v1/explain/{id}" Tenant [] explain::show;
+    get "GET" "/v1/cells" Operator [] cells::list;
+    post "POST" "/v1/cells/{id}/drain" Operator [] cells::drain;
+    get "GET" "/v1/shards" Operator [] shards::list;
+    get "GET" "/v1/managers" Operator ["limit", "cursor"] managers::list;
+    post "POST" "/v1/managers/{id}/cordon" Operator [] managers::cordon;
+    post "POST" "/v1/managers/{id}/uncordon" Operator [] managers::uncordon;
+    post "POST" "/v1/managers/{id}/evacuate" Operator ["round"] managers::evacuate;
+    get "GET" "/v1/hosts" Operator ["manager", "limit", "cursor"] hosts::list;
+    post "POST" "/v1/hosts/{id}/cordon" Operator [] hosts::cordon;
+    post "POST" "/v1/hosts/{id}/uncordon" Operator [] hosts::uncordon;
+    post "POST" "/v1/hosts/{id}/evacuate" Operator ["round"] hosts::evacuate;
+    get "GET" "/v1/queue" Operator [] queue::show;
+    get "GET" "/v1/scale" Operator [] scale::show;
+    put "PUT" "/v1/scale" Operator [] scale::set;
+    get "GET" "/v1/scale/decisions" Operator ["limit", "cursor"] scale::decisions;
+    get "GET" "/v1/dead-letters" Operator ["limit", "cursor"] dead_letters::list;
+    get "GET" "/v1/dead-letters/{id}" Operator [] dead_letters::show;
+    delete "DELETE" "/v1/dead-letters/{id}" Operator [] dead_letters::remove;
+    post "POST" "/v1/dead-letters/{id}/retry" Operator [] dead_letters::retry;
+    post "POST" "/v1/audit" Operator [] audit::start;
+    get "GET" "/v1/audit/{id}" Operator [] audit::show;
+    post "POST" "/v1/audit/{id}/repair" Operator [] audit::repair;
+    get "GET" "/v1/events" Tenant ["tenant"] events::stream;
+    get "GET" "/v1/changes" Operator ["limit"] changes::list;
+    get "GET" "/v1/log" Operator [] log::show;
+    put "PUT" "/v1/log" Operator [] log::set;
+    get "GET" "/v1/openapi.json" Tenant [] openapi::show;
+    get "GET" "/metrics" Metrics [] health::metrics;
+    get "GET" "/healthz" Nothing [] health::alive;
+    get "GET" "/readyz" Nothing [] health::ready;
 }

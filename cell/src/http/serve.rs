@@ -80,9 +80,28 @@ async fn connection(
     peer: SocketAddr,
     stop: CancellationToken,
 ) {
+    let stream = Paced::new(stream, app.env.clone(), app.settings.http.write_timeout);
+    // A handshake is to a connection what the head is to a request.
+    let shaken = tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        shaken = app.env.timeout(app.settings.http.read_timeout, app.settings.security.accept(stream)) => shaken,
+    };
+    let (stream, by) = match shaken {
+        Some(Ok(accepted)) => accepted,
+        Some(Err(error)) => {
+            // Scanners, clients without TLS or with another CA: theirs to notice, ours to count.
+            tracing::debug!(%error, %peer, "a connection did not become TLS");
+            return app.settings.security.handshake_failed();
+        }
+        None => {
+            tracing::debug!(%peer, "a connection did not become TLS in time");
+            return app.settings.security.handshake_failed();
+        }
+    };
     let service = service_fn(move |request: Request<Incoming>| {
         let mut handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.answer(request.map(Body::new), peer).await) }
+        async move { Ok::<_, Infallible>(handler.answer(request.map(Body::new), peer, by).await) }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -90,7 +109,6 @@ async fn connection(
         .header_read_timeout(app.settings.http.read_timeout)
         .max_header_size(HEAD_BYTES_MAX)
         .pipeline_flush(true);
-    let stream = Paced::new(stream, app.env.clone(), app.settings.http.write_timeout);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -132,6 +132,9 @@ impl Api for Served {
         }
         Ok(())
     }
+    fn tenant_of(&self, id: VmId) -> Option<TenantId> {
+        self.gateway.replica().vm(id).map(|vm| vm.tenant)
+    }
     async fn locate(&self, id: VmId) -> Result<Located> {
         self.gateway.locate(id).await
     }

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::log::LogLevel;
 use super::*;
 
+mod access;
+mod certificates;
 mod documents;
 mod edges;
 mod fake;
@@ -22,6 +24,7 @@ mod intake;
 mod lookups;
 mod members;
 mod operators;
+mod tls;
 
 use fake::Fake;
 
@@ -62,6 +65,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         env().spawn("server", serve(app, listener, stop.clone()));
+        crate::security::use_ring();
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
         Self { address, fake, client, stop }
     }

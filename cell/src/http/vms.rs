@@ -6,8 +6,10 @@ use cellbus_bus::ids::{ManagerId, VmName};
 use cellbus_directory::VmState;
 
 use super::App;
+use super::access::Caller;
 use super::api::VmQuery;
 use super::extract::Name;
+use super::owned;
 use super::problem::Problem;
 use super::query::Query;
 use super::view::{LiveView, Page, VmView};
@@ -25,7 +27,7 @@ use super::view::{LiveView, Page, VmView};
         ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
     ),
     responses((status = 200, body = Page<VmView>), (status = 400, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Json<Page<VmView>>, Problem> {
+pub(super) async fn list(State(app): State<App>, query: Query, caller: Caller) -> Result<Json<Page<VmView>>, Problem> {
     let limit = query.limit()?;
     let manager: Option<ManagerId> = match query.text("manager") {
         None => None,
@@ -33,7 +35,7 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Json<Pa
         Some(text) => Some(app.api.find_manager(text)?),
     };
     let filter = VmQuery {
-        tenant: query.id("tenant")?,
+        tenant: caller.tenant(&query)?,
         state: query.choice("state", VmState::ALL, VmState::as_str)?,
         manager,
         host: query.id("host")?,
@@ -68,15 +70,22 @@ async fn named(
 /// Shows a VM.
 #[utoipa::path(get, path = "/v1/vms/{id}", tag = "vms", params(("id" = String, Path, description = "the VM's id")),
     responses((status = 200, body = VmView), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<Json<VmView>, Problem> {
-    Ok(Json(app.api.vm(id.id()?).await?.into()))
+pub(super) async fn show(State(app): State<App>, id: Name, _: Query, caller: Caller) -> Result<Json<VmView>, Problem> {
+    Ok(Json(owned::vm(&app, &caller, id.id()?).await?.into()))
 }
 
 /// Shows what the manager itself says of a VM, now, through the cell that fronts it.
 #[utoipa::path(get, path = "/v1/vms/{id}/live", tag = "vms", params(("id" = String, Path, description = "the VM's id")),
     responses((status = 200, body = LiveView), (status = 404, body = Problem),
         (status = 503, description = "manager_away: it gives no answer", body = Problem)))]
-pub(super) async fn live(State(app): State<App>, id: Name, _: Query) -> Result<Json<LiveView>, Problem> {
-    let live = app.api.live(id.id()?).await?;
+pub(super) async fn live(
+    State(app): State<App>,
+    id: Name,
+    _: Query,
+    caller: Caller,
+) -> Result<Json<LiveView>, Problem> {
+    let id = id.id()?;
+    owned::check_vm(&app, &caller, id).await?;
+    let live = app.api.live(id).await?;
     Ok(Json(LiveView::of(&*app.api, &live)))
 }

@@ -34,6 +34,7 @@ use super::connect::Connector;
 use super::outbox::{Outbox, Refused};
 use super::{CallError, LocalPeers, Peer, Peers, Post, Request, Response, wire};
 use crate::metrics::peers::Metrics;
+use crate::security::MembersTls;
 
 /// How long an answer may take, beyond what the question itself says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -61,6 +62,8 @@ struct Inner {
     cluster: HeaderValue,
     env: Env,
     client: Client<Connector, Full<Bytes>>,
+    /// What addresses of other processes begin with.
+    scheme: &'static str,
     outboxes: Mutex<BTreeMap<Peer, Arc<Outbox>>>,
     metrics: Metrics,
 }
@@ -78,14 +81,22 @@ impl HttpPeers {
     /// Over the cells of this process, in this cluster.
     #[must_use]
     pub fn new(local: LocalPeers, cluster: Uuid, env: Env, metrics: Metrics) -> Self {
+        Self::with_tls(local, cluster, env, metrics, None)
+    }
+
+    /// As [`HttpPeers::new`], which talks in clear; with certificates of members nothing does.
+    #[must_use]
+    pub fn with_tls(local: LocalPeers, cluster: Uuid, env: Env, metrics: Metrics, tls: Option<MembersTls>) -> Self {
+        let connector = Connector::new(env.clone(), tls);
+        let scheme = connector.scheme();
         let client = Client::builder(Executor(env.clone()))
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_CONNECTION)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(Connector::new(env.clone()));
+            .build(connector);
         let cluster = HeaderValue::from_str(&cluster.to_string()).expect("a UUID is visible ASCII");
         let outboxes = Mutex::default();
-        Self { inner: Arc::new(Inner { local, cluster, env, client, outboxes, metrics }) }
+        Self { inner: Arc::new(Inner { local, cluster, env, client, scheme, outboxes, metrics }) }
     }
 }
 
@@ -96,8 +107,14 @@ impl Inner {
         let base = to.address.trim_end_matches('/');
         let uri = format!("{base}{}{}/{}", wire::PREFIX, to.cell, kind.as_str());
         let uri: Uri = uri.parse().map_err(|_| no_address(()))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(no_address(()));
+        if uri.scheme_str() != Some(self.scheme) {
+            return match uri.scheme_str() {
+                Some("http" | "https") => Err(Failed::NotTaken(format!(
+                    "`{}` does not begin with {}://, which all members of a cluster have, or none",
+                    to.address, self.scheme
+                ))),
+                Some(_) | None => Err(no_address(())),
+            };
         }
         if body.len() > wire::REQUEST_BYTES_MAX {
             return Err(Failed::NotTaken(format!("{} bytes are more than one message may have", body.len())));

@@ -39,9 +39,11 @@ pub(crate) const WRONG_FORMAT: &str = "member_format_unknown";
 pub(crate) const INVALID: &str = "member_message_invalid";
 /// The cell stopped before it had answered.
 pub(crate) const STOPPED: &str = "member_stopped";
+/// The connection is no member's.
+pub(crate) const NOT_VERIFIED: &str = "member_not_verified";
 /// Codes with which nothing was handed to a cell.
 pub(crate) const NOT_TAKEN: &[&str] =
-    &[NOT_HERE, WRONG_CLUSTER, WRONG_FORMAT, INVALID, "too_large", "too_many_requests"];
+    &[NOT_HERE, WRONG_CLUSTER, WRONG_FORMAT, INVALID, NOT_VERIFIED, "too_large", "too_many_requests"];
 
 /// What is asked for, as the last part of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
 use crate::exit::{Error, Result};
-use crate::output::{Printer, Remote};
+use crate::output::Printer;
+use crate::remote::Remote;
 
 const POLL: Duration = Duration::from_millis(200);
 

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::paging::Paging;
 use crate::exit::Result;
-use crate::output::Remote;
+use crate::remote::Remote;
 use crate::table::{Column, column};
 
 const COLUMNS: &[Column] = &[

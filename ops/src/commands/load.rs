@@ -15,7 +15,7 @@ use cellbus_simulator::load::{self, About, HttpTarget, Options, Recording, SoakL
 use clap::{ArgGroup, Args};
 
 use crate::exit::{Error, Result};
-use crate::output::Remote;
+use crate::remote::Remote;
 use crate::{report, shutdown};
 
 mod anonymise;
@@ -122,7 +122,8 @@ impl Command {
             versions: [("cellbus load".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
             machine: measured::machine(),
         };
-        let target = HttpTarget::new(server, env.clone()).map_err(|error| Error::Usage(error.to_string()))?;
+        let target = HttpTarget::with(server, self.remote.http()?, env.clone())
+            .map_err(|error| Error::Usage(error.to_string()))?;
         let stop = shutdown::on_signal(env)?;
         let watched = Arc::new(report::Watched::new(env.clone(), total));
         let run = load::run(workload, Arc::new(target), options, watched.clone(), stop, env.clone()).await;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::exit::Result;
-use crate::output::Remote;
+use crate::remote::Remote;
 
 /// Show what waits, and for what
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use crate::exit::Result;
-use crate::output::Remote;
+use crate::remote::Remote;
 
 /// Show how many cells there are to be
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::exit::Result;
-use crate::output::Remote;
+use crate::remote::Remote;
 use crate::table::{Column, column};
 
 const COLUMNS: &[Column] = &[

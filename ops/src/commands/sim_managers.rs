@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use cellbus_bus::Env;
+use cellbus_cell::config::MembersTls;
+use cellbus_cell::{metrics, security};
 use cellbus_simulator::managers::{Config, Latency};
 use cellbus_simulator::remote::Service;
 use cellbus_simulator::{Fleet, Inventory};
@@ -12,6 +15,9 @@ use clap::Args;
 
 use crate::exit::{Error, Result};
 use crate::{logging, output, shutdown};
+
+/// How often new certificates are looked for.
+const RELOAD: Duration = Duration::from_secs(2);
 
 /// Serve simulated managers to cells in other processes, until stopped
 #[derive(Debug, Args)]
@@ -31,7 +37,16 @@ pub(super) struct Command {
     /// How long operations take: none, fast (median 20 ms) or realistic
     #[arg(long, value_name = "KIND", default_value = "fast")]
     latency: Latency,
-    /// Serve them beyond this machine, to anybody who can reach the address
+    /// The CA that signs members (PEM); with it, cells alone are served, by their certificates
+    #[arg(long, value_name = "FILE", requires_all = ["members_cert", "members_key"])]
+    members_ca: Option<PathBuf>,
+    /// The certificate that this process has of it (PEM)
+    #[arg(long, value_name = "FILE", requires = "members_ca")]
+    members_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "members_ca")]
+    members_key: Option<PathBuf>,
+    /// Serve them beyond this machine without certificates, to anybody who can reach the address
     #[arg(long)]
     insecure: bool,
     /// What is logged: a level or directives
@@ -41,14 +56,28 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
+        let files = match (self.members_ca, self.members_cert, self.members_key) {
+            (Some(ca), Some(cert), Some(key)) => Some(MembersTls { ca, cert, key }),
+            (_, _, _) => None,
+        };
+        if !self.listen.ip().is_loopback() && files.is_none() && !self.insecure {
             return Err(Error::Usage(format!(
-                "--listen {}: whoever reaches it can do anything to these managers; --insecure says that this is meant",
+                "--listen {}: whoever reaches it can do anything to these managers; --members-ca, --members-cert and \
+                 --members-key let cells alone in, --insecure says that this is meant",
                 self.listen
             )));
         }
         logging::init(cellbus_cell::config::LogFormat::Text, &self.log_level)?;
         let stop = shutdown::on_signal(env)?;
+        let tls = match &files {
+            None => None,
+            Some(files) => {
+                let figures = metrics::security::Metrics::new(&prometheus::Registry::new()).context("metrics")?;
+                let tls = security::MembersTls::open(files, env, &figures).await.map_err(anyhow::Error::from)?;
+                env.spawn("security files", tls.clone().run(RELOAD, env.clone(), stop.clone()));
+                Some(tls)
+            }
+        };
         let hosts = self.managers.saturating_mul(self.hosts_per_manager);
         let inventory = Inventory::generate(hosts, self.managers).map_err(|error| Error::Usage(error.to_string()))?;
         let config = Config { dir: self.data, latency: self.latency, ..Config::new(inventory) };
@@ -56,8 +85,10 @@ impl Command {
         let service = Service::bind(fleet.clone(), env.clone(), self.listen)
             .await
             .with_context(|| format!("cannot listen on {}", self.listen))?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let service = service.with_tls(tls);
         let address = service.address().context("the address is not known")?;
-        output::line(&format!("listening on http://{address}"))?;
+        output::line(&format!("listening on {scheme}://{address}"))?;
         service.run(stop).await.context("serving has failed")?;
         fleet.close().await;
         Ok(())

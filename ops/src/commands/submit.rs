@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::exit::{Error, Result, note};
 use crate::jobs::{Jobs, job_id};
-use crate::output::Remote;
+use crate::remote::Remote;
 use crate::table::{self, Column, column};
 
 const SUBMITTED: &[Column] = &[column("JOB", "job_id|id"), column("STATE", "state")];

@@ -8,6 +8,7 @@ use cellbus_bus::Env;
 use cellbus_cell::config::Transport;
 use cellbus_cell::http::{self, App, LogLevel, Served};
 use cellbus_cell::metrics::{self, Metrics};
+use cellbus_cell::security::Security;
 use cellbus_simulator::cluster::{Cluster, Parts};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -51,12 +52,15 @@ impl Command {
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr().context("the address is not known")?;
-        let http = http::Settings::of(&config);
         let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
+        let figures = metrics::security::Metrics::new(metrics.registry()).context("metrics")?;
+        let security = Security::open(&config, env, figures).await.map_err(anyhow::Error::from)?;
+        env.spawn("security files", security.clone().run(config.reload_interval, env.clone(), stop.clone()));
+        let http = http::Settings { security: security.clone(), ..http::Settings::of(&config) };
 
         let data = config.data_dir.clone();
         let parts = Parts { config, inventory, latency: size.latency };
-        let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
+        let cluster = Cluster::open_with(parts, security.members(), env.clone()).await.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
         let served = Arc::new(Served::new(cluster.gateway().clone()));
@@ -64,7 +68,7 @@ impl Command {
         let serving = TaskTracker::new();
         env.spawn("http", serving.track_future(http::serve(app, listener, stop.clone())));
         serving.close();
-        output::line(&format!("listening on http://{address}"))?;
+        output::line(&format!("listening on {}://{address}", security.scheme()))?;
         tracing::info!(%address, "serving");
 
         stop.cancelled().await;

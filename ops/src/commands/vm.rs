@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::paging::Paging;
 use crate::exit::{Error, Result};
 use crate::jobs::{Jobs, is_id, key_value};
-use crate::output::Remote;
+use crate::remote::Remote;
 use crate::table::{Column, column};
 
 const COLUMNS: &[Column] = &[

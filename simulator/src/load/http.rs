@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{JobId, VmId};
+use cellbus_cell::security;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
@@ -42,12 +43,22 @@ impl HttpTarget {
     /// # Errors
     /// When that is no address.
     pub fn new(url: &str, env: Env) -> Result<Self, TargetError> {
-        let base = Url::parse(url).ok().filter(|base| base.scheme() == "http" && base.has_host());
+        security::use_ring();
+        Self::with(url, reqwest::Client::builder().tls_certs_only([]), env)
+    }
+
+    /// As [`HttpTarget::new`], with a client that knows which CAs to trust and what to sign in with.
+    ///
+    /// # Errors
+    /// When `url` is no address, or the client cannot be made.
+    pub fn with(url: &str, client: reqwest::ClientBuilder, env: Env) -> Result<Self, TargetError> {
+        let known = |base: &Url| matches!(base.scheme(), "http" | "https") && base.has_host();
+        let base = Url::parse(url).ok().filter(known);
         let base = base.ok_or_else(|| {
             failed(format!("{url:?} is no address of a cluster; it looks like http://127.0.0.1:7070"))
         })?;
         // A control plane is reached directly: what HTTP_PROXY says is meant for the web.
-        let http = reqwest::Client::builder()
+        let http = client
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerId, ManagerName, VmId};
 use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::security::{self, MembersTls};
 use cellbus_directory::VmFacts;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
@@ -36,7 +37,10 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address is none.
-    #[error("{url:?} is no address of simulated managers; it looks like http://127.0.0.1:7080")]
+    #[error(
+        "{url:?} is no address of simulated managers; it looks like https://host:7080 with certificates of members, and \
+         like http://127.0.0.1:7080 without"
+    )]
     Address {
         /// What was given.
         url: String,
@@ -78,7 +82,15 @@ impl RemoteFleet {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(url: &str, env: Env) -> Result<Self, ConnectError> {
-        let mut fleet = Self::at(url, env)?;
+        Self::connect_with(url, None, env).await
+    }
+
+    /// As [`RemoteFleet::connect`]; with certificates of members, at `https://host:7080` too.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_with(url: &str, tls: Option<&MembersTls>, env: Env) -> Result<Self, ConnectError> {
+        let mut fleet = Self::at(url, tls, env)?;
         let request = fleet.http.get(fleet.url(&["managers"]));
         let managers: Vec<ManagerInfo> = limited(&fleet.env, READ_TIMEOUT, send(request))
             .await
@@ -92,7 +104,12 @@ impl RemoteFleet {
     ///
     /// # Errors
     /// [`ConnectError::Address`].
-    pub fn unasked(url: &str, managers: impl IntoIterator<Item = ManagerName>, env: Env) -> Result<Self, ConnectError> {
+    pub fn unasked(
+        url: &str,
+        managers: impl IntoIterator<Item = ManagerName>,
+        tls: Option<&MembersTls>,
+        env: Env,
+    ) -> Result<Self, ConnectError> {
         let info = |name: ManagerName| ManagerInfo {
             id: ManagerId::derive(name.as_str()),
             name,
@@ -100,20 +117,30 @@ impl RemoteFleet {
             limits: Latency::Fast.limits(),
         };
         let managers = managers.into_iter().map(info).map(|info| (info.id, info)).collect();
-        Ok(Self { managers, ..Self::at(url, env)? })
+        Ok(Self { managers, ..Self::at(url, tls, env)? })
     }
 
-    fn at(url: &str, env: Env) -> Result<Self, ConnectError> {
-        let base = Url::parse(url).ok().filter(|base| base.scheme() == "http" && base.has_host());
+    fn at(url: &str, tls: Option<&MembersTls>, env: Env) -> Result<Self, ConnectError> {
+        // Whether `http` will do is the configuration's to say.
+        let scheme = |base: &Url| base.scheme() == "http" || (base.scheme() == "https" && tls.is_some());
+        let base = Url::parse(url).ok().filter(|base| base.has_host() && scheme(base));
         let base = base.ok_or_else(|| ConnectError::Address { url: url.to_owned() })?;
         // Managers are reached directly: what HTTP_PROXY says is meant for the web.
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(KEEPALIVE)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|error| ConnectError::NoAnswer { url: url.to_owned(), source: unreachable(&error) })?;
+            .tcp_nodelay(true);
+        let http = match tls {
+            Some(tls) => http.tls_backend_preconfigured(tls.client_of_any_protocol()),
+            None => {
+                // Nobody's certificate is asked for, so no CA is.
+                security::use_ring();
+                http.tls_certs_only([])
+            }
+        };
+        let no_answer = |error| ConnectError::NoAnswer { url: url.to_owned(), source: unreachable(&error) };
+        let http = http.build().map_err(no_answer)?;
         Ok(Self { http, base, managers: BTreeMap::new(), env })
     }
 

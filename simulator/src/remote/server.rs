@@ -10,11 +10,12 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use cellbus_bus::Env;
 use cellbus_bus::ids::ManagerId;
 use cellbus_cell::driver::Error;
+use cellbus_cell::security::MembersTls;
+use cellbus_cell::security::listener::MembersListener;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,7 @@ const LISTEN_MAX: Duration = Duration::from_secs(25);
 pub struct Service {
     served: Served,
     listener: TcpListener,
+    tls: Option<MembersTls>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +53,13 @@ impl Service {
     /// What the system says.
     pub async fn bind(fleet: Arc<Fleet>, env: Env, listen: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
-        Ok(Self { served: Served { fleet, env, stop: CancellationToken::new() }, listener })
+        Ok(Self { served: Served { fleet, env, stop: CancellationToken::new() }, listener, tls: None })
+    }
+
+    /// Serves members alone, by their certificates.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<MembersTls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Where it is reached.
@@ -78,11 +86,8 @@ impl Service {
             .route("/sim/v1/managers/{id}/inspect", post(inspect))
             .route("/sim/v1/managers/{id}/changes", post(changes))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .with_state(self.served);
-        let listener = self.listener.tap_io(|connection| {
-            // An answer goes out at once; without it, all is right and only slower.
-            let _ = connection.set_nodelay(true);
-        });
+            .with_state(self.served.clone());
+        let listener = MembersListener::new(self.listener, self.tls, self.served.env);
         axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }

@@ -579,12 +579,19 @@ impl Shard {
         if job.shard(self.count) == self.id {
             return;
         }
-        let summary = self.summary(vm);
+        let summary = self.summary(vm, outcome);
         self.state.reports.insert((vm, job), Report { index, outcome: outcome.clone(), vm: summary });
         self.open(IntentKey::Report(vm, job));
     }
 
-    pub(super) fn summary(&self, vm: VmId) -> Option<VmSummary> {
+    /// What is told of a VM to a job that is over. To one that was told that there is no such VM,
+    /// nothing: it may be there, and another tenant's.
+    pub(super) fn summary(&self, vm: VmId, outcome: &Outcome) -> Option<VmSummary> {
+        if let Outcome::Failed(failure) = outcome
+            && failure.code == FailureCode::VmNotFound
+        {
+            return None;
+        }
         let vm = &self.state.vms.get(&vm)?.vm;
         Some(VmSummary {
             id: vm.id,

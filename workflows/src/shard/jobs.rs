@@ -242,7 +242,7 @@ impl Shard {
         if matches!(work.task, Task::Inspect) || work.job.shard(self.count) != self.id {
             return;
         }
-        let summary = self.summary(work.vm);
+        let summary = self.summary(work.vm, outcome);
         self.reported(ctx, work.job, work.index, outcome, summary);
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Fake {
     pub(super) ends: AtomicBool,
     pub(super) submitted: AtomicUsize,
     pub(super) changes: Mutex<Vec<Change>>,
+    /// What was last asked for of VMs.
+    pub(super) asked_vms: Mutex<Option<VmQuery>>,
     pub(super) events: Arc<Events>,
 }
 
@@ -217,6 +219,7 @@ impl Api for Fake {
         if is_known(id) { Ok(Self::row(id)) } else { Err(not_found(What::Vm, id)) }
     }
     async fn vms(&self, query: &VmQuery, limit: usize, _: Option<&str>) -> Result<Page<VmRow>> {
+        *self.asked_vms.lock().unwrap() = Some(query.clone());
         self.ready_or()?;
         let all = (0..u32::try_from(limit).unwrap().min(3)).map(|n| Self::row(known(n)));
         let shown = query.labels.is_empty() && query.state.is_none_or(|s| s == VmState::Running);
@@ -233,6 +236,9 @@ impl Api for Fake {
             }
         }
         Ok(())
+    }
+    fn tenant_of(&self, id: VmId) -> Option<TenantId> {
+        is_known(id).then(|| Self::row(id).tenant)
     }
     async fn locate(&self, id: VmId) -> Result<Located> {
         if id == late() { Ok(Self::located(id)) } else { Err(not_found(What::Vm, id)) }
