@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cellbus_bus::cluster::{FORMAT, HASH_SCHEME, Mismatch};
@@ -18,29 +18,32 @@ use cellbus_bus::contract::ClusterRecord;
 use cellbus_bus::embedded::{self, Embedded};
 use cellbus_bus::ids::{CellId, ManagerId, ManagerName, ShardCount};
 use cellbus_bus::{Bus, Env};
-use cellbus_cell::cell::{self, Cell, Handle};
-use cellbus_cell::config::Config;
+use cellbus_cell::cell;
+use cellbus_cell::config::{self, Config};
+use cellbus_cell::controller::{self, Launcher, launcher};
 use cellbus_cell::driver::{Driver, Drivers};
 use cellbus_cell::front::{self, hosts::OverCommit};
 use cellbus_cell::{Gateway, Process, runner};
 use cellbus_directory::checkpoint::{self, Checkpoint};
 use cellbus_directory::replica::Replica;
+use cellbus_directory::scale::Settings;
 use cellbus_directory::tail::{self, Tail};
 use cellbus_workflows::{Limits, ManagerNames};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use cells::Cells;
 
 use crate::load::Target;
 use crate::managers::{self, Fleet, Latency, Overcommit};
 use crate::remote::RemoteFleet;
 use crate::{Inventory, remote};
 
+mod cells;
 mod local;
 #[cfg(test)]
 mod tests;
 
-/// How long cells wait for each other when all start together, so that shards do not move.
-const GATHER: Duration = Duration::from_secs(2);
 /// Pauses between two looks at whether it is ready.
 const READY_POLL: Duration = Duration::from_millis(10);
 
@@ -109,18 +112,13 @@ pub struct Cluster {
     env: Env,
     bus: Arc<Embedded>,
     fleet: Arc<Fleet>,
-    replica: Arc<Replica>,
     tail: tail::Handle,
     gateway: Gateway,
-    process: Process,
-    config: Config,
-    fronts: Vec<front::Config>,
-    drivers: Arc<AllDrivers>,
-    cells: Vec<Handle>,
-    incarnations: u32,
-    running: TaskTracker,
-    /// Ends the cells, by draining.
-    stop_cells: CancellationToken,
+    cells: Arc<Cells>,
+    controller: controller::Handle,
+    /// Ends the controller, and with it what it has started elsewhere.
+    stop_controller: CancellationToken,
+    controlling: TaskTracker,
     /// Ends what the cells stand on, after them.
     stop_rest: CancellationToken,
     rest: TaskTracker,
@@ -177,59 +175,64 @@ impl Cluster {
         let (beside, stop) = (process.clone(), stop_rest.clone());
         env.spawn("process", rest.track_future(async move { beside.run(stop).await }));
 
-        let mut cluster = Self {
-            env,
-            bus,
-            fleet,
-            replica,
-            tail: tail_handle,
-            gateway: Gateway::new(process.clone()),
-            process,
+        let cells = Arc::new(Cells {
+            env: env.clone(),
+            process: process.clone(),
             config,
             fronts,
             drivers,
-            cells: Vec::new(),
-            incarnations: 0,
             running: TaskTracker::new(),
-            stop_cells: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            state: Mutex::default(),
+        });
+        let together = cells.config.cells as usize;
+        for _ in 0..together {
+            cells.start(together);
+        }
+        let gateway = Gateway::new(process);
+        let (service, controller) = controller_of(&cells, &gateway);
+        let (controlling, stop_controller) = (TaskTracker::new(), CancellationToken::new());
+        env.spawn("controller", controlling.track_future(service.run(stop_controller.clone())));
+        controlling.close();
+        Ok(Self {
+            env,
+            bus,
+            fleet,
+            tail: tail_handle,
+            gateway,
+            cells,
+            controller,
+            stop_controller,
+            controlling,
             stop_rest,
             rest,
-        };
-        let together = cluster.config.cells as usize;
-        for _ in 0..together {
-            cluster.start_cell(together);
-        }
-        Ok(cluster)
+        })
     }
 
-    /// Starts one more cell.
+    /// Starts one more cell. The autoscaler takes it away again, unless it is wanted.
     pub fn add_cell(&mut self) -> CellId {
-        self.start_cell(1)
+        self.cells.start(1)
     }
 
-    fn start_cell(&mut self, together: usize) -> CellId {
-        self.incarnations += 1;
-        // Never used before, in this process or an earlier one over the same data.
-        let id = format!("cell-{}-{:08x}", self.incarnations, self.env.random_u64() as u32);
-        let id: CellId = id.parse().expect("letters, digits and dashes make a cell id");
-        let config = cell::Config {
-            gather: (together, GATHER),
-            ..cell_config(&self.config, self.replica.shards(), id.clone(), self.fronts.clone())
-        };
-        let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
-        self.env.spawn("cell", self.running.track_future(cell.run(self.stop_cells.clone())));
-        self.cells.push(handle);
-        id
+    /// The most cells that there were at once.
+    #[must_use]
+    pub fn cells_peak(&self) -> usize {
+        self.cells.peak()
+    }
+    /// What is configured of its size.
+    #[must_use]
+    pub fn scale(&self) -> Settings {
+        self.cells.config.scale.settings.clone()
+    }
+    /// What the autoscaler is doing.
+    #[must_use]
+    pub fn controller(&self) -> &controller::Handle {
+        &self.controller
     }
 
     /// Stops the cell that has run longest, with no goodbye, as a crash would. `None` if there is none.
     pub fn kill_cell(&mut self) -> Option<CellId> {
-        if self.cells.is_empty() {
-            return None;
-        }
-        let handle = self.cells.remove(0);
-        handle.kill();
-        Some(handle.id().clone())
+        self.cells.kill_oldest()
     }
 
     /// Waits until every shard is open or reported failed and the directory has read every log, or
@@ -283,11 +286,13 @@ impl Cluster {
     /// not done after `at_most` is left as a crash would leave it, which loses nothing either;
     /// `false` says so.
     pub async fn stop(self, at_most: Duration) -> bool {
-        self.stop_cells.cancel();
-        self.running.close();
-        let drained = self.env.timeout(at_most, self.running.wait()).await.is_some();
+        self.stop_controller.cancel();
+        let _ = self.env.timeout(at_most, self.controlling.wait()).await;
+        self.cells.stop.cancel();
+        self.cells.running.close();
+        let drained = self.env.timeout(at_most, self.cells.running.wait()).await.is_some();
         if !drained {
-            self.cells.iter().for_each(Handle::kill);
+            self.cells.kill_all();
         }
         self.stop_rest.cancel();
         self.rest.close();
@@ -340,9 +345,31 @@ fn cell_config(config: &Config, shards: ShardCount, id: CellId, fronts: Vec<fron
             snapshot_bytes_min: config.snapshot.tail_min_bytes,
             ..runner::Config::default()
         },
+        in_flight_max: Some(config.in_flight_max),
         ingress: Some(config.tenants.clone()),
         ..cell::Config::local(id, fronts)
     }
+}
+
+fn controller_of(cells: &Arc<Cells>, gateway: &Gateway) -> (controller::Service, controller::Handle) {
+    let (env, scale) = (&cells.env, &cells.config.scale);
+    let launcher: Arc<dyn Launcher> = match &scale.launcher {
+        config::scale::Launcher::None => Arc::new(launcher::Advise),
+        config::scale::Launcher::Embedded => Arc::new(cells::Embedded(Arc::clone(cells))),
+        config::scale::Launcher::Process { command } => launcher::ProcessLauncher::start(env.clone(), command.clone()),
+        config::scale::Launcher::Command { command, time_limit } => {
+            launcher::CommandLauncher::start(env.clone(), command.clone(), *time_limit)
+        }
+    };
+    let id = format!("controller-{:016x}", env.random_u64());
+    let config = controller::Config {
+        id: id.parse().expect("letters, digits and dashes make a controller id"),
+        configured: scale.settings.clone(),
+        tuning: scale.tuning.clone(),
+        // The data directory is this process's alone: no other controller can be alive.
+        lease: Duration::ZERO,
+    };
+    controller::Service::new(config, gateway.clone(), launcher)
 }
 
 fn overcommits(config: &Config) -> BTreeMap<ManagerName, Overcommit> {

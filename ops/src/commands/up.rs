@@ -49,6 +49,7 @@ impl Command {
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr().context("the address is not known")?;
         let http = http::Settings::of(&config);
+        let scale = config.scale.settings.clone();
         let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
 
         let data = config.data_dir.clone();
@@ -56,7 +57,7 @@ impl Command {
         let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
-        let served = Arc::new(Served::new(cluster.gateway().clone()));
+        let served = Arc::new(Served::new(cluster.gateway().clone()).scaled(scale));
         let app = App::new(served, env.clone(), http, Arc::new(metrics), Arc::new(level));
         let serving = TaskTracker::new();
         env.spawn("http", serving.track_future(http::serve(app, listener, stop.clone())));
