@@ -22,6 +22,9 @@ const SMALL: &[&str] = &[
     "--set",
     "scale.max=3",
     "--set",
+    // What takes one cell a quarter of a minute is to be gone in seconds.
+    "scale.drain_target=2s",
+    "--set",
     "scale.out_window=1s",
     "--set",
     "scale.in_window=2s",
