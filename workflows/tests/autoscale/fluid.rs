@@ -27,13 +27,13 @@ pub(crate) struct Plant {
     pub(crate) in_flight_max: Option<u32>,
     /// What all of them together do a second at the most, by their number: `None`: no such bound.
     pub(crate) together_max: Option<fn(f64) -> f64>,
-    /// Share of the waiting work that waits for managers.
-    pub(crate) blocked_share: f64,
+    /// Work that waits for managers, all the time.
+    pub(crate) blocked: f64,
 }
 
 impl Default for Plant {
     fn default() -> Self {
-        Self { cell_rate: 100.0, in_flight_max: Some(50), together_max: None, blocked_share: 0.0 }
+        Self { cell_rate: 100.0, in_flight_max: Some(50), together_max: None, blocked: 0.0 }
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn play(
         let cells = f64::from(working);
         let capacity = cells * plant.cell_rate;
         let capacity = plant.together_max.map_or(capacity, |most| capacity.min(most(cells)));
-        let takes = (capacity * step).min(waiting * (1.0 - plant.blocked_share));
+        let takes = (capacity * step).min(waiting);
         let running = match plant.in_flight_max {
             Some(max) => f64::from(max) * cells * (takes / (capacity * step)).clamp(0.0, 1.0),
             None => takes,
@@ -250,8 +250,8 @@ pub(crate) fn reading(
             epoch: Epoch(1),
             unread: 0,
             full: false,
-            waiting: (waiting * all).round() as u64,
-            waiting_for_managers: (waiting * plant.blocked_share * all).round() as u64,
+            waiting: ((waiting + plant.blocked) * all).round() as u64,
+            waiting_for_managers: (plant.blocked * all).round() as u64,
             running: (running * all).round() as u64,
             ended: (done * all).round() as u64,
             oldest_waiting_at: oldest.filter(|_| all > 0.0),
