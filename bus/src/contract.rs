@@ -251,6 +251,8 @@ pub enum Role {
     Cell,
     /// It answers look-ups, and runs nothing.
     Directory,
+    /// It says how many cells there are to be, or waits to.
+    Controller,
 }
 
 /// Whether a member takes shards.

@@ -191,6 +191,12 @@ name_id!(
     |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
 );
 name_id!(
+    /// An autoscaling controller: one incarnation of one. One that restarts takes a new id.
+    ControllerId, "a controller id", "1 to 63 of [A-Za-z0-9._-], the first alphanumeric", 63,
+    |b| b.is_ascii_alphanumeric(),
+    |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
+);
+name_id!(
     /// A snapshot of a VM, or an affinity group: a short name inside its VM or tenant.
     ShortName, "a name", "1 to 63 of [A-Za-z0-9._-], the first alphanumeric", 63,
     |b| b.is_ascii_alphanumeric(),
@@ -316,6 +322,10 @@ counter!(
 counter!(
     /// A message's place in one queue or one log. The first message has 1; 0 means "nothing yet".
     Seq
+);
+counter!(
+    /// Which autoscaling controller may decide: it grows with each that takes over.
+    Term
 );
 counter!(
     /// The number of an operation on one VM, given by the VM's home shard. It only grows, and a

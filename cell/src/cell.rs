@@ -49,6 +49,8 @@ pub struct Config {
     pub gather: (usize, Duration),
     /// How its shards are run.
     pub runner: runner::Config,
+    /// How many calls its shards have under way at once, all together; `None`: as many as they like.
+    pub in_flight_max: Option<u32>,
     /// The managers that it may front.
     pub managers: Vec<front::Config>,
     /// Whether it takes jobs from the bus's ingress, and which tenants there are.
@@ -67,6 +69,7 @@ impl Config {
             settle: Duration::ZERO,
             gather: (1, Duration::ZERO),
             runner: runner::Config::default(),
+            in_flight_max: None,
             managers,
             ingress: None,
         }
@@ -94,6 +97,7 @@ pub(crate) struct Inner {
     managers: BTreeMap<ManagerId, front::Config>,
     lease: Arc<Lease>,
     effects: Arc<Effects>,
+    permits: Option<Arc<runner::Permits>>,
     view: ArcSwap<View>,
     /// The runners, by shard.
     runners: Vec<ArcSwapOption<runner::Handle>>,
@@ -130,6 +134,7 @@ impl Cell {
             poke: Notify::new(),
             lease: Arc::new(Lease::default()),
             effects: Arc::new(Effects::new()),
+            permits: config.in_flight_max.map(runner::Permits::new),
             config,
             process,
             me,
@@ -234,6 +239,7 @@ impl Inner {
             Arc::clone(self) as Arc<dyn Home>,
             Arc::clone(&self.effects),
             Arc::clone(self) as Arc<dyn Elsewhere>,
+            self.permits.clone(),
         );
         slot.store(Some(Arc::new(handle)));
         let inner = Arc::clone(self);

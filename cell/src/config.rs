@@ -21,6 +21,7 @@ use cellbus_bus::ids::{ManagerName, ShardCount, TenantId};
 mod dump;
 mod keys;
 mod nats;
+pub mod scale;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -105,6 +106,10 @@ pub struct Config {
     pub lease: Lease,
     /// `[jobs]`
     pub jobs: Jobs,
+    /// `cell.in_flight_max`
+    pub in_flight_max: u32,
+    /// `[scale]`
+    pub scale: scale::Scale,
     /// `[snapshot]`
     pub snapshot: Snapshot,
     /// `[events]`
@@ -585,6 +590,8 @@ impl Settings {
                 format!("it is shorter than circuit.open_first ({})", value::time(circuit.open_first)),
             );
         }
+        let shards = u16::try_from(self.count("shards")).ok().and_then(ShardCount::new);
+        let scale = self.scale(self.u32("cells"), shards?, &mut wrong);
         let level = self.text("log.level");
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
             wrong("log.level", format!("`{}` is no level and no directives: {error}", level.escape_debug()));
@@ -607,7 +614,7 @@ impl Settings {
             listen: listen.ok()?,
             advertise: (!advertise.is_empty()).then_some(advertise),
             cells: self.u32("cells"),
-            shards: u16::try_from(self.count("shards")).ok().and_then(ShardCount::new)?,
+            shards: shards?,
             tenants: if listed.is_empty() { Tenants::Any } else { Tenants::Listed(listed) },
             lease,
             jobs: Jobs {
@@ -617,6 +624,8 @@ impl Settings {
                 remember,
                 placement_patience: self.time("jobs.placement_patience"),
             },
+            in_flight_max: self.u32("cell.in_flight_max"),
+            scale,
             snapshot: Snapshot { tail_min_bytes: self.count("snapshot.tail_min") },
             events: Events {
                 keep_max: self.count("events.keep_max"),

@@ -24,6 +24,7 @@ mod letters;
 mod operators;
 mod progress;
 mod rows;
+mod scale;
 mod vms;
 
 pub use error::{CODES, Error, Kind, What};
@@ -31,6 +32,7 @@ pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
     Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
 };
+pub use scale::{ScaleChange, ScaleShown};
 
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -21,12 +21,13 @@
 //! - A planned move pauses a shard for less than a second; after a crash others take over when the
 //!   lease has run out.
 //!
-//! Start with [`cell`], then [`runner`], [`front`] and [`gateway`]. [`ownership`] and what lies below
+//! Start with [`cell`], then [`runner`], [`front`] and [`gateway`]; [`controller`] says how many cells there are. [`ownership`] and what lies below
 //! `front` are pure. Everything runs on `cellbus_bus::Env` alone, so that it runs in virtual time.
 
 mod board;
 pub mod cell;
 pub mod config;
+pub mod controller;
 pub mod driver;
 mod effects;
 pub mod front;

@@ -55,6 +55,8 @@ pub struct Metrics {
     oldest_waiting_timestamp_seconds: IntGauge,
     managers: IntGaugeVec,
     cells: IntGauge,
+    cells_desired: IntGauge,
+    cells_draining: IntGauge,
     resident_bytes: IntGauge,
     resident_peak_bytes: IntGauge,
 }
@@ -120,6 +122,8 @@ impl Metrics {
             )?,
             managers: gauges("cellbus_managers", "Managers, by health", &["health"])?,
             cells: gauge("cellbus_cells", "Live cells")?,
+            cells_desired: gauge("cellbus_cells_desired", "Cells that there are to be, as was decided last")?,
+            cells_draining: gauge("cellbus_cells_draining", "Live cells that hand their shards over")?,
             resident_bytes: gauge("process_resident_memory_bytes", "Memory that this process has resident")?,
             resident_peak_bytes: gauge(
                 "cellbus_process_resident_memory_peak_bytes",
@@ -206,6 +210,18 @@ impl Metrics {
         match api.cells().await {
             Ok(cells) => self.cells.set(signed(cells.len() as u64)),
             Err(error) => tracing::debug!(%error, "cells could not be read for metrics"),
+        }
+    }
+
+    /// How many cells there are to be, as [`Metrics::gather_cluster`].
+    pub(crate) async fn gather_scale(&self, api: &dyn Api) {
+        match api.scale().await {
+            Ok(scale) => {
+                let desired = scale.kept.decisions.back().map_or(scale.cells_active, |last| last.desired);
+                self.cells_desired.set(i64::from(desired));
+                self.cells_draining.set(i64::from(scale.cells_draining));
+            }
+            Err(error) => tracing::debug!(%error, "how many cells there are to be could not be read for metrics"),
         }
     }
 

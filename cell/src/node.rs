@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Every role is this: `cellbus up` has cells and is alone, `cellbus cell` has cells among others,
-//! `cellbus directory` has none and says so to the members.
+//! `cellbus directory` has none and says so to the members, and `cellbus controller` has the
+//! autoscaler, which is beside the cells where they are alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cellbus_bus::cluster::{FORMAT, HASH_SCHEME, Mismatch};
@@ -23,21 +24,21 @@ use cellbus_workflows::{Limits, ManagerNames};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cell::{self, Cell, Handle};
-use crate::config::Config;
+use crate::cell;
+use crate::config::{self, Config};
+use crate::controller::{self, Launcher, launcher};
 use crate::driver::Drivers;
 use crate::http::Members;
 use crate::metrics;
-use crate::security::MembersTls;
 use crate::peers::{HttpPeers, LocalPeers, Peers};
+use crate::security::MembersTls;
 use crate::{Gateway, Process, front, runner};
 
+mod cells;
 mod presence;
 
-/// How long cells that start together wait for each other, so that shards do not move.
-const GATHER: Duration = Duration::from_secs(2);
-/// How long a cell that joins a cluster looks who is there before it opens its first shard.
-const LOOK_ROUND: Duration = Duration::from_millis(500);
+use cells::Cells;
+
 /// Pauses between two looks at whether it is ready.
 const READY_POLL: Duration = Duration::from_millis(10);
 
@@ -88,35 +89,30 @@ impl Reach {
 /// A running node. Dropped, its tasks end with the runtime; [`Node::stop`] is the orderly end.
 pub struct Node {
     env: Env,
-    config: Config,
-    shards: ShardCount,
     record: ClusterRecord,
-    reach: Reach,
-    fronts: Vec<front::Config>,
-    drivers: Arc<dyn Drivers>,
     process: Process,
     gateway: Gateway,
     tail: tail::Handle,
-    cells: Vec<Handle>,
-    incarnations: u32,
-    running: TaskTracker,
-    /// Ends the cells, by draining.
-    stop_cells: CancellationToken,
+    cells: Arc<Cells>,
+    controller: Option<controller::Handle>,
+    /// Ends the controller, and with it what it has started elsewhere.
+    stop_controller: CancellationToken,
+    controlling: TaskTracker,
     /// Ends what the cells stand on, after them.
     stop_rest: CancellationToken,
     rest: TaskTracker,
 }
 
 impl Node {
-    /// Starts the directory, and as many cells as are configured unless it is to have none. It is
-    /// ready a little later: [`Node::ready`].
+    /// Starts the directory, as many cells as are configured unless it is to have none, and the
+    /// autoscaler where it belongs. It is ready a little later: [`Node::ready`].
     pub async fn start(parts: Parts, env: Env) -> Self {
         let Parts { bus, record, config, names, fronts, drivers, role, reach } = parts;
         let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
         let keeps = match (&reach, role) {
             (Reach::Alone, _) | (_, Role::Directory) => true,
-            // A cell has nothing of its own: there may be many on one machine.
-            (Reach::Http { .. }, Role::Cell) => false,
+            // These have nothing of their own: there may be many on one machine.
+            (Reach::Http { .. }, Role::Cell | Role::Controller) => false,
         };
         let checkpoint = if keeps {
             let cluster = checkpoint::Cluster { id: record.cluster_id, shards: record.shards };
@@ -128,13 +124,13 @@ impl Node {
         let (local, names) = (LocalPeers::default(), Arc::new(ManagerNames::new(names)));
         let peers: Arc<dyn Peers> = match &reach {
             Reach::Alone => Arc::new(local.clone()),
-            Reach::Http { tls, metrics, .. } => {
-                let (cluster, metrics) = (record.cluster_id, metrics.clone());
-                Arc::new(match tls {
-                    Some(tls) => HttpPeers::with_tls(local.clone(), cluster, env.clone(), metrics, tls.clone()),
-                    None => HttpPeers::new(local.clone(), cluster, env.clone(), metrics),
-                })
-            }
+            Reach::Http { tls, metrics, .. } => Arc::new(HttpPeers::with_tls(
+                local.clone(),
+                record.cluster_id,
+                env.clone(),
+                metrics.clone(),
+                tls.clone(),
+            )),
         };
         let process = Process::new(env.clone(), Arc::clone(&bus), peers, local, names, replica);
 
@@ -156,89 +152,111 @@ impl Node {
         let (beside, stop) = (process.clone(), stop_rest.clone());
         env.spawn("process", rest.track_future(async move { beside.run(stop).await }));
 
-        let mut node = Self {
-            env,
-            shards: record.shards,
-            record,
+        let alone = matches!(reach, Reach::Alone);
+        let cells = Arc::new(Cells {
+            process: process.clone(),
             config,
             reach,
             fronts,
             drivers,
+            running: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            state: Mutex::default(),
+        });
+        let mut node = Self {
+            env,
+            record,
             gateway: Gateway::new(process.clone()),
             process,
             tail: following,
-            cells: Vec::new(),
-            incarnations: 0,
-            running: TaskTracker::new(),
-            stop_cells: CancellationToken::new(),
+            cells,
+            controller: None,
+            stop_controller: CancellationToken::new(),
+            controlling: TaskTracker::new(),
             stop_rest,
             rest,
         };
         match role {
             Role::Cell => {
-                for _ in 0..node.config.cells {
-                    node.start_cell(node.config.cells as usize);
+                let together = node.cells.config.cells as usize;
+                for _ in 0..together {
+                    node.cells.start(together);
+                }
+                if alone {
+                    // The data directory is this process's alone: no other controller can be alive.
+                    node.control(Duration::ZERO);
                 }
             }
-            Role::Directory => node.announce(bus, role),
+            Role::Directory => node.announce(bus, role, "directory"),
+            Role::Controller => {
+                node.announce(bus, role, "controller");
+                node.control(node.cells.config.lease.ttl);
+            }
         }
         node
     }
 
     /// Says to the members that this process is there.
-    fn announce(&mut self, bus: Arc<dyn Bus>, role: Role) {
-        let id = self.next_id("directory");
+    fn announce(&self, bus: Arc<dyn Bus>, role: Role, what: &str) {
+        let cells = &self.cells;
+        let id = cells.next_id(what);
         let presence = presence::Presence {
             bus,
             env: self.env.clone(),
-            address: self.reach.address(&id),
+            address: cells.reach.address(&id),
             id,
             role,
-            every: self.config.lease.beat,
-            ttl: self.config.lease.ttl,
+            every: cells.config.lease.beat,
+            ttl: cells.config.lease.ttl,
         };
-        self.env.spawn("presence", self.running.track_future(presence.run(self.stop_cells.clone())));
+        self.env.spawn("presence", cells.running.track_future(presence.run(cells.stop.clone())));
     }
 
-    /// Starts one more cell.
-    pub fn add_cell(&mut self) -> CellId {
-        self.start_cell(1)
+    /// Starts the autoscaler; `lease` is how long another one may be silent before this one takes over.
+    fn control(&mut self, lease: Duration) {
+        let (env, scale) = (&self.env, &self.cells.config.scale);
+        let launcher: Arc<dyn Launcher> = match &scale.launcher {
+            config::scale::Launcher::None => Arc::new(launcher::Advise),
+            config::scale::Launcher::Embedded => Arc::new(cells::Embedded(Arc::clone(&self.cells))),
+            config::scale::Launcher::Process { command } => {
+                launcher::ProcessLauncher::start(env.clone(), command.clone())
+            }
+            config::scale::Launcher::Command { command, time_limit } => {
+                launcher::CommandLauncher::start(env.clone(), command.clone(), *time_limit)
+            }
+        };
+        let id = format!("controller-{:016x}", env.random_u64());
+        let config = controller::Config {
+            id: id.parse().expect("letters, digits and dashes make a controller id"),
+            configured: scale.settings.clone(),
+            tuning: scale.tuning.clone(),
+            lease,
+        };
+        let (service, handle) = controller::Service::new(config, self.gateway.clone(), launcher);
+        self.env.spawn("controller", self.controlling.track_future(service.run(self.stop_controller.clone())));
+        self.controller = Some(handle);
     }
 
-    /// Never used before, in this process or an earlier one.
-    fn next_id(&mut self, what: &str) -> CellId {
-        self.incarnations += 1;
-        let id = format!("{what}-{}-{:08x}", self.incarnations, self.env.random_u64() as u32);
-        id.parse().expect("letters, digits and dashes make a cell id")
-    }
-
-    fn start_cell(&mut self, together: usize) -> CellId {
-        let id = self.next_id("cell");
-        let (gather, settle) = match self.reach {
-            Reach::Alone => ((together, GATHER), Duration::ZERO),
-            // How many there will be, nobody knows.
-            Reach::Http { .. } => ((usize::MAX, LOOK_ROUND), self.config.lease.ttl),
-        };
-        let config = cell::Config {
-            address: self.reach.address(&id),
-            gather,
-            settle,
-            ..cell_config(&self.config, self.shards, id.clone(), self.fronts.clone())
-        };
-        let (cell, handle) = Cell::new(config, self.process.clone(), Arc::clone(&self.drivers));
-        self.env.spawn("cell", self.running.track_future(cell.run(self.stop_cells.clone())));
-        self.cells.push(handle);
-        id
+    /// Starts one more cell. The autoscaler takes it away again, unless it is wanted.
+    pub fn add_cell(&self) -> CellId {
+        self.cells.start(1)
     }
 
     /// Stops the cell that has run longest, with no goodbye, as a crash would. `None` if there is none.
-    pub fn kill_cell(&mut self) -> Option<CellId> {
-        if self.cells.is_empty() {
-            return None;
-        }
-        let handle = self.cells.remove(0);
-        handle.kill();
-        Some(handle.id().clone())
+    pub fn kill_cell(&self) -> Option<CellId> {
+        self.cells.kill_oldest()
+    }
+
+    /// The most cells that there were at once.
+    #[must_use]
+    pub fn cells_peak(&self) -> usize {
+        self.cells.peak()
+    }
+
+    /// What the autoscaler is doing, if there is one in this process.
+    #[must_use]
+    pub fn controller(&self) -> Option<&controller::Handle> {
+        self.controller.as_ref()
     }
 
     /// Waits until every shard is open or reported failed and the directory has read every log, or
@@ -270,7 +288,7 @@ impl Node {
     /// What its HTTP server serves to the other processes, if there are any.
     #[must_use]
     pub fn members(&self) -> Option<Members> {
-        match self.reach {
+        match self.cells.reach {
             Reach::Alone => None,
             Reach::Http { .. } => {
                 Some(Members { cells: self.process.local().clone(), cluster: self.record.cluster_id })
@@ -280,19 +298,23 @@ impl Node {
 
     /// Ends once every cell has: drained by an operator, say.
     pub async fn cells_ended(&self) {
-        self.running.close();
-        self.running.wait().await;
-        self.running.reopen();
+        let running = &self.cells.running;
+        running.close();
+        running.wait().await;
+        running.reopen();
     }
 
     /// Drains the cells and writes the directory's checkpoint. What is not done after `at_most` is
     /// left as a crash would leave it, which loses nothing either; `false` says so.
     pub async fn stop(self, at_most: Duration) -> bool {
-        self.stop_cells.cancel();
-        self.running.close();
-        let drained = self.env.timeout(at_most, self.running.wait()).await.is_some();
+        self.stop_controller.cancel();
+        self.controlling.close();
+        let _ = self.env.timeout(at_most, self.controlling.wait()).await;
+        self.cells.stop.cancel();
+        self.cells.running.close();
+        let drained = self.env.timeout(at_most, self.cells.running.wait()).await.is_some();
         if !drained {
-            self.cells.iter().for_each(Handle::kill);
+            self.cells.kill_all();
         }
         self.stop_rest.cancel();
         self.rest.close();
@@ -363,6 +385,7 @@ pub fn cell_config(config: &Config, shards: ShardCount, id: CellId, fronts: Vec<
             snapshot_bytes_min: config.snapshot.tail_min_bytes,
             ..runner::Config::default()
         },
+        in_flight_max: Some(config.in_flight_max),
         ingress: Some(config.tenants.clone()),
         ..cell::Config::local(id, fronts)
     }

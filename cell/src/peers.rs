@@ -16,7 +16,8 @@ use cellbus_bus::ids::{CellId, Epoch, JobId, ManagerId, OpNumber, Seq, ShardId, 
 use cellbus_bus::job::Digest;
 use cellbus_directory::record::{DeadLetter, Operator};
 use cellbus_directory::{JobState, Vm};
-use cellbus_workflows::{Answer, Call, Change, JobStatus, ManagerSummary, Stats, VmExplanation};
+use cellbus_workflows::autoscale::ShardReading;
+use cellbus_workflows::{Answer, Call, Change, JobStatus, ManagerSummary, Scale, Stats, VmExplanation};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{HeldVm, Inventory};
@@ -184,6 +185,16 @@ pub enum Request {
     Stats,
     /// What a process tells the others once a second.
     Summary,
+    /// What the autoscaler goes by.
+    Load,
+    /// How many cells there are to be, and why, with so many decisions, of those numbered below
+    /// `before`. Of the owner of the cluster's shard.
+    Scale {
+        /// How many decisions.
+        limit: usize,
+        /// `None`: the newest.
+        before: Option<u64>,
+    },
     /// Hosts of one manager that it fronts.
     Hosts(ManagerId),
     /// A VM, from the manager itself.
@@ -225,6 +236,8 @@ impl Request {
             | Self::Managers
             | Self::Stats
             | Self::Summary
+            | Self::Load
+            | Self::Scale { .. }
             | Self::Hosts(_)
             | Self::DeadLetters
             | Self::Changes
@@ -257,6 +270,10 @@ pub enum Response {
     Stats(Vec<(ShardId, Stats)>),
     /// To [`Request::Summary`].
     Summary(Summary),
+    /// To [`Request::Load`].
+    Load(Load),
+    /// To [`Request::Scale`].
+    Scale(Box<Scale>),
     /// To [`Request::Hosts`].
     Hosts(Vec<HostRow>),
     /// To [`Request::Live`].
@@ -343,6 +360,17 @@ pub struct Summary {
     pub managers: Vec<(Epoch, ManagerSummary)>,
     /// Shards that could not be opened here.
     pub failed: Vec<ShardId>,
+}
+
+/// What the autoscaler goes by, of one cell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// The shards that are open here, and could be read whole.
+    pub shards: Vec<ShardReading>,
+    /// Calls that stand in line at managers that are fronted here, as these have under way all that they may.
+    pub in_line: u64,
+    /// How much the cell may have under way; `None` if nothing limits it.
+    pub in_flight_max: Option<u32>,
 }
 
 /// A way to the other cells.

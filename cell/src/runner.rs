@@ -20,6 +20,7 @@
 mod ask;
 mod calls;
 mod open;
+mod permits;
 mod serve;
 mod snapshot;
 mod trace;
@@ -45,6 +46,7 @@ use crate::process::Process;
 
 pub(crate) use ask::Ask;
 pub(crate) use open::{Elsewhere, LetGo};
+pub(crate) use permits::Permits;
 
 /// Messages that wait for a runner. Answers come in batches, one of each front that has any;
 /// questions one by one. Some thousands is more than a runner leaves lying about in a second.
@@ -89,6 +91,8 @@ pub(crate) enum Message {
     Effects(Vec<(IntentKey, EffectAnswer)>),
     /// Somebody asks.
     Ask(Ask),
+    /// So many more calls may be under way.
+    Permits(i64),
     /// Finish what is in flight and let the shard go; the sender is told when it is.
     Release(oneshot::Sender<()>),
 }
@@ -157,6 +161,8 @@ pub(crate) struct Runner {
     home: Arc<dyn Home>,
     effects: Arc<Effects>,
     elsewhere: Arc<dyn Elsewhere>,
+    /// What bounds the work of its cell, if anything does.
+    permits: Option<Arc<Permits>>,
     mailbox: Arc<Mailbox<Message>>,
     row: Arc<ArcSwap<ShardRow>>,
     /// Who is told that the shard was let go.
@@ -180,6 +186,7 @@ impl Runner {
         home: Arc<dyn Home>,
         effects: Arc<Effects>,
         elsewhere: Arc<dyn Elsewhere>,
+        permits: Option<Arc<Permits>>,
     ) -> (Self, Handle) {
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
         let row = Arc::new(ArcSwap::from_pointee(row_of(shard, &me, ShardState::Opening)));
@@ -195,6 +202,7 @@ impl Runner {
             home,
             effects,
             elsewhere,
+            permits,
             mailbox,
             row,
             releasing: Vec::new(),
@@ -290,6 +298,11 @@ impl Runner {
             // Who carries them out does so again when the shard is open.
             Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) => {}
             Message::Ask(ask) => ask.not_open(),
+            Message::Permits(given) => {
+                if let Some(permits) = &self.permits {
+                    permits.give_back(given);
+                }
+            }
             Message::Release(told) => self.releasing.push(told),
         }
     }

@@ -163,6 +163,9 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::DeadLettered { .. }
         | Record::DeadLetterDropped { .. }
         | Record::Changed { .. }
+        | Record::ScaleSet { .. }
+        | Record::ScaleLed { .. }
+        | Record::ScaleDecided { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -17,6 +17,7 @@ pub mod fold;
 pub mod job;
 pub mod record;
 pub mod replica;
+pub mod scale;
 pub mod snapshot;
 mod spoken;
 pub mod tail;

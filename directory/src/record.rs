@@ -10,11 +10,12 @@ use bytes::Bytes;
 use cellbus_bus::codec;
 use cellbus_bus::contract::{Position, SnapshotId};
 use cellbus_bus::env::WallMs;
-use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, TenantId, VmId, VmName};
+use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, TenantId, Term, VmId, VmName};
 use cellbus_bus::job::{Job, Operation, Power, Size};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Refusal};
+use crate::scale::{Decision, Leader, Settings};
 use crate::vm::{Place, Template, VmFacts, VmState};
 
 /// One append to a shard's log.
@@ -479,6 +480,27 @@ pub enum Record {
         vm: VmId,
         /// What it was before the migrate.
         settled: VmState,
+    },
+
+    // ── the size of the cluster, on shard("cluster") ──
+    /// An operator has set who says how many cells there are to be, and its bounds.
+    ScaleSet {
+        /// From here on.
+        settings: Settings,
+        /// Who.
+        by: Operator,
+    },
+    /// Another controller decides from here on.
+    ScaleLed {
+        /// Which.
+        leader: Leader,
+    },
+    /// How many cells there are to be.
+    ScaleDecided {
+        /// By the controller of this term.
+        term: Term,
+        /// How many, and why.
+        decision: Arc<Decision>,
     },
 }
 

@@ -125,6 +125,11 @@ impl Client {
         let text = serde_json::to_string(body).map_err(|error| Error::Other(error.into()))?;
         self.call(Method::POST, path, &[], Some(("application/json", text))).await
     }
+    /// `PUT` of JSON.
+    pub(crate) async fn put_json(&self, path: &[&str], body: &impl Serialize) -> Result<Answer> {
+        let text = serde_json::to_string(body).map_err(|error| Error::Other(error.into()))?;
+        self.call(Method::PUT, path, &[], Some(("application/json", text))).await
+    }
     /// `DELETE`.
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<Answer> {
         self.call(Method::DELETE, path, &[], None).await

@@ -5,6 +5,7 @@ mod cell;
 mod cells;
 mod completions;
 mod config;
+mod controller;
 mod dead_letters;
 mod demo;
 mod directory;
@@ -48,6 +49,7 @@ enum Command {
     Up(Box<up::Command>),
     Cell(Box<cell::Command>),
     Directory(Box<directory::Command>),
+    Controller(Box<controller::Command>),
     Submit(submit::Command),
     Vm(vm::Command),
     Job(job::Command),
@@ -75,6 +77,7 @@ impl Cli {
             Command::Up(command) => server(async |env| command.run(&env).await),
             Command::Cell(command) => server(async |env| command.run(&env).await),
             Command::Directory(command) => server(async |env| command.run(&env).await),
+            Command::Controller(command) => server(async |env| command.run(&env).await),
             Command::Submit(command) => client(async |env| command.run(&env).await),
             Command::Vm(command) => client(async |env| command.run(&env).await),
             Command::Job(command) => client(async |env| command.run(&env).await),

@@ -64,10 +64,17 @@ fn table(report: &Report) -> String {
         ("memory", format!("{} MiB at the most", n(report.rss_mib))),
     ];
     let mut out = String::new();
+    let scaled = (report.cells_end > 0).then(|| {
+        let (from, peak, to) = (report.cells_start, report.cells_peak, report.cells_end);
+        format!("{from} at first, {peak} at the most as the queue backed up, {to} after it had emptied")
+    });
     let mut row = |head: &str, text: &str| {
         out.push_str(&format!("{head:<10} {text}\n"));
     };
     rows.iter().for_each(|(head, text)| row(head, text));
+    if let Some(scaled) = scaled {
+        row("cells", &scaled);
+    }
     if report.late_ms.max > 0.0 {
         let late = report.late_ms;
         row("harness", &format!("sent jobs p99 {:.1} ms, at most {:.1} ms after they were due", late.p99, late.max));

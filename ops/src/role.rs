@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cellbus_bus::contract::Role;
 use cellbus_bus::{Bus, Env};
+use cellbus_cell::config::scale::Launcher;
 use cellbus_cell::config::{Config, Transport};
 use cellbus_cell::http::{self, App, Served};
 use cellbus_cell::metrics::{self, Metrics};
 use cellbus_cell::node::{self, Node, Reach};
+use cellbus_cell::security::Security;
 use cellbus_simulator::drivers::AllDrivers;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -25,11 +27,19 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Runs until it is stopped, or until its cells have been drained by an operator.
 pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()> {
     let config = settings.load_or_refuse()?;
+    if role == Role::Controller && matches!(config.scale.launcher, Launcher::Embedded) {
+        let advice = "a controller of its own process cannot start cells in it: set `scale.launcher` to process, command or none";
+        return Err(Error::Usage(advice.to_owned()));
+    }
     let level = logging::init(config.log.format, &config.log.level)?;
     let stop = shutdown::on_signal(env)?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let listened = listener.local_addr().context("the address is not known")?;
+    let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
+    let figures = metrics::security::Metrics::new(metrics.registry()).context("metrics")?;
+    let security = Security::open(&config, env, figures).await.map_err(anyhow::Error::from)?;
+    env.spawn("security files", security.clone().run(config.reload_interval, env.clone(), stop.clone()));
     let address = match &config.advertise {
         Some(address) => address.clone(),
         None if listened.ip().is_unspecified() => {
@@ -37,14 +47,19 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
                 "`listen` names every address of this machine: say in `advertise` where other processes reach it";
             return Err(Error::Usage(advice.to_owned()));
         }
-        None => format!("http://{listened}"),
+        None => format!("{}://{listened}", security.scheme()),
     };
     let bus = bus(&config, role, env).await?;
     let record = node::cluster_record(bus.as_ref(), env, config.shards).await.map_err(anyhow::Error::from)?;
-    let drivers = AllDrivers::among_others(&config, env).await.map_err(anyhow::Error::from)?;
-    let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
-    let reach = Reach::Http { address, metrics: metrics::peers::Metrics::new(metrics.registry()).context("metrics")? };
-    let settings = http::Settings::of(&config);
+    let drivers =
+        AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
+    let reach = Reach::Http {
+        address,
+        tls: security.members().cloned(),
+        metrics: metrics::peers::Metrics::new(metrics.registry()).context("metrics")?,
+    };
+    let scale = config.scale.settings.clone();
+    let settings = http::Settings { security: security.clone(), ..http::Settings::of(&config) };
     let parts = node::Parts {
         bus,
         record,
@@ -56,13 +71,13 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
         reach,
     };
     let node = Node::start(parts, env.clone()).await;
-    let served = Arc::new(Served::new(node.gateway().clone()));
+    let served = Arc::new(Served::new(node.gateway().clone()).scaled(scale));
     let settings = http::Settings { members: node.members(), ..settings };
     let app = App::new(served, env.clone(), settings, Arc::new(metrics), Arc::new(level));
     let (serving, stop_serving) = (TaskTracker::new(), stop.child_token());
     env.spawn("http", serving.track_future(http::serve(app, listener, stop_serving.clone())));
     serving.close();
-    output::line(&format!("listening on http://{listened}"))?;
+    output::line(&format!("listening on {}://{listened}", security.scheme()))?;
     tracing::info!(address = %listened, "serving");
 
     tokio::select! {
@@ -87,6 +102,7 @@ async fn bus(config: &Config, role: Role, env: &Env) -> Result<Arc<dyn Bus>> {
     let name = match role {
         Role::Cell => "cellbus cell",
         Role::Directory => "cellbus directory",
+        Role::Controller => "cellbus controller",
     };
     match config.bus {
         Transport::Nats => Ok(nats::open(config, name, env).await?),

@@ -16,10 +16,11 @@ use cellbus_bus::Env;
 use cellbus_bus::contract::Role;
 use cellbus_bus::embedded::{self, Embedded};
 use cellbus_bus::ids::{CellId, ManagerName};
-use cellbus_cell::Gateway;
 use cellbus_cell::config::Config;
 use cellbus_cell::node::{self, Node, Reach};
 use cellbus_cell::security::MembersTls;
+use cellbus_cell::{Gateway, controller};
+use cellbus_directory::scale::Settings;
 use cellbus_directory::tail;
 
 use crate::Inventory;
@@ -79,6 +80,7 @@ pub struct Cluster {
     bus: Arc<Embedded>,
     fleet: Arc<Fleet>,
     node: Node,
+    scale: Settings,
 }
 
 impl Cluster {
@@ -109,6 +111,7 @@ impl Cluster {
         )
         .await?;
         let drivers = AllDrivers::alone(Arc::clone(&fleet), &config, members, &env).await?;
+        let scale = config.scale.settings.clone();
         let parts = node::Parts {
             bus: bus.clone(),
             record,
@@ -120,13 +123,30 @@ impl Cluster {
             reach: Reach::Alone,
         };
         let node = Node::start(parts, env.clone()).await;
-        Ok(Self { env, bus, fleet, node })
+        Ok(Self { env, bus, fleet, node, scale })
     }
 
-    /// Starts one more cell.
+    /// Starts one more cell. The autoscaler takes it away again, unless it is wanted.
     pub fn add_cell(&mut self) -> CellId {
         self.node.add_cell()
     }
+
+    /// The most cells that there were at once.
+    #[must_use]
+    pub fn cells_peak(&self) -> usize {
+        self.node.cells_peak()
+    }
+    /// What is configured of its size.
+    #[must_use]
+    pub fn scale(&self) -> Settings {
+        self.scale.clone()
+    }
+    /// What the autoscaler is doing.
+    #[must_use]
+    pub fn controller(&self) -> Option<&controller::Handle> {
+        self.node.controller()
+    }
+
     /// Stops the cell that has run longest, with no goodbye, as a crash would. `None` if there is none.
     pub fn kill_cell(&mut self) -> Option<CellId> {
         self.node.kill_cell()

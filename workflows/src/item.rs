@@ -1,13 +1,15 @@
 //! What travels on the queues of a shard.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cellbus_bus::codec;
 use cellbus_bus::env::WallMs;
-use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
+use cellbus_bus::ids::{ControllerId, HostId, JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
+use cellbus_directory::scale::{Decision, Leader, Settings};
 use cellbus_directory::{Outcome, VmSummary, Work};
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +136,29 @@ pub enum ControlItem {
         by: Operator,
         /// What.
         what: String,
+    },
+
+    // ── added later; all three to the cluster's shard ──
+    /// An operator sets who says how many cells there are to be.
+    ScaleSet {
+        /// From here on.
+        settings: Settings,
+        /// Who.
+        by: Operator,
+    },
+    /// A controller would decide, or goes on deciding.
+    ScaleLead {
+        /// Which.
+        controller: ControllerId,
+        /// How long the one that decides may be silent before another takes over.
+        lease: Duration,
+    },
+    /// A controller has decided. Void unless it is the one that may.
+    ScaleDecided {
+        /// Which, and in which term.
+        leader: Leader,
+        /// What.
+        decision: Arc<Decision>,
     },
 }
 

@@ -21,6 +21,7 @@
 //! - One workflow a VM at a time, in the order accepted.
 
 pub mod action;
+pub mod autoscale;
 mod event;
 pub mod input;
 pub mod item;
@@ -33,5 +34,5 @@ pub mod view;
 pub use action::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Released};
 pub use item::{ControlItem, JobItem};
-pub use shard::{Change, JobStatus, Limits, Shard, Stats, VmExplanation};
+pub use shard::{Change, JobStatus, Limits, Scale, ScaleSet, Shard, Stats, VmExplanation};
 pub use view::{CapacityView, ClassSummary, Health, ManagerNames, ManagerSummary};

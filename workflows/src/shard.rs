@@ -5,6 +5,7 @@ mod effects;
 mod fair;
 mod jobs;
 pub(crate) mod run;
+mod scale;
 mod state;
 mod status;
 mod timers;
@@ -27,6 +28,7 @@ use crate::input::{Batch, Context, Effect, Input, Released};
 use crate::view::ManagerNames;
 use state::{Durable, Machine, Map, Soft, VmEntry};
 
+pub use scale::{Scale, ScaleSet};
 pub use status::{JobStatus, Stats, VmExplanation};
 
 /// Dead letters kept a shard. The alert on them comes long before the oldest makes room.
@@ -119,7 +121,7 @@ impl Shard {
         limits: Limits,
         snapshot: ShardSnapshot,
     ) -> Result<Self, codec::Error> {
-        let machine: Machine = codec::decode_snapshot(&snapshot.machine)?;
+        let (machine, scale) = Machine::decode(&snapshot.machine)?;
         let mut shard = Self::new(id, count, limits);
         let state = &mut shard.state;
         state.epoch = snapshot.epoch;
@@ -146,6 +148,7 @@ impl Shard {
         state.cordons = machine.cordons;
         state.dead_letters = machine.dead_letters;
         state.changes = machine.changes;
+        state.scale = scale;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)
@@ -165,7 +168,7 @@ impl Shard {
             vms,
             jobs: machine.jobs.iter().map(|(_, entry)| entry.row.clone()).collect(),
             cordons: machine.cordons.iter().cloned().collect(),
-            machine: machine.encode(),
+            machine: machine.encode(&self.state.scale),
         }
     }
 

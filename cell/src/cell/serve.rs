@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{ManagerId, ShardId};
+use cellbus_workflows::autoscale::ShardReading;
 use tokio::sync::oneshot;
 
 use super::Inner;
 use crate::front;
 use crate::gateway::{ManagerRow, ShardRow, ShardState};
 use crate::gather::Gather;
-use crate::peers::{Decision, JobAnswer, Request, Response, Summary, VmAnswer};
+use crate::peers::{Decision, JobAnswer, Load, Request, Response, Summary, VmAnswer};
 use crate::runner::{self, Ask};
 
 /// How long a shard may take to answer a question that it can answer at once.
@@ -77,6 +78,20 @@ impl Inner {
             Request::Managers => Response::Managers(self.manager_rows()),
             Request::Stats => Response::Stats(self.ask_all(Ask::Stats).await),
             Request::Summary => Response::Summary(self.summary()),
+            Request::Load => Response::Load(self.load().await),
+            Request::Scale { limit, before } => {
+                let Some(runner) = self.runner(ShardId::of_cluster(self.process.count)) else {
+                    return Response::NotMine;
+                };
+                let (back, answer) = oneshot::channel();
+                if runner.put(runner::Message::Ask(Ask::Scale { limit, before, back })).is_err() {
+                    return busy();
+                }
+                match self.process.env.timeout(SHARD_LIMIT, answer).await {
+                    Some(Ok(scale)) => Response::Scale(scale),
+                    Some(Err(_)) | None => Response::Failed { detail: "the shard is not open".to_owned() },
+                }
+            }
             Request::Hosts(manager) => {
                 let (back, answer) = oneshot::channel();
                 self.ask_front(&manager, front::Message::Hosts(back), FRONT_LIMIT, answer, |rows| {
@@ -239,6 +254,29 @@ impl Inner {
         summary.managers =
             self.process.board.said().into_iter().filter(|(_, said)| fronts.contains_key(&said.id)).collect();
         summary
+    }
+
+    /// What the autoscaler goes by. A shard that cannot be read whole is left out: it is unknown then.
+    async fn load(&self) -> Load {
+        let mut shards = Vec::new();
+        for (shard, stats) in self.ask_all(Ask::Stats).await {
+            let Some(row) = self.runner(shard).map(|runner| runner.row()) else { continue };
+            let queue = Queue { shard, kind: QueueKind::Jobs };
+            let Ok(unread) = self.process.bus.depth(queue, row.jobs_read).await else { continue };
+            shards.push(ShardReading {
+                shard,
+                epoch: row.epoch,
+                unread: unread.messages,
+                full: stats.full,
+                waiting: stats.waiting as u64,
+                waiting_for_managers: stats.waiting_for_managers as u64,
+                running: stats.running as u64,
+                ended: stats.work_ended,
+                oldest_waiting_at: stats.oldest_waiting_at,
+            });
+        }
+        let in_line = self.manager_rows().iter().flat_map(|row| row.waiting.values()).map(|n| u64::from(*n)).sum();
+        Load { shards, in_line, in_flight_max: self.config.in_flight_max }
     }
 
     /// Lets a shard go if it should be the asker's, once what is in flight is finished.

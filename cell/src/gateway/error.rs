@@ -28,6 +28,7 @@ pub const CODES: &[&str] = &[
     "too_many_ids",
     "invalid_cursor",
     "bad_round",
+    "invalid_scale",
     "not_a_provision",
     "not_cancellable",
     "not_parked",

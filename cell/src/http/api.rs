@@ -13,12 +13,12 @@ use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardId, Te
 use cellbus_bus::job::{Job, JobKind, Labels};
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::{JobRow, JobState, VmState, VmSummary};
-use cellbus_workflows::{Change, JobStatus};
+use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use crate::gateway::{
     Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
-    ShardRow, Submitted, VmRow,
+    ScaleChange, ScaleShown, ShardRow, Submitted, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.
@@ -144,6 +144,12 @@ pub trait Api: Send + Sync {
     -> Result<Evacuation>;
     async fn note_change(&self, by: Operator, what: String) -> Result<()>;
     async fn changes(&self, limit: usize) -> Result<Vec<Change>>;
+
+    // ── how many cells ──
+    async fn scale(&self) -> Result<ScaleShown>;
+    async fn set_scale(&self, change: &ScaleChange, by: Operator) -> Result<ScaleShown>;
+    /// [`crate::Gateway::scale`].
+    async fn scale_decisions(&self, limit: usize, before: Option<u64>) -> Result<Scale>;
 
     // ── dead letters, audit ──
     async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>>;

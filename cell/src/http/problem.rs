@@ -28,7 +28,6 @@ pub const CODES: &[&str] = &[
     "job_conflict",
     "job_refused",
     "invalid_log_level",
-    "not_available",
     "member_not_here",
     "member_of_other_cluster",
     "member_format_unknown",

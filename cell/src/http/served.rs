@@ -10,15 +10,16 @@ use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, ManagerName, Seq, Tenan
 use cellbus_bus::job::Job;
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::replica::{JobFilter, VmFilter};
+use cellbus_directory::scale::Settings;
 use cellbus_directory::{JobRow, VmState, VmSummary};
-use cellbus_workflows::{Change, JobStatus};
+use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
     Audit, CellRow, DryRun, Error, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
-    ShardRow, Submitted, VmRow,
+    ScaleChange, ScaleShown, ShardRow, Submitted, VmRow,
 };
 
 /// What the HTTP API of a process stands on.
@@ -28,6 +29,8 @@ pub struct Served {
     /// Whether the directory has been complete once. From then on lists are answered whatever
     /// becomes of cells: what is in the directory is true as of each row's time.
     complete: Arc<AtomicBool>,
+    /// How many cells there are to be until an operator says something else.
+    scale: Arc<Settings>,
 }
 
 impl std::fmt::Debug for Served {
@@ -40,7 +43,13 @@ impl Served {
     /// Over the gateway of a process.
     #[must_use]
     pub fn new(gateway: Gateway) -> Self {
-        Self { gateway, complete: Arc::new(AtomicBool::new(false)) }
+        let scale = Arc::new(crate::config::scale::Scale::default().settings);
+        Self { gateway, complete: Arc::new(AtomicBool::new(false)), scale }
+    }
+    /// With what is configured of the cluster's size.
+    #[must_use]
+    pub fn scaled(self, configured: Settings) -> Self {
+        Self { scale: Arc::new(configured), ..self }
     }
 
     /// An error until the directory has been complete once: a list must not lack what is there.
@@ -202,6 +211,16 @@ impl Api for Served {
     }
     async fn changes(&self, limit: usize) -> Result<Vec<Change>> {
         self.gateway.changes(limit).await
+    }
+
+    async fn scale(&self) -> Result<ScaleShown> {
+        self.gateway.scale_shown(&self.scale).await
+    }
+    async fn set_scale(&self, change: &ScaleChange, by: Operator) -> Result<ScaleShown> {
+        self.gateway.set_scale(&self.scale, change, by).await
+    }
+    async fn scale_decisions(&self, limit: usize, before: Option<u64>) -> Result<Scale> {
+        self.gateway.scale(limit, before).await
     }
 
     async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>> {

@@ -10,12 +10,14 @@ mod cluster;
 mod explain;
 mod jobs;
 mod operators;
+mod scale;
 mod vms;
 
 pub(super) use cluster::{CellView, HostView, ManagerView, QueueView, ShardView};
 pub(super) use explain::ExplainedView;
 pub(super) use jobs::{DryRunView, JobDetail, JobView, JobVm};
 pub(super) use operators::{AuditView, ChangeView, DeadLetterView, EvacuationView};
+pub(super) use scale::{DecisionView, ScaleView};
 pub(super) use vms::{LiveView, VmView};
 
 fn time(at: WallMs) -> String {

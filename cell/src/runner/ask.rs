@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use cellbus_bus::ids::{JobId, VmId};
 use cellbus_directory::record::DeadLetter;
-use cellbus_workflows::{Change, Shard, Stats, VmExplanation};
+use cellbus_workflows::{Change, Scale, Shard, Stats, VmExplanation};
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -27,6 +27,7 @@ pub(crate) enum Ask {
     Stats(usize, Arc<Gather<Stats>>),
     DeadLetters(usize, Arc<Gather<Vec<Arc<DeadLetter>>>>),
     Changes(usize, Arc<Gather<Vec<Change>>>),
+    Scale { limit: usize, before: Option<u64>, back: oneshot::Sender<Box<Scale>> },
 }
 
 impl Ask {
@@ -42,7 +43,12 @@ impl Ask {
             Self::Vms { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, VmAnswer::NotMine)),
             Self::Works { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, None)),
             // Whoever asks is told by the slot that stays empty, or the dropped sender.
-            Self::Explain(..) | Self::Parked(..) | Self::Stats(..) | Self::DeadLetters(..) | Self::Changes(..) => {}
+            Self::Explain(..)
+            | Self::Parked(..)
+            | Self::Stats(..)
+            | Self::DeadLetters(..)
+            | Self::Changes(..)
+            | Self::Scale { .. } => {}
         }
     }
 }
@@ -100,6 +106,10 @@ impl Waiters {
             Ask::Stats(index, answers) => answers.fill(index, shard.stats()),
             Ask::DeadLetters(index, answers) => answers.fill(index, shard.dead_letters()),
             Ask::Changes(index, answers) => answers.fill(index, shard.changes()),
+            Ask::Scale { limit, before, back } => {
+                // Whoever asked may have gone.
+                let _ = back.send(Box::new(shard.scale().newest(limit, before)));
+            }
         }
     }
 

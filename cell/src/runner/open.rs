@@ -136,6 +136,10 @@ impl Runner {
         let seq = self.process.bus.append(self.shard, *end, entry.encode()).await?;
         shard.apply(seq, &entry);
         *end = seq;
+        if self.permits.is_some() {
+            // More is started with the first permits.
+            shard.allow(shard.in_flight());
+        }
         let view = self.process.board.view();
         shard.opened(&context(&self.process, &view));
         Ok(())

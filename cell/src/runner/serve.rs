@@ -16,6 +16,7 @@ use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, L
 use super::ask::{Ask, Waiters};
 use super::calls::Calls;
 use super::open::Open;
+use super::permits::Held;
 use super::{Ended, Handle, Message, Next, Poison, Runner};
 use crate::effects::Whose;
 use crate::gateway::{ShardRow, ShardState};
@@ -34,6 +35,7 @@ struct Serving {
     handle: Handle,
     waiters: Waiters,
     calls: Calls,
+    permits: Option<Held>,
     /// Inputs that have come and are not handed in yet.
     backlog: VecDeque<Input>,
     /// Questions, which are answered when all that was decided before them is durable.
@@ -65,6 +67,7 @@ impl Runner {
             handle,
             waiters: Waiters::default(),
             calls: Calls::default(),
+            permits: self.permits.as_ref().map(|permits| Held::none(Arc::clone(permits), self.shard)),
             backlog: VecDeque::new(),
             asks: Vec::new(),
             cordons,
@@ -95,6 +98,11 @@ impl Runner {
             return Some(next);
         }
         if let Some(next) = self.hand_in(serving) {
+            return Some(next);
+        }
+        if serving.may_start_more()
+            && let Some(next) = self.hand_in(serving)
+        {
             return Some(next);
         }
         let retries = serving.open.shard.take_retries(&self.process.names);
@@ -208,6 +216,11 @@ impl Runner {
                     serving.backlog.extend(inputs);
                 }
                 Message::Ask(ask) => serving.asks.push(ask),
+                Message::Permits(given) => {
+                    if let Some(permits) = &mut serving.permits {
+                        permits.given(given);
+                    }
+                }
                 Message::Release(told) => self.releasing.push(told),
             }
         }
@@ -458,6 +471,21 @@ impl Runner {
 }
 
 impl Serving {
+    /// Where the cell's work is bounded: takes and gives back permits; whether there is a reason to
+    /// hand in something that starts more.
+    fn may_start_more(&mut self) -> bool {
+        let Some(permits) = &mut self.permits else { return false };
+        let shard = &mut self.open.shard;
+        let (in_flight, ready) = (shard.in_flight(), shard.ready());
+        let allowed = permits.settle(&self.handle, in_flight, ready);
+        shard.allow(allowed);
+        let more = ready > 0 && allowed > in_flight && self.backlog.is_empty();
+        if more {
+            self.backlog.push_back(Input::Tick);
+        }
+        more
+    }
+
     /// Messages of a queue become inputs. One of them may have been put aside.
     fn read(&mut self, kind: QueueKind, messages: Vec<BusMessage>) {
         self.backlog.extend(messages.into_iter().map(|message| {

@@ -124,6 +124,9 @@ fn of_record(record: &Record) -> About {
         Record::DeadLetterDropped { .. } => About::nothing("dead_letter_dropped"),
         Record::Changed { .. } => About::nothing("changed"),
         Record::Snapshot { .. } => About::nothing("snapshot"),
+        Record::ScaleSet { .. } => About::nothing("scale_set"),
+        Record::ScaleLed { .. } => About::nothing("scale_led"),
+        Record::ScaleDecided { .. } => About::nothing("scale_decided"),
     }
 }
 

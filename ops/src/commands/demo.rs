@@ -10,6 +10,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cellbus_bus::Env;
 use cellbus_cell::config::{Config, LogFormat, Override, Sources};
+use cellbus_cell::gateway::ScaleChange;
+use cellbus_directory::record::Operator;
+use cellbus_directory::scale::Mode;
 use cellbus_simulator::cluster::{Cluster, Parts};
 use cellbus_simulator::load::workload::{self, Mix, Planned, Task, Workload};
 use cellbus_simulator::load::{self, Counts, Options, Phase};
@@ -26,15 +29,24 @@ use crate::{logging, report, shutdown};
 /// How long 500 managers may take to be read on a slow machine.
 const READY: Duration = Duration::from_secs(120);
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long added cells may take to be gone when all is done, one after another.
+const COLLAPSE: Duration = Duration::from_secs(15);
+/// Between two looks at how many there are.
+const LOOK: Duration = Duration::from_millis(100);
+/// Calls that one cell has under way at once. An operation takes 20 ms, so that a cell does some
+/// thousands a second, and more cells do more, until the machine has no more processor time.
+const IN_FLIGHT_MAX: u32 = 48;
+/// Cells that may be added.
+const ADDED_MAX: u32 = 2;
 /// Power operations for each hundred VMs.
 const OPERATIONS_PERCENT: u64 = 20;
 
 /// Everything in one process, with a workload, a cell that is killed, and a summary
 ///
 /// Simulated managers, cells, directory and bus run here, in a temporary directory, as durable as
-/// ever. VMs are made, a mix of power operations follows, one cell is killed half way, VMs are
-/// looked up, and the directory is audited against what the managers hold. Exit code 1 unless
-/// everything was right.
+/// ever. VMs are made, a mix of power operations follows, cells are added while the queue is backed
+/// up, one is killed half way, VMs are looked up, and the directory is audited against what the managers
+/// hold; then the added cells go again. Exit code 1 unless everything was right.
 #[derive(Debug, Args)]
 pub(super) struct Command {
     /// Hosts of 64 vCPUs, 512 GiB and 10 TiB
@@ -98,10 +110,12 @@ impl Command {
         let options = Options::flood("demo".parse().context("demo is a tenant")?);
         let run = load::run(workload, target, options, watched.clone(), stop, env.clone()).await;
         watched.shown.end();
-        let report = run.context("the workload could not begin")?;
+        let mut report = run.context("the workload could not begin")?;
 
         let watched = Arc::into_inner(watched).context("the run has let go of what watched it")?;
         let cluster = watched.cluster.into_inner().unwrap_or_else(PoisonError::into_inner);
+        report.cells_start = u64::from(self.cells);
+        report.cells_end = collapsed(&cluster, env).await;
         let violations = cluster.fleet().violations();
         cluster.stop(DRAIN).await;
         report::show(&report, self.output)?;
@@ -119,9 +133,39 @@ impl Command {
         let overrides = vec![
             set("data_dir", data.display().to_string(), "TMPDIR"),
             set("cells", self.cells.to_string(), "--cells"),
+            set("cell.in_flight_max", IN_FLIGHT_MAX.to_string(), "--cells"),
+            // All of it is over in half a minute, so that it must not wait for minutes.
+            set("scale.rate_window", "2s".to_owned(), "--cells"),
+            set("scale.out_window", "1s".to_owned(), "--cells"),
+            set("scale.out_pause", "1s".to_owned(), "--cells"),
+            set("scale.in_window", "1s".to_owned(), "--cells"),
+            set("scale.max", self.cells.saturating_add(ADDED_MAX).to_string(), "--cells"),
+            set("scale.in_pause", "100ms".to_owned(), "--cells"),
         ];
         Config::load(Sources { overrides, ..Sources::default() })
             .map_err(|errors| Error::Usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
+    }
+}
+
+/// Waits until the cells that were added are gone again, and gives how many there are then. While the
+/// directory was audited they stayed: a manager that is just handed over cannot be read.
+async fn collapsed(cluster: &Cluster, env: &Env) -> u64 {
+    let by = Operator { who: "demo".to_owned(), from: "this process".to_owned() };
+    let change = ScaleChange { mode: Some(Mode::Auto), ..ScaleChange::default() };
+    let configured = cluster.scale();
+    if let Err(error) = cluster.gateway().set_scale(&configured, &change, by).await {
+        note(&format!("the autoscaler was not told to go on: {error}"));
+    }
+    let began = env.mono();
+    loop {
+        let (cells, settled) = match cluster.gateway().scale_shown(&configured).await {
+            Ok(shown) => (shown.cells_active + shown.cells_draining, shown.cells_active <= configured.min),
+            Err(_) => (0, false),
+        };
+        if (settled && cells <= configured.min) || env.mono().since(began) > COLLAPSE {
+            return u64::from(cells);
+        }
+        env.sleep(LOOK).await;
     }
 }
 
@@ -133,9 +177,29 @@ struct Watched {
     cluster: Mutex<Cluster>,
 }
 
+impl Watched {
+    /// The size stays as it is while everything is checked.
+    fn pause(&self) {
+        let (gateway, configured, env) = {
+            let cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+            (cluster.gateway().clone(), cluster.scale(), cluster.env().clone())
+        };
+        env.spawn("demo: pause", async move {
+            let by = Operator { who: "demo".to_owned(), from: "this process".to_owned() };
+            let change = ScaleChange { mode: Some(Mode::Paused), ..ScaleChange::default() };
+            if let Err(error) = gateway.set_scale(&configured, &change, by).await {
+                note(&format!("the autoscaler could not be paused: {error}"));
+            }
+        });
+    }
+}
+
 impl load::Progress for Watched {
     fn phase(&self, phase: Phase) {
         self.shown.phase(phase);
+        if phase == Phase::Checking {
+            self.pause();
+        }
     }
     fn counts(&self, counts: &Counts, open: usize) {
         self.shown.counts(counts, open);

@@ -52,6 +52,7 @@ impl Command {
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr().context("the address is not known")?;
+        let scale = config.scale.settings.clone();
         let metrics = Metrics::new(prometheus::Registry::new()).context("metrics")?;
         let figures = metrics::security::Metrics::new(metrics.registry()).context("metrics")?;
         let security = Security::open(&config, env, figures).await.map_err(anyhow::Error::from)?;
@@ -63,7 +64,7 @@ impl Command {
         let cluster = Cluster::open_with(parts, security.members(), env.clone()).await.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
-        let served = Arc::new(Served::new(cluster.gateway().clone()));
+        let served = Arc::new(Served::new(cluster.gateway().clone()).scaled(scale));
         let app = App::new(served, env.clone(), http, Arc::new(metrics), Arc::new(level));
         let serving = TaskTracker::new();
         env.spawn("http", serving.track_future(http::serve(app, listener, stop.clone())));

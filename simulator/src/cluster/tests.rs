@@ -14,6 +14,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("jobs.retention", "2d"),
     ("jobs.remember", "30d"),
     ("jobs.placement_patience", "7s"),
+    ("cell.in_flight_max", "7"),
     ("snapshot.tail_min", "3MiB"),
     ("events.keep_max", "7000"),
     ("events.keep_size_max", "7MiB"),
@@ -42,7 +43,7 @@ fn what_is_configured_reaches_the_parts() {
         assert_ne!(given(key, value), usual, "{key} reaches nobody");
     }
     // None is left out: the documentation lists them all.
-    let sections = ["lease", "jobs", "snapshot", "trim", "events", "disk", "directory", "circuit"];
+    let sections = ["lease", "jobs", "cell", "snapshot", "trim", "events", "disk", "directory", "circuit"];
     for line in markdown().lines() {
         let Some(key) = line.strip_prefix("| `").and_then(|rest| rest.split('`').next()) else { continue };
         let Some((section, _)) = key.split_once('.') else { continue };

@@ -49,6 +49,11 @@ pub struct Report {
     pub rss_mib: u64,
 
     // ── beside the published fields ──
+    /// Cells when the run began, and when what the autoscaler had added was gone again; 0 where that
+    /// was not looked at.
+    pub cells_start: u64,
+    /// See `cells_start`.
+    pub cells_end: u64,
     /// VMs that were deleted again.
     pub vms_deleted: u64,
     /// Jobs that were refused, and not counted above.

@@ -14,6 +14,7 @@ use cellbus_directory::{
 };
 
 use super::run::Run;
+use super::scale;
 use super::state::{Durable, Happened, JobEntry, Report, VmEntry};
 use super::{CHANGES_MAX, Change, DEAD_LETTERS_MAX, Shard};
 use crate::sagas::migrate;
@@ -185,6 +186,12 @@ impl Shard {
                 self.changed(at, by, format!("{} dead letter {id}", if *retried { "retried" } else { "dropped" }));
             }
             Record::Changed { by, what } => self.changed(at, by, what.clone()),
+            Record::ScaleSet { settings, by } => {
+                self.changed(at, by, scale::in_words(settings));
+                self.state.scale.set(at, settings, by);
+            }
+            Record::ScaleLed { leader } => self.state.scale.led(leader),
+            Record::ScaleDecided { decision, .. } => self.state.scale.decided(decision),
         }
     }
 
@@ -551,6 +558,9 @@ impl Shard {
 
     fn work_is_over(&mut self, at: WallMs, work: &Work, outcome: &Outcome) {
         self.soft.admitted.remove(&(work.vm, work.job));
+        if self.soft.owner {
+            self.soft.work_ended += 1;
+        }
         if let Some(entry) = self.state.vms.get_mut(&work.vm) {
             let was_deleted = entry.vm.is_deleted();
             entry.vm.work_ended(work.job, outcome, at);

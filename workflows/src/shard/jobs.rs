@@ -79,6 +79,9 @@ impl Shard {
                 }
             }
             ControlItem::Changed { by, what } => self.record(ctx, Record::Changed { by, what }),
+            ControlItem::ScaleSet { settings, by } => self.record(ctx, Record::ScaleSet { settings, by }),
+            ControlItem::ScaleLead { controller, lease } => self.would_lead(ctx, controller, lease),
+            ControlItem::ScaleDecided { leader, decision } => self.scale_decided(ctx, &leader, decision),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cellbus_bus::codec;
 use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, Seq, VmId};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Change;
 use super::fair::FairQueue;
 use super::run::Run;
+use super::scale::Scale;
 
 /// Hash maps are for look-up only; what is iterated is ordered.
 pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
@@ -128,6 +130,7 @@ pub(crate) struct Durable {
     pub(crate) cordons: BTreeSet<(ManagerId, Option<HostId>)>,
     pub(crate) dead_letters: BTreeMap<uuid::Uuid, Arc<DeadLetter>>,
     pub(crate) changes: VecDeque<Change>,
+    pub(crate) scale: Scale,
 }
 
 impl Durable {
@@ -152,6 +155,7 @@ impl Durable {
             cordons: BTreeSet::new(),
             dead_letters: BTreeMap::new(),
             changes: VecDeque::new(),
+            scale: Scale::default(),
         }
     }
 }
@@ -218,11 +222,17 @@ pub(crate) struct Soft {
     /// Calls under way, by manager.
     pub(crate) slots: Map<ManagerId, usize>,
     pub(crate) slots_total: usize,
+    /// How many of these there may be when more work is started; `None`: as many as fit.
+    pub(crate) slots_max: Option<usize>,
     /// Work admitted and not ended: a line may be long, and is not searched for each that comes.
     pub(crate) admitted: Set<(VmId, JobId)>,
     pub(crate) jobs_open: usize,
     pub(crate) vms_live: usize,
     pub(crate) ended_counts: BTreeMap<(JobKind, JobState), u64>,
+    /// Work that has ended since this owner opened the shard.
+    pub(crate) work_ended: u64,
+    /// When the controller that decides was last heard of; with a new owner, when that opened the shard.
+    pub(crate) leader_heard: WallMs,
     pub(crate) durable_seq: Seq,
 }
 
@@ -281,7 +291,17 @@ impl Machine {
         }
     }
 
-    pub(crate) fn encode(&self) -> Bytes {
-        Bytes::from(cellbus_bus::codec::encode(self))
+    /// With what was added later behind it: a build that knows nothing of that wrote it alone.
+    pub(crate) fn encode(&self, scale: &Scale) -> Bytes {
+        Bytes::from(codec::encode(&(self, scale)))
+    }
+
+    /// # Errors
+    /// When it is damaged or written by a newer build.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Scale), codec::Error> {
+        codec::decode_snapshot(bytes).or_else(|error| match codec::decode_snapshot(bytes) {
+            Ok(machine) => Ok((machine, Scale::default())),
+            Err(_) => Err(error),
+        })
     }
 }

@@ -12,7 +12,7 @@ use cellbus_directory::{Failure, JobRow, JobState, Vm, VmSummary};
 use serde::{Deserialize, Serialize};
 
 use super::state::{Happened, VmEntry};
-use super::{Change, Shard};
+use super::{Change, Scale, Shard};
 
 /// Jobs behind a VM's own that an explanation names.
 const BEHIND_MAX: usize = 100;
@@ -188,6 +188,8 @@ impl Shard {
             intents: self.state.intents.len(),
             dead_letters: self.state.dead_letters.len(),
             ended: soft.ended_counts.clone(),
+            work_ended: soft.work_ended,
+            full: !self.wants_jobs(),
             waiting_by_tenant: by_tenant,
         }
     }
@@ -210,6 +212,12 @@ impl Shard {
     #[must_use]
     pub fn cordons(&self) -> Vec<(ManagerId, Option<HostId>)> {
         self.state.cordons.iter().cloned().collect()
+    }
+
+    /// How many cells there are to be, and why; kept on the cluster's shard.
+    #[must_use]
+    pub fn scale(&self) -> &Scale {
+        &self.state.scale
     }
 
     /// VMs with parked work.
@@ -319,4 +327,8 @@ pub struct Stats {
     pub ended: BTreeMap<(JobKind, JobState), u64>,
     /// Work of each tenant that is not started.
     pub waiting_by_tenant: BTreeMap<TenantId, usize>,
+    /// Work that has ended since the shard was opened.
+    pub work_ended: u64,
+    /// Whether the `jobs` queue is not read on, as too much waits.
+    pub full: bool,
 }

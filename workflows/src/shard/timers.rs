@@ -73,6 +73,7 @@ impl Shard {
             let patience = ctx.now.after(self.limits.predecessor_patience);
             timers.extend(waiters.iter().map(|w| (patience, Timer::Patience(*job, *w))));
         }
+        self.soft.leader_heard = ctx.now;
         timers.push((ctx.now.after(SWEEP_EVERY), Timer::Sweep));
         self.soft.timers.extend(timers);
     }

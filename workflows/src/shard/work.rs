@@ -92,16 +92,33 @@ impl Shard {
         if !self.soft.owner {
             return;
         }
-        while self.soft.slots_total < SLOTS_MAX
+        let slots_max = self.soft.slots_max.map_or(SLOTS_MAX, |max| max.min(SLOTS_MAX));
+        while self.soft.slots_total < slots_max
             && !self.batch_full()
             && let Some(vm) = self.soft.ready.pop()
         {
             self.advance(ctx, vm);
         }
         // What a full batch leaves is looked at again when it has been taken.
-        if !self.soft.ready.is_empty() && self.soft.slots_total < SLOTS_MAX {
+        if !self.soft.ready.is_empty() && self.soft.slots_total < slots_max {
             self.soft.timers.insert((ctx.now, Timer::Pump));
         }
+    }
+
+    /// How many calls may be under way when more work is started; what goes on is not held up. Whoever
+    /// allows more hands in an input afterwards.
+    pub fn allow(&mut self, calls: usize) {
+        self.soft.slots_max = Some(calls);
+    }
+    /// Calls under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.soft.slots_total
+    }
+    /// Work that may start as soon as more calls are allowed.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.soft.ready.len()
     }
 
     /// Takes the VM's workflow as far as it goes without an answer.

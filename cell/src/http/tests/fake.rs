@@ -10,14 +10,14 @@ use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardCount,
 use cellbus_bus::job::{Digest, Job, Size};
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::{JobRow, JobState, Outcome, VmState, VmSummary};
-use cellbus_workflows::{Change, Health, JobStatus};
+use cellbus_workflows::{Change, Health, JobStatus, Scale, ScaleSet};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::*;
 use crate::gateway::{
     Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow, Page,
-    QueueRow, Result, ShardRow, ShardState, Submitted, VmRow, What,
+    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted, VmRow, What,
 };
 
 #[derive(Default)]
@@ -32,6 +32,7 @@ pub(super) struct Fake {
     /// What was last asked for of VMs.
     pub(super) asked_vms: Mutex<Option<VmQuery>>,
     pub(super) events: Arc<Events>,
+    pub(super) scale: Mutex<Scale>,
 }
 
 pub(super) fn manager() -> ManagerId {
@@ -390,6 +391,28 @@ impl Api for Fake {
     }
     async fn changes(&self, limit: usize) -> Result<Vec<Change>> {
         Ok(self.changes.lock().unwrap().iter().rev().take(limit).cloned().collect())
+    }
+
+    async fn scale(&self) -> Result<ScaleShown> {
+        let kept = self.scale.lock().unwrap().newest(1, None);
+        let configured = crate::config::scale::Scale::default().settings;
+        let settings = kept.set.as_ref().map_or(configured, |set| set.settings.clone());
+        Ok(ScaleShown { settings, kept, cells_active: 1, cells_draining: 0 })
+    }
+    async fn set_scale(&self, change: &ScaleChange, by: Operator) -> Result<ScaleShown> {
+        if change.max == Some(99) {
+            return Err(Error::Invalid { code: "invalid_scale", message: "max is 99; it may be 1 to 64".into() });
+        }
+        self.note(&by, "scale");
+        let mut settings = self.scale().await?.settings;
+        (settings.mode, settings.cells) =
+            (change.mode.unwrap_or(settings.mode), change.cells.unwrap_or(settings.cells));
+        settings.drain_target = change.drain_target.unwrap_or(settings.drain_target);
+        self.scale.lock().unwrap().set = Some(ScaleSet { settings, at: WallMs(0), by });
+        self.scale().await
+    }
+    async fn scale_decisions(&self, limit: usize, before: Option<u64>) -> Result<Scale> {
+        Ok(self.scale.lock().unwrap().newest(limit, before))
     }
 
     async fn dead_letters(&self, _: Option<&str>, _: usize) -> Result<Page<Arc<DeadLetter>>> {

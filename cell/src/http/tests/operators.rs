@@ -1,6 +1,8 @@
 use std::sync::atomic::Ordering;
 
+use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::JobId;
+use cellbus_directory::scale::{Decision, Direction, Inputs, Rate};
 
 use super::*;
 
@@ -22,7 +24,7 @@ async fn the_cluster_is_shown() {
     let queue = ok(server.get("/v1/queue").await).await;
     assert_eq!((&queue["unread"], &queue["waiting_by_tenant"]["acme"]), (&json!(3), &json!(2)));
     let scale = ok(server.get("/v1/scale").await).await;
-    assert_eq!((&scale["mode"], &scale["cells"]), (&json!("fixed"), &json!(1)));
+    assert_eq!((&scale["mode"], &scale["cells"]), (&json!("auto"), &json!(1)));
     assert_eq!(ok(server.get("/v1/scale/decisions").await).await["items"], json!([]));
 }
 
@@ -111,8 +113,76 @@ async fn the_log_level_is_changed_at_run_time_and_noted() {
     assert_eq!(server.fake.changes.lock().unwrap()[0].what, "log level set to info,x=debug");
     assert_eq!(problem(put("{\"level\":\"loud\"}").await.unwrap(), 400).await.0, "invalid_log_level");
     assert_eq!(problem(put("{\"levle\":\"info\"}").await.unwrap(), 400).await.0, "invalid_body");
-    let scale = server.client.put(server.url("/v1/scale")).body("{}").send().await.unwrap();
-    assert_eq!(problem(scale, 501).await.0, "not_available");
+}
+
+#[tokio::test]
+async fn the_size_is_set_and_every_decision_is_shown() {
+    let server = Server::start().await;
+    let put = |body: &'static str| server.client.put(server.url("/v1/scale")).body(body).send();
+    let set = ok(put("{\"mode\":\"fixed\",\"cells\":5,\"drain_target_seconds\":12.5}").await.unwrap()).await;
+    assert_eq!((&set["mode"], &set["cells"], &set["drain_target_seconds"]), (&json!("fixed"), &json!(5), &json!(12.5)));
+    assert!(set["set_by"]["from"].as_str().unwrap().starts_with("127.0.0.1:"), "{set}");
+    assert_eq!(server.fake.changes.lock().unwrap()[0].what, "scale");
+    assert_eq!(problem(put("{\"max\":99}").await.unwrap(), 400).await.0, "invalid_scale");
+    assert_eq!(problem(put("{\"drain_target_seconds\":-1}").await.unwrap(), 400).await.0, "invalid_scale");
+    for bad in ["{\"mode\":\"Auto\"}", "{\"cell\":5}", "{\"cells\":-5}", "{\"cells\":5.5}", "[]", "", "{"] {
+        assert_eq!(problem(put(bad).await.unwrap(), 400).await.0, "invalid_body", "{bad}");
+    }
+
+    let decision = |desired| {
+        let inputs = Inputs {
+            settings: crate::config::scale::Scale::default().settings,
+            age: Some(Duration::from_millis(1_500)),
+            cells_active: Some(2),
+            cells_draining: None,
+            unread: 7,
+            waiting: 0,
+            blocked: 0,
+            running: 0,
+            running_max: None,
+            oldest: None,
+            arrival: Some(Rate(1_500)),
+            completion: None,
+            cell_rate: None,
+            shards_unknown: 0,
+            wanted: Some(desired),
+        };
+        Arc::new(Decision {
+            at: WallMs(0),
+            desired,
+            before: 2,
+            direction: Direction::Out,
+            reason: format!("{desired} cells"),
+            trouble: None,
+            inputs,
+        })
+    };
+    {
+        let mut scale = server.fake.scale.lock().unwrap();
+        scale.decisions.extend((3..8).map(decision));
+        // There were more before.
+        scale.decided = 12;
+    }
+    let page = ok(server.get("/v1/scale/decisions?limit=3").await).await;
+    let numbers = |page: &Value| -> Vec<u64> {
+        page["items"].as_array().unwrap().iter().map(|row| row["number"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(numbers(&page), [12, 11, 10]);
+    let first = &page["items"][0];
+    assert_eq!(
+        (&first["desired"], &first["direction"], &first["reason"]),
+        (&json!(7), &json!("out"), &json!("7 cells"))
+    );
+    assert_eq!(
+        (&first["inputs"]["arrival_per_second"], &first["inputs"]["completion_per_second"]),
+        (&json!(1.5), &Value::Null)
+    );
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let rest = ok(server.get(&format!("/v1/scale/decisions?limit=3&cursor={cursor}")).await).await;
+    assert_eq!((numbers(&rest), &rest["next_cursor"]), (vec![9, 8], &Value::Null));
+    assert_eq!(problem(server.get("/v1/scale/decisions?cursor=x").await, 400).await.0, "invalid_cursor");
+    let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(text.contains("cellbus_cells_desired 7"), "{text}");
 }
 
 #[tokio::test]

@@ -1,0 +1,56 @@
+//! What there is to do, gathered from all cells once a second.
+//!
+//! A shard that is just moving, or too busy to answer, is taken to be as it was, for as long as that
+//! is fresh; after that it is unknown, and a reading that lacks a shard holds the size.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cellbus_bus::Mono;
+use cellbus_bus::contract::Member;
+use cellbus_bus::ids::ShardId;
+use cellbus_workflows::autoscale::{Reading, ShardReading};
+
+use crate::Gateway;
+use crate::gateway::Result;
+
+/// See the module.
+pub(super) struct Readings {
+    fresh: Duration,
+    shards: BTreeMap<ShardId, (Mono, ShardReading)>,
+    members: Vec<Member>,
+    last: Option<Reading>,
+}
+
+impl Readings {
+    pub(super) fn new(fresh: Duration) -> Self {
+        Self { fresh, shards: BTreeMap::new(), members: Vec::new(), last: None }
+    }
+
+    /// Asks all cells. Without an answer the last reading stays, and grows old.
+    pub(super) async fn read(&mut self, gateway: &Gateway) -> Result<()> {
+        let env = &gateway.process().env;
+        let load = gateway.read_load().await?;
+        let now = env.mono();
+        self.shards.extend(load.shards.into_iter().map(|(shard, reading)| (shard, (now, reading))));
+        self.shards.retain(|_, (at, _)| now.since(*at) <= self.fresh);
+        self.members = load.members;
+        self.last = Some(Reading {
+            at: now,
+            cells_active: load.cells_active,
+            cells_draining: load.cells_draining,
+            in_flight_max: load.in_flight_max,
+            in_line: load.in_line,
+            shards: self.shards.values().map(|(_, reading)| reading.clone()).collect(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn last(&self) -> Option<&Reading> {
+        self.last.as_ref()
+    }
+    /// The cells that were asked.
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.members.clone()
+    }
+}
