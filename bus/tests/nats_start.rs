@@ -198,3 +198,16 @@ async fn of_many_that_start_at_once_all_open() {
         outcome.expect("each opens");
     }
 }
+
+#[test]
+fn every_code_has_a_page() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = std::fs::read_to_string(root.join("src/nats/error.rs")).unwrap();
+    let codes: Vec<&str> = source.split('"').filter(|text| text.starts_with("nats_")).collect();
+    assert!(codes.len() >= 12, "{codes:?}");
+    for code in codes {
+        let page = root.join(format!("../ops/docs/errors/{code}.md"));
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(text.starts_with(&format!("# {code}\n")) && text.contains("**What to do.**"), "{code}");
+    }
+}
