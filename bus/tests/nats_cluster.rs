@@ -21,7 +21,7 @@ fn env() -> Env {
     real(Handle::current())
 }
 fn shard() -> ShardId {
-    ShardId::new(1, ShardCount::DEFAULT).unwrap()
+    ShardId::new(1, ShardCount::DEFAULT).expect("below the default")
 }
 fn queue() -> Queue {
     Queue { shard: shard(), kind: QueueKind::Jobs }

@@ -28,8 +28,8 @@ fn fresh() -> Config {
 
 /// A server that says this of itself, and answers pings.
 async fn pretender(info: &'static str) -> Config {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let url = format!("nats://{}", listener.local_addr().expect("a socket"));
     real(Handle::current()).spawn("pretender", async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let (read, mut write) = socket.split();

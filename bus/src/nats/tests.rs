@@ -17,10 +17,10 @@ async fn open() -> Arc<Nats> {
     let mut config = Config { prefix: NatsServer::prefix(), lanes: 1, ..NatsServer::shared().config() };
     config.limits.events_bytes_max = 1 << 20;
     config.trim_every = std::time::Duration::ZERO;
-    Nats::open(config, real(Handle::current())).await.unwrap()
+    Nats::open(config, real(Handle::current())).await.expect("the bus opens")
 }
 fn shard() -> ShardId {
-    ShardId::new(3, ShardCount::DEFAULT).unwrap()
+    ShardId::new(3, ShardCount::DEFAULT).expect("below the default")
 }
 
 #[tokio::test]
