@@ -197,7 +197,9 @@ pub trait Delivery: Send {
     fn headers(&self) -> &[(String, String)];
     /// The body.
     fn body(&self) -> &Bytes;
-    /// Done with: never delivered again. Call only after the item is durable in its queue.
+    /// Done with: never delivered again, unless the ack is lost with the connection or the bus,
+    /// which is as if the consumer had died just before it. Call only after the item is durable in
+    /// its queue.
     ///
     /// # Errors
     /// When the bus did not take the ack; the message then comes again.
@@ -297,7 +299,7 @@ pub trait Bus: Send + Sync {
     // ── queues: publish; read in order from a position; depth ────────────────────────────
 
     /// Appends `items` to the queue, in order. Durable on return; the sequence is that of the
-    /// last. All or none on transports with batches; otherwise, on error, a prefix may be there,
+    /// last. All or none on transports with batches; otherwise, on error, some of them may be there,
     /// which dedupe makes harmless.
     ///
     /// # Errors

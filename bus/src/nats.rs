@@ -57,6 +57,8 @@ mod reader;
 mod snapshots;
 #[cfg(feature = "conformance")]
 pub mod testing;
+#[cfg(all(test, feature = "conformance"))]
+mod tests;
 mod trim;
 
 pub use config::{Auth, Config, LANES_DEFAULT, LANES_MAX, Limits, Secret, Tls};

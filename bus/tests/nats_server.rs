@@ -34,7 +34,7 @@ async fn client(config: &Config) -> async_nats::Client {
     async_nats::connect(config.servers[0].as_str()).await.expect("a client connects")
 }
 fn shard(index: u16) -> ShardId {
-    ShardId::new(index, ShardCount::DEFAULT).unwrap()
+    ShardId::new(index, ShardCount::DEFAULT).expect("below the default")
 }
 fn jobs(index: u16) -> Queue {
     Queue { shard: shard(index), kind: QueueKind::Jobs }

@@ -28,8 +28,8 @@ fn fresh() -> Config {
 
 /// A server that says this of itself, and answers pings.
 async fn pretender(info: &'static str) -> Config {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let url = format!("nats://{}", listener.local_addr().expect("a socket"));
     real(Handle::current()).spawn("pretender", async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let (read, mut write) = socket.split();
@@ -196,5 +196,18 @@ async fn of_many_that_start_at_once_all_open() {
     let opened = futures::future::join_all((0..8).map(|_| open(config.clone()))).await;
     for outcome in opened {
         outcome.expect("each opens");
+    }
+}
+
+#[test]
+fn every_code_has_a_page() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = std::fs::read_to_string(root.join("src/nats/error.rs")).unwrap();
+    let codes: Vec<&str> = source.split('"').filter(|text| text.starts_with("nats_")).collect();
+    assert!(codes.len() >= 12, "{codes:?}");
+    for code in codes {
+        let page = root.join(format!("../ops/docs/errors/{code}.md"));
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(text.starts_with(&format!("# {code}\n")) && text.contains("**What to do.**"), "{code}");
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::contract::{Event, EventReader, PlacedEvent};
 use crate::env::Env;
+use crate::ids::Seq;
 
 use super::{Subject, body, not_yet, soon};
 
@@ -34,6 +35,18 @@ pub(super) async fn events_come_in_order_after_a_place(subject: &mut dyn Subject
         let mut again = bus.read_events(Some(events[index].seq)).await.expect("a reader that comes back");
         assert_eq!(read(&env, &mut *again, 29 - index).await, events[index + 1..]);
     }
+}
+
+pub(super) async fn events_after_no_place_begin_with_the_oldest(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    let mut live = bus.read_events(None).await.expect("a reader");
+    bus.publish_events((0..3).map(event).collect()).await.expect("a publish");
+    let last = read(&env, &mut *live, 3).await[2].seq;
+    // The place of another bus, or of one that has lost events.
+    let mut beyond = bus.read_events(Some(Seq(last.0 + 1000))).await.expect("a reader");
+    assert_eq!(plain(&read(&env, &mut *beyond, 3).await), (0..3).map(event).collect::<Vec<_>>());
+    let mut at_end = bus.read_events(Some(last)).await.expect("a reader");
+    not_yet(&env, "an event after the last", at_end.next(1)).await;
 }
 
 pub(super) async fn events_from_now_on(subject: &mut dyn Subject) {

@@ -21,7 +21,8 @@ fn text(delivery: &dyn Delivery) -> String {
 
 pub(super) async fn each_message_goes_to_one_consumer(subject: &mut dyn Subject) {
     let (bus, env) = (subject.bus(), subject.env());
-    let headers = vec![("ce-id".to_owned(), "order-4711".to_owned())];
+    // Names come in lower case, however a producer writes them.
+    let headers = vec![("Ce-Id".to_owned(), "order-4711".to_owned())];
     for number in 0..100 {
         bus.ingress_publish(&format!("tenant-{}", number % 3), headers.clone(), body(number)).await.expect("a publish");
     }

@@ -47,6 +47,20 @@ pub(super) async fn a_member_lives_as_long_as_it_beats(subject: &mut dyn Subject
     assert_eq!(bus.members().await.expect("members"), [draining]);
 }
 
+pub(super) async fn a_member_may_have_any_id(subject: &mut dyn Subject) {
+    let bus = subject.bus();
+    let long = Duration::from_secs(3600);
+    // All that an id may hold, whatever a transport makes a key of it.
+    let ids = ["9", "A", "a", "a-b", "a.", "a..b", "a.b", "a_b", &"x".repeat(63)];
+    for id in ids {
+        bus.beat(member(id, 1), long).await.expect("a beat");
+    }
+    assert_eq!(bus.members().await.expect("members"), ids.map(|id| member(id, 1)));
+    bus.leave(&member("a.b", 1).cell).await.expect("a leave");
+    let left: Vec<_> = ids.iter().filter(|id| **id != "a.b").map(|id| member(id, 1)).collect();
+    assert_eq!(bus.members().await.expect("members"), left, "only the one is gone");
+}
+
 pub(super) async fn of_many_cluster_records_one_is_kept(subject: &mut dyn Subject) {
     let (bus, env) = (subject.bus(), subject.env());
     let record = |number: u128| ClusterRecord {

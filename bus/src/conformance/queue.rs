@@ -244,4 +244,12 @@ pub(super) async fn a_message_has_a_largest_size(subject: &mut dyn Subject) {
     let mut reader = bus.read_queue(jobs(14), NOTHING).await.expect("a reader");
     let messages = read(&env, &mut *reader, 1).await;
     assert!(messages[0].body == largest, "of the refused batch nothing was written");
+    // A log entry and a producer's message of that size too, whatever a transport adds to them.
+    let end = bus.append(super::shard(14), Seq::ZERO, largest.clone()).await.expect("the largest entry");
+    let mut log = bus.read_log(super::shard(14), Seq::ZERO).await.expect("a reader");
+    let entries = read(&env, &mut *log, 1).await;
+    assert!(entries[0].seq == end && entries[0].body == largest);
+    bus.ingress_publish("acme", Vec::new(), largest.clone()).await.expect("the largest job");
+    let delivery = soon(&env, "a delivery", bus.ingress_next(super::PATIENCE)).await.expect("a delivery");
+    assert!(*delivery.body() == largest);
 }

@@ -168,6 +168,7 @@ type Stored = (String, Vec<(String, String)>, Bytes);
 
 /// A message for the ingress stream.
 pub(super) fn encode(tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Bytes {
+    let headers = headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
     let stored: Stored = (tenant.to_owned(), headers, body);
     codec::encode(&stored).into()
 }

@@ -20,7 +20,7 @@ use super::layout::Track;
 use super::publish::{self, Conditional};
 
 /// Who wrote it: the process, and which of its appends.
-const MARK: &str = "Cellbus-Append";
+pub(super) const MARK: &str = "Cellbus-Append";
 /// The entry that this one follows. The server checks it at the append, and keeps it.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// How long an append of another that is on its way may take to be seen.
@@ -79,7 +79,7 @@ impl Shared {
     }
 
     /// What follows the entry at `expected`.
-    async fn found(&self, shard: ShardId, expected: Seq, mark: &str) -> Result<Found> {
+    pub(super) async fn found(&self, shard: ShardId, expected: Seq, mark: &str) -> Result<Found> {
         let track = Track::log(shard);
         let (stream, subject) = (self.lane(track), self.layout.subject(track));
         let Some(last) = kept::last(stream, &subject).await? else {
@@ -112,7 +112,8 @@ impl Shared {
     }
 }
 
-enum Found {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
     /// Ours, written.
     Own(Seq),
     /// That of another; the log ends here. Ours never will be written.

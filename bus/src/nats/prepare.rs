@@ -15,6 +15,16 @@ use super::layout::{LAYOUT, Layout};
 /// The key of the record of the layout.
 const LAYOUT_KEY: &str = "layout";
 
+/// JetStream is off: for the server, for the account.
+const NOT_ENABLED: [ErrorCode; 2] = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
+/// A cluster without a leader for now.
+const ELECTING: [ErrorCode; 4] = [
+    ErrorCode::CLUSTER_NOT_AVAILABLE,
+    ErrorCode::CLUSTER_NOT_LEADER,
+    ErrorCode::CLUSTER_NOT_ACTIVE,
+    ErrorCode::CLUSTER_NOT_ASSIGNED,
+];
+
 /// What a cluster was made with. JSON, so that people and other builds can read it.
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -52,14 +62,18 @@ async fn server(client: &Client, jetstream: &Context) -> Result<(), OpenError> {
     }
     match jetstream.query_account().await {
         Ok(_) => Ok(()),
-        Err(error) => Err(match error.kind() {
-            AccountErrorKind::TimedOut => {
-                OpenError::NoAnswer { doing: "the question about its account".to_owned(), source: Box::new(error) }
+        Err(error) => {
+            let off = match error.kind() {
+                AccountErrorKind::JetStream(said) => NOT_ENABLED.contains(&said.error_code()),
+                AccountErrorKind::JetStreamUnavailable | AccountErrorKind::TimedOut | AccountErrorKind::Other => false,
+            };
+            let source = Box::new(error);
+            if off || !info.jetstream {
+                return Err(OpenError::NoJetStream { source });
             }
-            AccountErrorKind::JetStream(_) | AccountErrorKind::JetStreamUnavailable | AccountErrorKind::Other => {
-                OpenError::NoJetStream { source: Box::new(error) }
-            }
-        }),
+            // A cluster that is electing a leader answers nothing, or that it is not available.
+            Err(OpenError::NoAnswer { doing: "the question about its account".to_owned(), source })
+        }
     }
 }
 
@@ -187,13 +201,14 @@ async fn stream(jetstream: &Context, wanted: StreamConfig, adjustable: &[Field])
                 CreateStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NAME_EXIST => {
                     find(jetstream, &wanted.name).await?.unwrap_or_else(|| wanted.clone())
                 }
-                CreateStreamErrorKind::JetStream(said) => {
+                CreateStreamErrorKind::JetStream(said) if !ELECTING.contains(&said.error_code()) => {
                     return Err(OpenError::Refused {
                         doing: format!("to make the stream {}", wanted.name),
                         reason: said.to_string(),
                     });
                 }
-                CreateStreamErrorKind::EmptyStreamName
+                CreateStreamErrorKind::JetStream(_)
+                | CreateStreamErrorKind::EmptyStreamName
                 | CreateStreamErrorKind::InvalidStreamName
                 | CreateStreamErrorKind::DomainAndExternalSet
                 | CreateStreamErrorKind::JetStreamUnavailable
@@ -246,15 +261,16 @@ async fn find(jetstream: &Context, name: &str) -> Result<Option<StreamConfig>, O
         Ok(found) => Ok(Some(found.cached_info().config.clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-            GetStreamErrorKind::JetStream(said) => {
+            GetStreamErrorKind::JetStream(said) if !ELECTING.contains(&said.error_code()) => {
                 Err(OpenError::Refused { doing: format!("to tell of the stream {name}"), reason: said.to_string() })
             }
-            GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
-                Err(OpenError::NoAnswer {
-                    doing: format!("the question for the stream {name}"),
-                    source: Box::new(error),
-                })
-            }
+            GetStreamErrorKind::JetStream(_)
+            | GetStreamErrorKind::EmptyName
+            | GetStreamErrorKind::Request
+            | GetStreamErrorKind::InvalidStreamName => Err(OpenError::NoAnswer {
+                doing: format!("the question for the stream {name}"),
+                source: Box::new(error),
+            }),
         },
     }
 }

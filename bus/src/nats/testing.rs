@@ -106,6 +106,29 @@ impl NatsServer {
         server
     }
 
+    /// Starts so many that form a cluster.
+    ///
+    /// # Panics
+    /// When one does not start.
+    #[must_use]
+    pub fn cluster(servers: usize) -> Vec<Self> {
+        // Each must know where the others will be. Ports that are free now are so in a moment, most likely.
+        let held: Vec<_> =
+            (0..servers).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let ports: Vec<u16> =
+            held.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect();
+        drop(held);
+        let routes: Vec<String> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
+        let routes = routes.join(", ");
+        let configuration = |(number, port): (usize, &u16)| {
+            format!(
+                "server_name: n{number}\nmax_payload: 8MB\njetstream {{ store_dir: \"$STORE\" }}\n\
+                 cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n"
+            )
+        };
+        ports.iter().enumerate().map(configuration).map(|text| Self::start_with(&text)).collect()
+    }
+
     /// One server for all tests of this process, each of which has a prefix of its own.
     #[must_use]
     pub fn shared() -> &'static Self {

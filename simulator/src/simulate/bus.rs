@@ -367,6 +367,7 @@ impl Bus for Client {
 
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
         let tenant = tenant.to_owned();
+        let headers = headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
         self.call(true, move |state, _| {
             let mut woken = state.store.ingress(tenant, headers, body)?;
             state.woken.append(&mut woken);
