@@ -344,6 +344,12 @@ impl front::Outside for Inner {
             tracing::debug!(%error, %shard, "a sign of life could not be delivered");
         }
     }
+    fn revoked(&self, manager: ManagerId, epoch: Epoch) {
+        if let Some(runner) = self.runner(manager.shard(self.process.count)) {
+            // One with too much to do is told again.
+            let _ = runner.put(runner::Message::Revoked(epoch));
+        }
+    }
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>) {
         self.effects.observed(&self.process, manager, vms);
     }

@@ -102,6 +102,8 @@ pub(crate) trait Outside: Send + Sync {
     fn answers(&self, to: &Arc<Peer>, shard: ShardId, answers: Vec<Answered>);
     /// Tells the cell that asked that these go on.
     fn still_running(&self, to: &Arc<Peer>, shard: ShardId, calls: Vec<(VmId, OpNumber)>);
+    /// The manager refuses this epoch of the shard that it is fronted under: it knows a newer one.
+    fn revoked(&self, manager: ManagerId, epoch: Epoch);
     /// Tells the homes of these VMs to read them again.
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
 }
@@ -433,6 +435,9 @@ impl Front {
         }
         for ((to, shard), calls) in long {
             self.outside.still_running(&to, shard, calls);
+        }
+        if work.desk.revoked {
+            self.outside.revoked(self.id(), self.epoch);
         }
         let (driver, env, limit) = (&self.driver, &self.env, self.config.read_timeout);
         if work.desk.circuit.verdict(now) == Verdict::Probe && !work.probing {

@@ -101,6 +101,8 @@ impl Gateway {
             .count
             .shards()
             .filter(|shard| process.replica.applied(*shard) < process.routes.opened_at(*shard))
+            // What the bus has lost will never be read.
+            .filter(|shard| process.replica.losses(*shard) == 0)
             .count();
         if behind > 0 {
             return Err(Error::NotReady { reason: format!("the directory still reads the logs of {behind} shards") });

@@ -48,6 +48,7 @@ pub struct Metrics {
     connections: IntGauge,
     intake_jobs_total: IntCounterVec,
     event_readers: IntGauge,
+    bus_losses: IntGauge,
     vms: IntGaugeVec,
     queue_jobs: IntGaugeVec,
     dead_letters: IntGauge,
@@ -112,6 +113,10 @@ impl Metrics {
                 &["result"],
             )?,
             event_readers: gauge("cellbus_http_event_readers", "Readers of /v1/events")?,
+            bus_losses: gauge(
+                "cellbus_bus_losses",
+                "Times that this process found the bus to have lost what it had acknowledged; its log says what to do",
+            )?,
             vms: gauges("cellbus_directory_vms", "VMs in this process's directory, by state", &["state"])?,
             queue_jobs: gauges("cellbus_queue_jobs", "Jobs and work over all shards, by where they are", &["stage"])?,
             dead_letters: gauge("cellbus_dead_letters", "Dead letters kept")?,
@@ -174,6 +179,7 @@ impl Metrics {
     /// or the log says so.
     pub(crate) async fn gather_cluster(&self, api: &dyn Api) {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.bus_losses.set(signed(api.bus_losses()));
         for (state, count) in api.vm_counts() {
             self.vms.with_label_values(&[state.as_str()]).set(signed(count as u64));
         }

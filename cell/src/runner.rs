@@ -13,12 +13,14 @@
 //! - an append carries all that was decided since the last, and how far the queues have been read;
 //!   nothing is handed in while it is in flight, so what can be seen is always durable;
 //! - effects go out only after their append, and only while the cell's lease is held;
+//! - what the bus acknowledged and does not have any more is found at the next opening, and said;
 //! - an append that is fenced ends the runner; one with unknown outcome, or a panic while an input
 //!   is handled, has it open again by replay (the message that caused the panic is put aside);
 //! - a shard that cannot be opened is reported with the reason and tried again; its cell lives on.
 
 mod ask;
 mod calls;
+mod lost;
 mod open;
 mod permits;
 mod serve;
@@ -45,6 +47,7 @@ use crate::peers::{Answered, Peer};
 use crate::process::Process;
 
 pub(crate) use ask::Ask;
+use lost::Acknowledged;
 pub(crate) use open::{Elsewhere, LetGo};
 pub(crate) use permits::Permits;
 
@@ -95,6 +98,8 @@ pub(crate) enum Message {
     Permits(i64),
     /// Finish what is in flight and let the shard go; the sender is told when it is.
     Release(oneshot::Sender<()>),
+    /// A manager refuses what comes under this epoch of the shard: it knows a newer one.
+    Revoked(Epoch),
 }
 
 /// A way to a runner.
@@ -170,6 +175,10 @@ pub(crate) struct Runner {
     poison: Option<Poison>,
     /// How often the lease had run out when the shard was claimed.
     lapses: u64,
+    /// The last entry that the bus acknowledged here.
+    acknowledged: Option<Acknowledged>,
+    /// The epoch under which a manager has refused this owner.
+    revoked: Option<Epoch>,
 }
 
 impl Runner {
@@ -208,6 +217,8 @@ impl Runner {
             releasing: Vec::new(),
             poison: None,
             lapses: 0,
+            acknowledged: None,
+            revoked: None,
         };
         (runner, handle)
     }
@@ -296,7 +307,7 @@ impl Runner {
     fn refuse(&mut self, message: Message) {
         match message {
             // Who carries them out does so again when the shard is open.
-            Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) => {}
+            Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) | Message::Revoked(_) => {}
             Message::Ask(ask) => ask.not_open(),
             Message::Permits(given) => {
                 if let Some(permits) = &self.permits {

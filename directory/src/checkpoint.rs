@@ -16,7 +16,8 @@
 //! grown to several times what it holds, everything is written to a fresh store beside it, which
 //! then takes its place.
 //!
-//! sled reads and writes files by itself, past `Env`: the simulator runs without a checkpoint.
+//! sled reads and writes files by itself, past `Env`: it is behind [`Storage`], and the simulator
+//! gives a checkpoint storage of its own, that fails as disks do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,14 +30,16 @@ use tokio_util::sync::CancellationToken;
 use crate::replica::Replica;
 use crate::spoken::chain;
 
+mod storage;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use storage::{Storage, Table};
 use store::{Opened, Store};
 
 /// Of what is stored. A store of another format is rebuilt.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// How long it takes until a store in use is taken to be another process's: two seconds.
 const LOCK_TRIES: u32 = 40;
@@ -146,6 +149,7 @@ pub struct Checkpoint {
     config: Config,
     cluster: Cluster,
     env: Env,
+    storage: Arc<dyn Storage>,
     replica: Arc<Replica>,
     /// `None` after a failure, until the next attempt.
     store: Option<Store>,
@@ -158,7 +162,19 @@ impl Checkpoint {
     /// Opens the checkpoint and loads it into the replica, which must be empty. It never fails:
     /// what can't be used is set aside, with one warning, and [`Loaded::rebuilt`] says why.
     pub async fn open(config: Config, cluster: Cluster, env: Env, replica: Arc<Replica>) -> Self {
-        let opened = Self::open_store(&config, cluster, &env).await;
+        let storage = Arc::new(storage::Sled::new(&config.dir));
+        Self::open_in(storage, config, cluster, env, replica).await
+    }
+
+    /// The same in storage of the caller's own; [`Config::dir`] only names it then.
+    pub async fn open_in(
+        storage: Arc<dyn Storage>,
+        config: Config,
+        cluster: Cluster,
+        env: Env,
+        replica: Arc<Replica>,
+    ) -> Self {
+        let opened = Self::open_store(&storage, &config, cluster, &env).await;
         let mut in_use = false;
         let (store, loaded) = match opened {
             Ok(Opened { store, rebuilt: Some(why) }) => {
@@ -187,14 +203,20 @@ impl Checkpoint {
             }
             None => {}
         }
-        Self { config, cluster, env, replica, store, in_use, loaded }
+        Self { config, cluster, env, storage, replica, store, in_use, loaded }
     }
 
-    async fn open_store(config: &Config, cluster: Cluster, env: &Env) -> Result<Opened, Error> {
+    async fn open_store(
+        storage: &Arc<dyn Storage>,
+        config: &Config,
+        cluster: Cluster,
+        env: &Env,
+    ) -> Result<Opened, Error> {
         let mut tries = 0;
         loop {
-            let (dir, renew) = (config.dir.clone(), config.renew_bytes_min);
-            let opened = env.blocking("open the checkpoint", move || store::open(&dir, cluster, renew)).await;
+            let (storage, renew, generation) = (Arc::clone(storage), config.renew_bytes_min, env.random_u64());
+            let open = move || store::open(&storage, cluster, renew, generation);
+            let opened = env.blocking("open the checkpoint", open).await;
             match opened.unwrap_or(Err(Error::ShuttingDown)) {
                 // sled lets its lock go a while after it was closed, in a thread of its own.
                 Err(Error::InUse { .. }) if tries < LOCK_TRIES => {
@@ -237,14 +259,14 @@ impl Checkpoint {
         if self.in_use {
             return Err(Error::InUse { dir: self.config.dir.clone() });
         }
-        let (store, dir, cluster) = (self.store.take(), self.config.dir.clone(), self.cluster);
-        let renew = self.config.renew_bytes_min;
+        let (store, storage, cluster) = (self.store.take(), Arc::clone(&self.storage), self.cluster);
+        let (renew, generation) = (self.config.renew_bytes_min, self.env.random_u64());
         let replica = Arc::clone(&self.replica);
         let work = move || {
             let mut store = match store {
                 Some(store) => store,
                 // Whatever is there was found to be of no use, or has just failed.
-                None => store::begin_anew(&dir, cluster, renew)?,
+                None => store::begin_anew(&storage, cluster, renew, generation)?,
             };
             let saved = store.save(&replica, &due)?;
             Ok((store, saved))
@@ -309,5 +331,5 @@ impl Checkpoint {
 /// Whether there is a checkpoint in this directory, of whatever state.
 #[must_use]
 pub fn exists(dir: &Path) -> bool {
-    store::newest(dir).is_some()
+    storage::numbers(dir).is_ok_and(|numbers| !numbers.is_empty())
 }

@@ -46,7 +46,7 @@ pub(crate) mod tests;
 
 pub(crate) use image::{Head, JobChunk, Loader, VmChunk};
 pub use list::{JobFilter, ListError, PAGE_MAX, Page, VmFilter};
-pub(crate) use partition::Stamp;
+pub use partition::Stamp;
 use partition::{Partition, Writer};
 pub use spot::Location;
 use spot::Spot;
@@ -108,6 +108,10 @@ struct Shared {
 struct Mark {
     applied: AtomicU64,
     epoch: AtomicU64,
+    /// The newest epoch that was ever read: a bus that was put back may have forgotten it.
+    epoch_seen: AtomicU64,
+    /// How often the bus was found to have lost what it had acknowledged.
+    losses: AtomicU64,
     moved: Notify,
 }
 
@@ -239,6 +243,7 @@ impl Replica {
     fn moved(&self, shard: ShardId, part: &Partition) {
         let Some(mark) = self.shared.mark(shard) else { return };
         mark.epoch.store(part.fence.epoch().0, Ordering::Relaxed);
+        mark.epoch_seen.fetch_max(part.fence.epoch().0, Ordering::Relaxed);
         mark.applied.store(part.seq.0, Ordering::Release);
         mark.moved.notify_waiters();
     }
@@ -259,6 +264,27 @@ impl Replica {
     #[must_use]
     pub fn epoch(&self, shard: ShardId) -> Epoch {
         Epoch(self.shared.mark(shard).map_or(0, |mark| mark.epoch.load(Ordering::Relaxed)))
+    }
+
+    /// The newest epoch that this replica ever read of the shard. A bus that was put back to an
+    /// older state may have forgotten it; whoever opens the shard then must not use it again.
+    #[must_use]
+    pub fn epoch_seen(&self, shard: ShardId) -> Epoch {
+        Epoch(self.shared.mark(shard).map_or(0, |mark| mark.epoch_seen.load(Ordering::Relaxed)))
+    }
+
+    /// The bus was found to have lost entries or messages of this shard that it had acknowledged.
+    /// Whoever finds it says so in the log, where it is handled; this is counted, for everybody.
+    pub fn note_loss(&self, shard: ShardId) {
+        if let Some(mark) = self.shared.mark(shard) {
+            mark.losses.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often that was found here, by the directory or by the shard's owner in this process.
+    #[must_use]
+    pub fn losses(&self, shard: ShardId) -> u64 {
+        self.shared.mark(shard).map_or(0, |mark| mark.losses.load(Ordering::Relaxed))
     }
 
     /// Waits until the shard's log has been read up to and with `seq`. Cancel safe. It does not

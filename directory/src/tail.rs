@@ -2,11 +2,16 @@
 //!
 //! ```text
 //!  for each shard, in a task of its own:
-//!    check where the replica is (checkpoint) ──not in this log──▶ load the newest snapshot that counts
+//!    check where the replica is ──────not in this log────────▶ load the newest snapshot that counts
 //!        │                                                            │
 //!        ▼                                                            ▼
 //!    read the log ─▶ decode ─▶ Replica::apply ──hole, trimmed──▶ load the snapshot again
 //! ```
+//!
+//! Where the replica is is checked whenever reading begins anew: after a start (from a checkpoint), and
+//! after every connection that broke, since a bus may come back as it was some time ago and give the
+//! same sequences to other entries. What it lost is said in the log, counted ([`Replica::losses`]),
+//! and read again from what is left.
 //!
 //! A shard whose log can't be read (an entry that is damaged, or written by a newer build) is
 //! reported and stopped; the others go on, and what is known of its VMs stays listed.
@@ -252,7 +257,7 @@ impl Tail {
     async fn follow_with_retries(&self, shard: ShardId, loading: &Semaphore) -> Error {
         let mut wait = RETRY_MIN;
         let mut loads = 0;
-        // The replica may come from a checkpoint of another history of this log.
+        // The replica may come from a checkpoint, or hold what a bus that came back has forgotten.
         let mut checked = false;
         // Reading the same entries again after a load is no progress.
         let mut furthest = self.replica.applied(shard);
@@ -273,6 +278,7 @@ impl Tail {
                     }
                     let permit = loading.acquire().await;
                     match self.load(shard).await {
+                        // What was just read need not be looked for.
                         Ok(()) => checked = true,
                         Err(Broken::Reload) => {}
                         Err(Broken::Failed(error)) if error.retryable() => {}
@@ -301,15 +307,14 @@ impl Tail {
         checked: &mut bool,
     ) -> Result<std::convert::Infallible, Broken> {
         let permit = loading.acquire().await;
-        if !*checked {
+        // Once for each time that it is followed: between two of them the bus may have been put back.
+        if !std::mem::take(checked) {
             self.check(shard).await?;
-            *checked = true;
         }
         let target = self.bus.log_end(shard).await?;
         let applied = self.replica.applied(shard);
         if applied > target {
-            // A bus that was put back to an older state.
-            return Err(Broken::Reload);
+            return Err(self.lost(shard, applied, target));
         }
         let mut reader = self.bus.read_log(shard, applied).await?;
         let mut permit = Some(permit);
@@ -323,24 +328,44 @@ impl Tail {
                     .map_err(|source| Broken::Failed(Error::Entry { seq: message.seq, source }))?;
                 match self.replica.apply(shard, message.seq, &entry) {
                     Applied::Counted | Applied::Void | Applied::Old => {}
-                    Applied::Hole { .. } => return Err(Broken::Reload),
+                    Applied::Hole { .. } => {
+                        // Whether what it should follow is still there decides what is said of it.
+                        self.check(shard).await?;
+                        return Err(Broken::Reload);
+                    }
                 }
             }
             tokio::task::yield_now().await;
         }
     }
 
+    /// The bus has been put back to an older state: what was read is not all there any more.
+    fn lost(&self, shard: ShardId, applied: Seq, end: Seq) -> Broken {
+        self.replica.note_loss(shard);
+        tracing::error!(%shard, %applied, %end, "the bus has lost entries of this shard's log that it had acknowledged; the directory is read again from what is left. What managers hold and no record names is found by an audit");
+        Broken::Reload
+    }
+
     /// Whether what the replica holds was folded from this log: the entry that it read last must
     /// be the one that is there.
     async fn check(&self, shard: ShardId) -> Result<(), Broken> {
         let applied = self.replica.applied(shard);
-        let Some(stamp) = self.replica.stamp(shard) else { return Ok(()) };
         if applied == Seq::ZERO {
             return Ok(());
         }
-        if applied > self.bus.log_end(shard).await? {
-            return Err(Broken::Reload);
+        let end = self.bus.log_end(shard).await?;
+        if applied > end {
+            return Err(self.lost(shard, applied, end));
         }
+        let Some(stamp) = self.replica.stamp(shard) else {
+            // A snapshot, and nothing after it: it must still be one that the log names.
+            let id = SnapshotId { shard, seq: applied, epoch: self.replica.epoch(shard) };
+            return match self.counts(id).await {
+                Ok(true) | Err(Broken::Reload) => Ok(()),
+                Ok(false) => Err(self.lost(shard, applied, end)),
+                Err(failed @ Broken::Failed(_)) => Err(failed),
+            };
+        };
         let mut reader = match self.bus.read_log(shard, Seq(applied.0 - 1)).await {
             Ok(reader) => reader,
             // It is not kept any more. What comes next names it, if that is still there.
@@ -351,7 +376,7 @@ impl Tail {
         let same = found.is_some_and(|message| {
             message.seq == applied && Entry::decode(&message.body).is_ok_and(|entry| Stamp::of(&entry) == stamp)
         });
-        if same { Ok(()) } else { Err(Broken::Reload) }
+        if same { Ok(()) } else { Err(self.lost(shard, applied, end)) }
     }
 
     /// Puts the newest snapshot that counts in the place of what the replica holds; nothing, if

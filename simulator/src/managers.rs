@@ -43,8 +43,9 @@ mod store;
 mod truth;
 
 use driver::SimulatedDriver;
-pub use faults::{Fault, Faults};
+pub use faults::{Backup, Fault, Faults};
 use holdings::Holdings;
+pub use holdings::PutBack;
 pub use latency::{Latency, UnknownLatency};
 pub(crate) use manager::Manager;
 use manager::Parts;

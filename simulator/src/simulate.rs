@@ -13,11 +13,13 @@
 //! come to rest before a deadline, and managers, directories and the producers' books must agree.
 //! The same seed and build give the same run, which a hash of its trace shows.
 
+mod amnesia;
 mod books;
 mod bus;
 mod cells;
 mod checks;
 mod clock;
+mod disk;
 mod env;
 mod executor;
 mod faults;

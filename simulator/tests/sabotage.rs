@@ -1,6 +1,6 @@
 //! The simulation can fail: each deliberate bug is caught within a stated number of seeds.
 
-use cellbus_simulator::simulate::{Config, Sabotage, run};
+use cellbus_simulator::simulate::{Config, FaultKind, Faults, Sabotage, run};
 
 /// Within how many seeds of small runs each bug is caught.
 fn seeds(bug: Sabotage) -> u64 {
@@ -13,12 +13,32 @@ fn seeds(bug: Sabotage) -> u64 {
         Sabotage::KeepOldSessions => 20,
         Sabotage::StaleDirectory => 3,
         Sabotage::ForgetOutcomes => 10,
+        Sabotage::ForgetDedupe => 10,
+        Sabotage::UncheckedCheckpoint => 40,
+        Sabotage::BlindDirectory => 10,
+    }
+}
+
+/// Every usual fault, unless the bug shows only in another.
+fn faults(bug: Sabotage) -> Faults {
+    match bug {
+        Sabotage::SkipTheFence
+        | Sabotage::AckBeforePublish
+        | Sabotage::ReadPositionOffByOne
+        | Sabotage::DropACompensation
+        | Sabotage::DoublePlacement
+        | Sabotage::KeepOldSessions
+        | Sabotage::StaleDirectory
+        | Sabotage::ForgetOutcomes
+        | Sabotage::ForgetDedupe => Faults::all(),
+        Sabotage::UncheckedCheckpoint => Faults::only(FaultKind::Disk).with(FaultKind::Disk, 3.0),
+        Sabotage::BlindDirectory => Faults::only(FaultKind::Amnesia),
     }
 }
 
 fn caught(bug: Sabotage) {
     for seed in 0..seeds(bug) {
-        let report = run(&Config { sabotage: Some(bug), ..Config::small(seed) });
+        let report = run(&Config { sabotage: Some(bug), faults: faults(bug), ..Config::small(seed) });
         if !report.good() {
             println!("{bug:?}: seed {seed}: {}", report.violations[0]);
             return;
@@ -50,4 +70,7 @@ bugs! {
     sessions_that_are_not_revoked => KeepOldSessions,
     a_stale_directory => StaleDirectory,
     forgotten_outcomes => ForgetOutcomes,
+    forgotten_keys => ForgetDedupe,
+    an_unchecked_checkpoint => UncheckedCheckpoint,
+    a_blind_directory => BlindDirectory,
 }

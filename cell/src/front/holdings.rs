@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cellbus_bus::ids::{HostId, ManagerName, OpNumber, VmId};
-use cellbus_bus::job::Size;
+use cellbus_bus::job::{Digest, Size};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 
@@ -42,11 +42,14 @@ impl Held {
 pub(super) struct Seen {
     power: PowerState,
     size: Size,
-    snapshots: usize,
+    /// Of their names, in order: as many others, as a backup brings back, are news.
+    snapshots: Option<Digest>,
 }
 impl Seen {
     fn of(facts: &VmFacts) -> Self {
-        Self { power: facts.power, size: facts.size, snapshots: facts.snapshots.len() }
+        let names = || facts.snapshots.iter().flat_map(|name| [name.as_str(), "/"]).collect::<String>();
+        let snapshots = (!facts.snapshots.is_empty()).then(|| Digest::of(names().as_bytes()));
+        Self { power: facts.power, size: facts.size, snapshots }
     }
 }
 

@@ -13,6 +13,10 @@ use super::{Front, Message, unknown_row, unknown_summary};
 use crate::driver::{Error, Inventory, RunningTask};
 use crate::peers::{Answered, Peer};
 
+/// How often a shard is told that a manager refuses its epoch: a successor has fenced it long before,
+/// as a rule.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 impl Front {
     /// Opens the manager and reads it, however often that takes; `None` when a newer owner has it.
     pub(super) async fn open(&mut self) -> Option<(Vec<RunningTask>, Inventory)> {
@@ -86,6 +90,8 @@ impl Front {
     }
 
     /// A newer owner has opened the manager: nothing is done any more until this front is dropped.
+    /// The shard claims itself again then and again, and is fenced if there is such an owner. If there
+    /// is none, the bus has forgotten it, and this one will be the newer one in the end.
     pub(super) async fn refuse_all(mut self) {
         tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
         self.board.withdraw(&self.id(), self.epoch);
@@ -95,8 +101,16 @@ impl Front {
             self.epoch,
             "a newer owner has opened it",
         )));
+        let mut tell = self.env.sleep(TELL_EVERY);
         loop {
-            self.mailbox.ready().await;
+            tokio::select! {
+                biased;
+                () = self.mailbox.ready() => {}
+                () = &mut tell => {
+                    tell = self.env.sleep(TELL_EVERY);
+                    self.outside.revoked(self.id(), self.epoch);
+                }
+            }
             let messages = self.mailbox.take();
             self.put_off(messages, LaterReason::StaleOwner, "a newer owner has opened the manager", None);
         }

@@ -241,5 +241,9 @@ fn compare(manager: ManagerId, vm: &Vm, there: Option<&HeldVm>) -> Option<Findin
     if there.facts.size != vm.size {
         return finding("size", format!("{:?}, in the directory {:?}", there.facts.size, vm.size));
     }
+    if there.facts.snapshots != vm.snapshots {
+        let (held, listed) = (there.facts.snapshots.len(), vm.snapshots.len());
+        return finding("snapshots", format!("{held} that are not the {listed} in the directory"));
+    }
     None
 }

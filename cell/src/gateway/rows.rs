@@ -372,7 +372,7 @@ pub struct Finding {
     pub vm: VmId,
     /// At which manager.
     pub manager: ManagerId,
-    /// `missing`, `unknown`, `duplicate`, `host`, `power`, `size`.
+    /// `missing`, `unknown`, `duplicate`, `host`, `power`, `size`, `snapshots`.
     pub kind: String,
     /// In words.
     pub detail: String,

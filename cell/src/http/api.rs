@@ -135,6 +135,8 @@ pub trait Api: Send + Sync {
     fn manager_name(&self, id: &ManagerId) -> Option<String>;
     /// VMs in each state, as this process's directory has them.
     fn vm_counts(&self) -> Vec<(VmState, usize)>;
+    /// How often this process found that the bus had lost what it had acknowledged.
+    fn bus_losses(&self) -> u64;
 
     // ── operators ──
     async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()>;

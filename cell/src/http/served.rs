@@ -184,6 +184,10 @@ impl Api for Served {
     fn manager_name(&self, id: &ManagerId) -> Option<String> {
         self.gateway.manager_name(id)
     }
+    fn bus_losses(&self) -> u64 {
+        let replica = self.gateway.replica();
+        replica.shards().shards().map(|shard| replica.losses(shard)).sum()
+    }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
         self.gateway.replica().stats().vms
     }

@@ -9,6 +9,7 @@ use cellbus_bus::ids::{Epoch, Seq, ShardId};
 use cellbus_directory::{Entry, Record, ShardSnapshot};
 use cellbus_workflows::Shard;
 
+use super::lost::Acknowledged;
 use super::{Runner, context};
 use crate::gateway::ShardState;
 use crate::peers::Peer;
@@ -59,6 +60,10 @@ struct Replayed {
     tail_bytes: u64,
     snapshot_bytes: u64,
     snapshot: Option<SnapshotId>,
+    /// Where the log was begun to be read.
+    began: Seq,
+    /// Whether the last entry that was acknowledged here was read, as it was.
+    met: bool,
     /// Snapshots that the log read so far says are valid.
     named: BTreeSet<SnapshotId>,
 }
@@ -68,6 +73,7 @@ impl Runner {
     pub(super) async fn open(&mut self) -> Result<Option<Open>, String> {
         self.show(ShardState::Opening);
         let mut replayed = self.replay().await?;
+        self.look_for_loss(replayed.began, replayed.end, replayed.met);
         loop {
             if self.turn_away() {
                 return Ok(None);
@@ -92,6 +98,11 @@ impl Runner {
             self.catch_up(&mut replayed).await?;
             match self.claim(&mut replayed.shard, &mut replayed.end).await {
                 Ok(()) => break,
+                // What was read is not there any more.
+                Err(BusError::Fenced { found, .. }) if found < replayed.end => {
+                    self.log_lost(replayed.end, found);
+                    replayed = self.replay().await?;
+                }
                 // Somebody was faster. Whether it is still there is asked above.
                 Err(BusError::Fenced { .. }) => self.catch_up(&mut replayed).await?,
                 // Whether it was written, the log says.
@@ -124,7 +135,7 @@ impl Runner {
     /// Appends `Opened` under the next epoch, and begins to act.
     pub(super) async fn claim(&mut self, shard: &mut Shard, end: &mut Seq) -> Result<(), BusError> {
         let entry = Entry {
-            epoch: shard.epoch().next(),
+            epoch: self.newest_epoch(shard.epoch()).next(),
             prev: *end,
             at: self.process.env.wall(),
             jobs: None,
@@ -134,6 +145,7 @@ impl Runner {
         // Before the append: should the lease run out meanwhile, the shard is claimed once more.
         self.lapses = self.lease.lapses();
         let seq = self.process.bus.append(self.shard, *end, entry.encode()).await?;
+        self.acknowledged = Some(Acknowledged::new(seq, &entry));
         shard.apply(seq, &entry);
         *end = seq;
         if self.permits.is_some() {
@@ -164,6 +176,8 @@ impl Runner {
             tail_bytes: 0,
             snapshot_bytes: 0,
             snapshot: None,
+            began: Seq::ZERO,
+            met: false,
             named: BTreeSet::new(),
         };
         self.catch_up(&mut replayed).await?;
@@ -191,6 +205,8 @@ impl Runner {
             tail_bytes: 0,
             snapshot_bytes: body.len() as u64,
             snapshot: Some(id),
+            began: id.seq,
+            met: false,
             named: BTreeSet::new(),
         }))
     }
@@ -207,6 +223,7 @@ impl Runner {
             for message in reader.next(REPLAY_MAX).await.map_err(|e| e.to_string())? {
                 let entry = Entry::decode(&message.body).map_err(|e| format!("log entry {}: {e}", message.seq))?;
                 let void = entry.epoch < replayed.shard.epoch();
+                replayed.met |= self.acknowledged.as_ref().is_some_and(|last| last.is(message.seq, &entry));
                 if entry.prev != replayed.end && !void {
                     return Err(format!(
                         "log entry {} follows {}, but {} was read before it",

@@ -8,13 +8,15 @@ use std::time::Duration;
 use cellbus_bus::WallMs;
 use cellbus_bus::contract::{Error as BusError, Message as BusMessage, Position, QueueKind, SnapshotId};
 use cellbus_bus::env::BoxFuture;
-use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, VmId};
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, Seq, VmId};
 use cellbus_bus::job::Digest;
 use cellbus_directory::record::IntentKey;
+use cellbus_directory::replica::Stamp;
 use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Later, LaterReason};
 
 use super::ask::{Ask, Waiters};
 use super::calls::Calls;
+use super::lost::Acknowledged;
 use super::open::Open;
 use super::permits::Held;
 use super::{Ended, Handle, Message, Next, Poison, Runner};
@@ -42,6 +44,8 @@ struct Serving {
     asks: Vec<Ask>,
     cordons: Vec<(ManagerId, Option<HostId>)>,
     control_seen: bool,
+    /// By queue: how far it had been read when it was opened, until something comes of it.
+    began: [Option<(QueueKind, Seq)>; 2],
     timer: Option<(WallMs, BoxFuture<()>)>,
     sweep: BoxFuture<()>,
     /// The version of the routes when calls were last looked at.
@@ -62,6 +66,7 @@ impl Runner {
     pub(super) async fn serve(&mut self, open: Open) -> Next {
         let handle = Handle { shard: self.shard, mailbox: Arc::clone(&self.mailbox), row: Arc::clone(&self.row) };
         let cordons = open.shard.cordons();
+        let (jobs, control) = open.shard.positions();
         let mut serving = Serving {
             open,
             handle,
@@ -72,6 +77,7 @@ impl Runner {
             asks: Vec::new(),
             cordons,
             control_seen: false,
+            began: [Some((QueueKind::Jobs, jobs.seq)), Some((QueueKind::Control, control.seq))],
             timer: None,
             sweep: self.process.env.sleep(SWEEP),
             routes_seen: 0,
@@ -94,6 +100,11 @@ impl Runner {
         }
         if (!self.lease.held(self.process.env.mono()) || self.lease.lapses() != self.lapses)
             && let Some(next) = self.suspended(serving).await
+        {
+            return Some(next);
+        }
+        if self.revoked.take().is_some_and(|epoch| epoch == serving.open.shard.epoch())
+            && let Some(next) = self.claim_again(serving).await
         {
             return Some(next);
         }
@@ -188,7 +199,12 @@ impl Runner {
         for (kind, messages) in [(QueueKind::Control, control), (QueueKind::Jobs, jobs)] {
             match messages {
                 None => {}
-                Some(Ok(messages)) => serving.read(kind, messages),
+                Some(Ok(messages)) => {
+                    if let Some(first) = messages.first() {
+                        self.look_for_queue_loss(serving, kind, first.seq);
+                    }
+                    serving.read(kind, messages);
+                }
                 Some(Err(error)) => return Some(Next::Reopen(format!("{kind:?} queue: {error}"))),
             }
         }
@@ -222,7 +238,18 @@ impl Runner {
                     }
                 }
                 Message::Release(told) => self.releasing.push(told),
+                Message::Revoked(epoch) => self.revoked = Some(epoch),
             }
+        }
+    }
+
+    /// The first messages of a queue after it was opened must come after those that were read.
+    fn look_for_queue_loss(&self, serving: &mut Serving, kind: QueueKind, first: Seq) {
+        let began = serving.began.iter_mut().find(|began| began.is_some_and(|(of, _)| of == kind));
+        if let Some((_, read)) = began.and_then(Option::take)
+            && first <= read
+        {
+            self.queue_lost(kind, read, first);
         }
     }
 
@@ -274,12 +301,20 @@ impl Runner {
                 () = again => {}
             }
         }
+        self.claim_again(serving).await
+    }
+
+    /// Claims the shard once more, under the next epoch, where it stands.
+    async fn claim_again(&mut self, serving: &mut Serving) -> Option<Next> {
         match self.claim(&mut serving.open.shard, &mut serving.open.end).await {
             Ok(()) => {
                 self.announce(&serving.open.shard, serving.open.end);
                 None
             }
-            Err(BusError::Fenced { .. }) => Some(Next::Ended(Ended::Fenced)),
+            Err(BusError::Fenced { found, .. }) => {
+                self.fenced(found);
+                Some(Next::Ended(Ended::Fenced))
+            }
             Err(error) => Some(Next::Reopen(format!("it could not go on: {error}"))),
         }
     }
@@ -351,6 +386,7 @@ impl Runner {
         let mut batch = serving.open.shard.take_batch()?;
         batch.entry.prev = serving.open.end;
         let body = batch.entry.encode();
+        let stamp = Stamp::of(&batch.entry);
         let traced = super::trace::wanted().then(|| std::mem::take(&mut batch.entry.records));
         drop(batch);
         let bytes = body.len() as u64;
@@ -359,6 +395,7 @@ impl Runner {
             match self.process.bus.append(self.shard, serving.open.end, body.clone()).await {
                 Ok(seq) => break seq,
                 Err(BusError::Fenced { found, .. }) => {
+                    self.fenced(found);
                     tracing::info!(shard = %self.shard, %found, "another owner has written: shard given up");
                     return Some(Next::Ended(Ended::Fenced));
                 }
@@ -375,6 +412,7 @@ impl Runner {
             }
         };
         serving.open.end = seq;
+        self.acknowledged = Some(Acknowledged { seq, stamp });
         serving.open.tail_bytes += bytes;
         if let Some(records) = traced {
             super::trace::appended(self.shard, &serving.open.shard, seq, &records);

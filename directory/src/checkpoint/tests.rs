@@ -144,7 +144,7 @@ async fn rebuilds(spoil: impl FnOnce(&Path)) -> String {
 }
 
 fn store_of(dir: &Path) -> PathBuf {
-    store::newest(dir).unwrap().1
+    storage::numbers(dir).unwrap().pop().unwrap().1
 }
 
 fn change(dir: &Path, key: &[u8], value: Option<&[u8]>) {

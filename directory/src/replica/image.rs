@@ -41,6 +41,10 @@ pub(crate) struct Head {
     pub(crate) generation: u64,
     pub(crate) vm_chunks: u32,
     pub(crate) job_chunks: u32,
+    /// Rows refer to places below this number.
+    pub(crate) places: u32,
+    /// Of those places: a number means another place where some of them were lost.
+    pub(crate) places_sum: u32,
 }
 
 /// Rows of VMs, in columns.
@@ -90,8 +94,6 @@ pub(crate) struct Image {
     pub(crate) head: Head,
     pub(crate) vms: Vec<VmChunk>,
     pub(crate) jobs: Vec<JobChunk>,
-    /// Places up to this number are referred to: they must be stored before.
-    pub(crate) places: u32,
 }
 
 /// What is stored is not what was saved.
@@ -168,8 +170,11 @@ impl Replica {
             generation,
             vm_chunks: u32::try_from(vms.len()).ok()?,
             job_chunks: u32::try_from(jobs.len()).ok()?,
+            places: self.shared.places.len_u32(),
+            // Whoever stores them knows.
+            places_sum: 0,
         };
-        Some(Image { head, vms, jobs, places: self.shared.places.len_u32() })
+        Some(Image { head, vms, jobs })
     }
 }
 

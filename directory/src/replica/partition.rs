@@ -55,14 +55,16 @@ impl<R, const STATES: usize> Table<R, STATES> {
 /// Tells one history of a log from another: a restored bus may give the same sequence to
 /// another entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     pub(crate) epoch: Epoch,
     pub(crate) prev: Seq,
     pub(crate) at: WallMs,
 }
 
 impl Stamp {
-    pub(crate) fn of(entry: &Entry) -> Self {
+    /// Of an entry.
+    #[must_use]
+    pub fn of(entry: &Entry) -> Self {
         Self { epoch: entry.epoch, prev: entry.prev, at: entry.at }
     }
 }

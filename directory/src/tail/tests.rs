@@ -183,6 +183,7 @@ async fn a_replica_that_was_left_behind_loads_the_snapshot() {
     let following = world.follow(&replica);
     following.handle.until_ready().await;
     assert_eq!((replica.applied(shard(0)), cordons(&replica)), (seq, managers(&[1, 2])));
+    assert_eq!(replica.losses(shard(0)), 0, "being left behind is no loss");
     following.stop().await;
 }
 
@@ -232,6 +233,7 @@ async fn a_hole_that_a_snapshot_fills_is_read_over() {
     let following = world.follow(&replica);
     following.handle.until_ready().await;
     assert_eq!((replica.applied(shard(0)), cordons(&replica)), (seq, managers(&[5])));
+    assert_eq!(replica.losses(shard(0)), 0);
     following.stop().await;
 }
 
@@ -262,6 +264,8 @@ async fn a_bus_put_back_to_an_older_state_is_read_again() {
         following.handle.until_ready().await;
         assert_eq!(following.handle.failed(), []);
         assert_eq!(cordons(&replica), managers(&[1]));
+        assert_eq!((replica.losses(shard(0)), replica.losses(shard(1))), (1, 0), "it was noticed");
+        assert_eq!(replica.epoch_seen(shard(0)), Epoch(epoch));
         following.stop().await;
     }
 }

@@ -39,6 +39,12 @@ impl Changes {
         self.kept.push_back(change);
     }
 
+    /// What was kept is gone, and every reader is told that it missed something.
+    pub(super) fn forget(&mut self) {
+        self.first = self.end() + 1;
+        self.kept.clear();
+    }
+
     /// What came after `cursor`, and the cursor behind it. Forgets what came before it.
     pub(super) fn after(&mut self, cursor: Cursor) -> (Vec<Change>, Cursor) {
         let end = self.end();

@@ -14,7 +14,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::holdings::HostState;
+use super::holdings::{HostState, Image, PutBack};
 use super::manager::{Manager, Outcome};
 use super::record;
 
@@ -164,6 +164,15 @@ impl Manager {
     }
 }
 
+/// What a manager held at one moment.
+pub struct Backup(Image);
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Backup")
+    }
+}
+
 /// The faults of one manager. Each takes effect at once, also on calls under way.
 #[derive(Clone)]
 pub struct Faults {
@@ -268,6 +277,16 @@ impl Faults {
     /// A host takes no new VMs and keeps those it has.
     pub fn maintain_host(&self, host: &HostId) -> bool {
         self.set_host(host, HostState::Maintenance)
+    }
+    /// A backup of the manager: what it holds of our VMs now.
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        Backup(self.manager.state().holdings.image())
+    }
+    /// The manager comes back from a backup: VMs that were made since are gone, deleted ones there
+    /// again, all others as they were; tasks under way are forgotten. Sessions and hosts stay.
+    pub fn restore(&self, backup: &Backup) -> PutBack {
+        self.manager.put_back(&backup.0)
     }
     /// A lost host comes back, empty; one in maintenance takes VMs again.
     pub fn restore_host(&self, host: &HostId) -> bool {

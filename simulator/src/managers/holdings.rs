@@ -63,6 +63,7 @@ pub(super) enum HostState {
     Lost,
 }
 
+#[derive(Clone, PartialEq)]
 pub(super) struct Vm {
     host: u32,
     pub(super) body: VmBody,
@@ -115,6 +116,23 @@ pub(super) enum Did {
     Removed,
     /// There was no VM, and its tombstone is new.
     Buried,
+}
+
+/// What a manager held of our VMs at one moment.
+pub(super) struct Image {
+    vms: BTreeMap<VmId, Vm>,
+    gone: BTreeMap<VmId, OpNumber>,
+}
+
+/// What [`Holdings::put_back`] did to the VMs that are not as they were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PutBack {
+    /// There again.
+    pub back: Vec<VmId>,
+    /// There no more.
+    pub gone: Vec<VmId>,
+    /// Another state, or another host.
+    pub changed: Vec<VmId>,
 }
 
 pub(super) struct Holdings {
@@ -496,6 +514,33 @@ impl Holdings {
         let Some(op) = self.vms.get(&id).map(|vm| vm.body.op) else { return false };
         self.remove(id, op);
         true
+    }
+    pub(super) fn image(&self) -> Image {
+        Image { vms: self.vms.clone(), gone: self.gone.clone() }
+    }
+    /// Our VMs become what they were, except those on hosts that are lost by now. No task may have
+    /// room reserved.
+    pub(super) fn put_back(&mut self, image: &Image) -> PutBack {
+        let mut vms = image.vms.clone();
+        vms.retain(|_, vm| self.hosts[vm.host as usize].state != HostState::Lost);
+        let mut did = PutBack::default();
+        for (id, vm) in &vms {
+            match self.vms.get(id) {
+                None => did.back.push(*id),
+                Some(now) if now != vm => did.changed.push(*id),
+                Some(_) => {}
+            }
+        }
+        did.gone.extend(self.vms.keys().filter(|id| !vms.contains_key(id)));
+        self.hosts.iter_mut().for_each(|host| host.used = Used::default());
+        for foreign in self.foreign.values() {
+            if let Some(host) = self.by_name.get(&foreign.host) {
+                self.hosts[*host as usize].used.add(foreign.size);
+            }
+        }
+        vms.values().for_each(|vm| self.hosts[vm.host as usize].used.add(vm.body.size));
+        (self.vms, self.gone) = (vms, image.gone.clone());
+        did
     }
     /// Gives what is to be stored.
     pub(super) fn add_foreign(&mut self, id: Uuid, host: &HostId, size: Size) -> Option<&Foreign> {

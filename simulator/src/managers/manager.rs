@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::changes::{Changes, Cursor};
 use super::faults::Trouble;
-use super::holdings::{Did, Holdings, Reservation};
+use super::holdings::{Did, Holdings, Image, PutBack, Reservation};
 use super::latency::Latency;
 use super::placements::Placements;
 use super::record;
@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) trouble: Trouble,
     pub(super) rng: SmallRng,
     running: BTreeMap<VmId, Running>,
+    /// The number of the next task.
+    next_task: u64,
     under_way: UnderWay,
     /// Everything that was put for this manager is at or before this.
     put: Mark,
@@ -67,6 +69,7 @@ pub(super) struct State {
 
 /// A task under way.
 struct Running {
+    task: u64,
     op: Op,
     session: Option<Epoch>,
     reservation: Option<Reservation>,
@@ -147,6 +150,7 @@ impl Manager {
                 trouble: Trouble::default(),
                 rng: parts.rng,
                 running: BTreeMap::new(),
+                next_task: 0,
                 under_way: UnderWay::default(),
                 put: Mark::default(),
             }),
@@ -334,9 +338,9 @@ impl Manager {
             return Begun::Done(outcome, state.put);
         }
         match self.start(&mut state, session, op) {
-            Ok(end) => {
+            Ok((task, end)) => {
                 drop(state);
-                self.run(op, takes);
+                self.run(op, task, takes);
                 Begun::Runs(end)
             }
             Err(error) => Begun::Done(Err(error), state.put),
@@ -349,7 +353,12 @@ impl Manager {
     }
 
     /// Begins a task: its slot and its room are taken.
-    fn start(&self, state: &mut State, session: Option<Epoch>, op: &Op) -> Result<oneshot::Receiver<Outcome>, Error> {
+    fn start(
+        &self,
+        state: &mut State,
+        session: Option<Epoch>,
+        op: &Op,
+    ) -> Result<(u64, oneshot::Receiver<Outcome>), Error> {
         let kind = Kind::of(&op.action);
         if state.under_way.all >= self.limits.operations_max
             || state.under_way.of_kind[kind as usize] >= kind.max(&self.limits)
@@ -361,15 +370,17 @@ impl Manager {
         state.under_way.of_kind[kind as usize] += 1;
         let (send, receive) = oneshot::channel();
         let waiting = SmallVec::from_buf([send]);
-        state.running.insert(op.vm, Running { op: op.clone(), session, reservation, waiting });
-        Ok(receive)
+        let task = state.next_task;
+        state.next_task += 1;
+        state.running.insert(op.vm, Running { task, op: op.clone(), session, reservation, waiting });
+        Ok((task, receive))
     }
 
-    fn run(self: &Arc<Self>, op: &Op, takes: Duration) {
+    fn run(self: &Arc<Self>, op: &Op, task: u64, takes: Duration) {
         let (manager, vm) = (Arc::clone(self), op.vm);
         self.env.spawn("simulated manager's task", async move {
             manager.env.sleep(takes).await;
-            let Some((task, outcome, mark)) = manager.end(vm) else { return };
+            let Some((task, outcome, mark)) = manager.end(vm, task) else { return };
             let outcome = manager.durable(mark).await.and(outcome);
             let mut heard = false;
             for waiting in task.waiting {
@@ -386,8 +397,10 @@ impl Manager {
     }
 
     /// Ends the task on this VM: gives its slot and its room back, and does what was asked.
-    fn end(&self, vm: VmId) -> Option<(Running, Outcome, Mark)> {
+    fn end(&self, vm: VmId, task: u64) -> Option<(Running, Outcome, Mark)> {
         let mut state = self.state();
+        // It may have been forgotten, and another begun.
+        state.running.get(&vm).filter(|running| running.task == task)?;
         let task = state.running.remove(&vm)?;
         state.under_way.all -= 1;
         state.under_way.of_kind[Kind::of(&task.op.action) as usize] -= 1;
@@ -449,6 +462,28 @@ impl Manager {
         }
     }
 
+    /// Comes back as it was: tasks under way are forgotten, and nobody hears of their ends.
+    pub(super) fn put_back(&self, image: &Image) -> PutBack {
+        let mut state = self.state();
+        let forgotten = std::mem::take(&mut state.running);
+        state.under_way = UnderWay::default();
+        let did = state.holdings.put_back(image);
+        did.back.iter().for_each(|vm| self.placements.brought_back(*vm));
+        did.gone.iter().for_each(|vm| self.placements.removed(*vm));
+        for vm in did.back.iter().chain(&did.gone).chain(&did.changed) {
+            if state.holdings.vm(vm).is_none() && state.holdings.tombstone(vm).is_none() {
+                // As if there had never been one.
+                self.put(&mut state, record::gone(self.id, *vm, OpNumber(0)));
+            } else {
+                self.put_vm(&mut state, *vm);
+            }
+        }
+        state.changes.forget();
+        drop(state);
+        drop(forgotten);
+        self.stirred.notify_waiters();
+        did
+    }
     /// A VM changed that no operation of ours changed.
     pub(super) fn changed_behind(&self, state: &mut State, change: Change) {
         state.changes.push(change);

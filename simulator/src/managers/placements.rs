@@ -1,6 +1,6 @@
 //! On how many managers each VM is, over the whole fleet: a second create is seen as it happens.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,8 @@ const PARTS: usize = 64;
 pub(super) struct Placements {
     parts: Vec<Mutex<HashMap<VmId, u8, FixedState>>>,
     doubles: AtomicU64,
+    /// VMs that a backup brought back: where else they have been made since, nobody could know.
+    brought_back: Mutex<BTreeSet<VmId>>,
     /// The first of them, for whoever has to find out how.
     first: Mutex<Option<VmId>>,
 }
@@ -20,7 +22,12 @@ pub(super) struct Placements {
 impl Placements {
     pub(super) fn new() -> Self {
         let part = || Mutex::new(HashMap::with_hasher(FixedState::with_seed(0)));
-        Self { parts: (0..PARTS).map(|_| part()).collect(), doubles: AtomicU64::new(0), first: Mutex::new(None) }
+        Self {
+            parts: (0..PARTS).map(|_| part()).collect(),
+            doubles: AtomicU64::new(0),
+            brought_back: Mutex::default(),
+            first: Mutex::new(None),
+        }
     }
 
     fn part(&self, vm: VmId) -> MutexGuard<'_, HashMap<VmId, u8, FixedState>> {
@@ -33,7 +40,8 @@ impl Placements {
         let mut part = self.part(vm);
         let count = part.entry(vm).or_default();
         *count = count.saturating_add(1);
-        if *count > 2 || (*count == 2 && !copy) {
+        let knowable = |vm| !self.brought_back.lock().unwrap_or_else(PoisonError::into_inner).contains(vm);
+        if (*count > 2 || (*count == 2 && !copy)) && knowable(&vm) {
             self.doubles.fetch_add(1, Ordering::Relaxed);
             self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(vm);
         }
@@ -43,6 +51,11 @@ impl Placements {
         let mut part = self.part(vm);
         let count = part.entry(vm).or_default();
         *count = count.saturating_add(1);
+    }
+    /// A manager has it again, from a backup.
+    pub(super) fn brought_back(&self, vm: VmId) {
+        self.brought_back.lock().unwrap_or_else(PoisonError::into_inner).insert(vm);
+        self.restored(vm);
     }
     /// A manager no longer has it.
     pub(super) fn removed(&self, vm: VmId) {

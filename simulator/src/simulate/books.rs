@@ -73,6 +73,9 @@ pub(super) struct Vm {
     pub(super) unplaced: bool,
     /// Why what must be there in the end cannot be told from the jobs alone.
     pub(super) loose: Option<&'static str>,
+    /// A manager came back from a backup that has another state of it: there may be a copy that only
+    /// an audit shows, until an operator removes it.
+    pub(super) restored: bool,
 }
 
 /// See the module.

@@ -3,7 +3,8 @@
 //! A call travels to it, takes effect in one moment, and its answer travels back. Calls and
 //! answers may be lost on the way (then nobody knows whether a write took place), the bus may be
 //! away for a while, and a node may be cut off from it. A restart loses what had not taken effect
-//! and breaks every connection; what took effect stays, acknowledged or not.
+//! and breaks every connection; what took effect stays, acknowledged or not, unless the bus is put
+//! back to an older state, which breaks the contract and is a fault of its own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -28,6 +29,7 @@ use super::trace;
 
 mod store;
 
+pub(super) use store::Forgets;
 use store::Store;
 
 /// How long a caller waits for an answer that was lost.
@@ -115,11 +117,11 @@ impl SimulatedBus {
 
     /// The way to it of one node.
     pub(super) fn client(&self, node: NodeId) -> Arc<Client> {
-        Arc::new(Client { bus: self.clone(), node, directory: false })
+        Arc::new(Client { bus: self.clone(), node, directory: false, seen: Arc::default(), read: Arc::default() })
     }
     /// The same, for the directory of a node.
     pub(super) fn directory_client(&self, node: NodeId) -> Arc<Client> {
-        Arc::new(Client { bus: self.clone(), node, directory: true })
+        Arc::new(Client { bus: self.clone(), node, directory: true, seen: Arc::default(), read: Arc::default() })
     }
 
     // ── faults ──
@@ -141,6 +143,35 @@ impl SimulatedBus {
     pub(super) fn start(&self) {
         self.state().down = false;
         self.executor.note("bus up", 0);
+    }
+    /// Everything that it holds now.
+    pub(super) fn image(&self) -> Image {
+        Image(self.state().store.clone())
+    }
+    /// What it acknowledged since the image was taken is lost. Gives the shards whose logs have lost
+    /// entries, and where those end now.
+    pub(super) fn put_back(&self, image: Image, what: Forgets) -> Vec<(ShardId, Seq)> {
+        let (woken, lost) = {
+            let mut state = self.state();
+            let shards = state.store.shards();
+            let before: Vec<(ShardId, Seq)> =
+                shards.into_iter().map(|shard| (shard, state.store.log(shard).last())).collect();
+            let mut woken = state.store.put_back(image.0, what);
+            woken.append(&mut state.store.restarted());
+            let mut lost = Vec::new();
+            for (shard, end) in before {
+                let now = state.store.log(shard).last();
+                if now < end {
+                    lost.push((shard, now));
+                }
+                let State { store, checks, .. } = &mut *state;
+                checks.put_back(shard, now, store.entries(shard).last().map(|(_, body)| body));
+            }
+            (woken, lost)
+        };
+        self.executor.note("bus put back", 0);
+        woken.into_iter().for_each(Waker::wake);
+        lost
     }
     /// A node is cut off, or not any more.
     pub(super) fn cut(&self, node: NodeId, cut: bool) {
@@ -193,7 +224,18 @@ impl SimulatedBus {
     }
 }
 
+/// All that a bus held at one moment.
+pub(super) struct Image(Store);
+
 impl Checks {
+    /// The log of a shard ends with this entry now.
+    fn put_back(&mut self, shard: ShardId, end: Seq, last: Option<&Bytes>) {
+        let epoch = last.and_then(|body| Entry::decode(body).ok()).map(|entry| entry.epoch);
+        self.epochs.insert(shard, epoch.unwrap_or_default());
+        if let Some(entries) = self.shadow.as_mut().and_then(|shadow| shadow.get_mut(&shard)) {
+            entries.retain(|(seq, _)| *seq <= end);
+        }
+    }
     /// Looks at an entry that has been taken.
     fn appended(&mut self, shard: ShardId, expected: Seq, seq: Seq, body: &Bytes, history: &History, at: u64) {
         self.appends += 1;
@@ -241,6 +283,10 @@ pub(super) struct Client {
     node: NodeId,
     /// Whether the directory reads through it.
     directory: bool,
+    /// For a deliberate bug: the furthest ends of logs.
+    seen: Arc<Mutex<std::collections::BTreeMap<ShardId, Seq>>>,
+    /// For the same: the last entries that were read.
+    read: Arc<Mutex<std::collections::BTreeMap<ShardId, Message>>>,
 }
 
 /// What will become of one call.
@@ -331,6 +377,17 @@ impl Client {
             return Err(no_answer());
         }
         Ok(done)
+    }
+
+    fn blind(&self) -> bool {
+        self.directory && self.bus.sabotage == Some(Sabotage::BlindDirectory)
+    }
+    /// The furthest end of a log that was ever seen through it.
+    fn furthest(&self, shard: ShardId, end: Seq) -> Seq {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let furthest = seen.entry(shard).or_default();
+        *furthest = (*furthest).max(end);
+        *furthest
     }
 
     fn wall(&self) -> cellbus_bus::WallMs {
@@ -432,6 +489,7 @@ impl Bus for Client {
         self.publish_items(items).await.map(drop)
     }
     async fn read_queue(&self, queue: Queue, after: Position) -> Result<Box<dyn Reader>> {
+        let after = if self.bus.sabotage == Some(Sabotage::ForgetDedupe) { Position::default() } else { after };
         let mut from = self.look(|store, _| Ok(store.begin(queue, after))).await?;
         if self.bus.sabotage == Some(Sabotage::ReadPositionOffByOne) && from > Seq::ZERO {
             from = from.next();
@@ -445,6 +503,9 @@ impl Bus for Client {
         self.look(|store, _| Ok(store.depth(queue, after))).await
     }
     async fn trim_queue(&self, queue: Queue, through: Seq) -> Result<()> {
+        if self.bus.sabotage == Some(Sabotage::ForgetDedupe) {
+            return Ok(());
+        }
         self.look(|store, _| {
             store.trim_queue(queue, through);
             Ok(())
@@ -466,10 +527,12 @@ impl Bus for Client {
         .await
     }
     async fn log_end(&self, shard: ShardId) -> Result<Seq> {
-        self.look(|store, _| Ok(store.log(shard).last())).await
+        let end = self.look(|store, _| Ok(store.log(shard).last())).await?;
+        Ok(if self.blind() { end.max(self.furthest(shard, end)) } else { end })
     }
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
-        self.look(|store, _| store.begin_log(shard, after)).await?;
+        let blind = self.blind();
+        self.look(|store, _| if blind { Ok(()) } else { store.begin_log(shard, after) }).await?;
         Ok(Box::new(self.reader(What::Log(shard), after)))
     }
     async fn write_snapshot(&self, id: SnapshotId, body: Bytes) -> Result<()> {
@@ -598,6 +661,16 @@ impl SimulatedReader {
 impl Reader for SimulatedReader {
     async fn next(&mut self, max: usize) -> Result<Vec<Message>> {
         let what = self.what;
+        if self.client.blind()
+            && let What::Log(shard) = what
+        {
+            // The entry before is looked at again: it is as it was, whatever the bus has by now.
+            let read = self.client.read.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(last) = read.get(&shard).filter(|last| last.seq == self.after.next()) {
+                self.after = last.seq;
+                return Ok(vec![last.clone()]);
+            }
+        }
         let messages = self
             .wait(move |store, after, waker| match what {
                 What::Queue(queue) => store.queue(queue).read(after, max, waker),
@@ -607,6 +680,11 @@ impl Reader for SimulatedReader {
             .await?;
         if let Some(last) = messages.last() {
             self.after = last.seq;
+            if self.client.blind()
+                && let What::Log(shard) = what
+            {
+                self.client.read.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, last.clone());
+            }
         }
         if self.client.directory && self.client.bus.sabotage == Some(Sabotage::StaleDirectory) {
             return Ok(messages.into_iter().map(without_results).collect());

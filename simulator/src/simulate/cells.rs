@@ -12,6 +12,7 @@ use cellbus_bus::ids::{CellId, ManagerName, ShardCount};
 use cellbus_cell::cell::{self, Cell, Handle};
 use cellbus_cell::peers::LocalPeers;
 use cellbus_cell::{Gateway, Process, front, runner};
+use cellbus_directory::checkpoint::{self, Checkpoint};
 use cellbus_directory::replica::Replica;
 use cellbus_directory::tail::{self, Tail};
 use cellbus_workflows::ManagerNames;
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::bus::SimulatedBus;
+use super::disk::NodeDisk;
 use super::env;
 use super::executor::{Executor, NodeId};
 use super::history::History;
@@ -36,6 +38,22 @@ pub(super) struct Shape {
     pub(super) runner: runner::Config,
     pub(super) managers: Vec<ManagerName>,
     pub(super) together: usize,
+    /// For checkpoints of directories, if they have any.
+    pub(super) checkpoints: Option<checkpoint::Cluster>,
+    /// What rots on disks has the right checksum: a deliberate bug.
+    pub(super) unchecked: bool,
+}
+
+/// Checkpoints that are written often, since runs are short.
+fn checkpoints() -> checkpoint::Config {
+    checkpoint::Config {
+        every: Duration::from_secs(2),
+        entries_min: 32,
+        at_latest: Duration::from_secs(10),
+        threads: 1,
+        renew_bytes_min: 64 << 10,
+        ..checkpoint::Config::new("checkpoint")
+    }
 }
 
 /// A cell that runs.
@@ -62,6 +80,7 @@ pub(super) struct Cells {
     history: Arc<History>,
     names: Arc<ManagerNames>,
     running: Mutex<BTreeMap<NodeId, Running>>,
+    disks: Mutex<BTreeMap<NodeId, NodeDisk>>,
 }
 
 impl Cells {
@@ -75,12 +94,31 @@ impl Cells {
         history: Arc<History>,
     ) -> Arc<Self> {
         let names = Arc::new(ManagerNames::new(shape.managers.iter().cloned()));
-        let running = Mutex::default();
-        Arc::new(Self { executor: Arc::clone(executor), seed, shape, bus, network, links, history, names, running })
+        Arc::new(Self {
+            executor: Arc::clone(executor),
+            seed,
+            shape,
+            bus,
+            network,
+            links,
+            history,
+            names,
+            running: Mutex::default(),
+            disks: Mutex::default(),
+        })
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<NodeId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk of a node, which stays when its cells go.
+    pub(super) fn disk(&self, node: NodeId) -> NodeDisk {
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        disks
+            .entry(node)
+            .or_insert_with(|| NodeDisk::new(self.seed ^ u64::from(node.0) << 8, self.shape.unchecked))
+            .clone()
     }
 
     /// Starts a cell on a node where none runs.
@@ -115,7 +153,15 @@ impl Cells {
         let (cell, handle) = Cell::new(config, process.clone(), self.links.of(node));
         let stop = CancellationToken::new();
         let (tail, following) = Tail::new(self.bus.directory_client(node), env.clone(), Arc::clone(&replica));
-        env.spawn("directory tail", tail.run(stop.clone()));
+        let (storage, cluster) = (Arc::new(self.disk(node)), self.shape.checkpoints);
+        let (world, directory, stopped) = (env.clone(), Arc::clone(&replica), stop.clone());
+        env.spawn("directory", async move {
+            if let Some(cluster) = cluster {
+                let checkpoint = Checkpoint::open_in(storage, checkpoints(), cluster, world.clone(), directory).await;
+                world.spawn("directory checkpoint", checkpoint.run(stopped.clone()));
+            }
+            tail.run(stopped).await;
+        });
         let (beside, stopped) = (process.clone(), stop.clone());
         env.spawn("process", async move { beside.run(stopped).await });
         env.spawn("cell", cell.run(stop));
@@ -133,6 +179,7 @@ impl Cells {
         self.network.leave(&gone.address);
         self.history.add(self.executor.now(), || format!("*{} crashes", gone.id));
         self.executor.crash(node);
+        self.disk(node).crashed();
         drop(gone);
     }
 

@@ -113,8 +113,8 @@ fn differs(expected: &Expected, manager: ManagerId, held: &HeldVm) -> Option<Str
     None
 }
 
-/// What the managers hold, against what was asked for.
-pub(super) fn truth_against_books(truth: &Truth, pages: &Pages) -> Vec<Violation> {
+/// What the managers hold, against what was asked for. `left`: copies that are left for a person.
+pub(super) fn truth_against_books(truth: &Truth, pages: &Pages, left: impl Fn(&books::Vm) -> bool) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut places: BTreeMap<VmId, Vec<(ManagerId, &HeldVm)>> = BTreeMap::new();
     for (manager, vms) in &truth.managers {
@@ -123,8 +123,7 @@ pub(super) fn truth_against_books(truth: &Truth, pages: &Pages) -> Vec<Violation
         }
     }
     for (id, held) in &places {
-        // Of what an operator has given up on, both copies may be left.
-        if held.len() > 1 && !pages.vms.get(id).is_some_and(|vm| pages.abandoned(vm)) {
+        if held.len() > 1 && !pages.vms.get(id).is_some_and(&left) {
             let managers: Vec<String> = held.iter().map(|(manager, _)| manager.to_string()).collect();
             found.push((format!("VM {id} is on {} managers: {managers:?}", held.len()), vec![id.to_string()]));
         }

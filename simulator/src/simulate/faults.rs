@@ -43,6 +43,24 @@ kinds! {
     Operators => "operators",
     /// Cells join, and leave in order.
     Members => "members",
+    /// A cell's disk, which its directory's checkpoint is on, fails, tears or loses writes, or lets
+    /// what it holds rot.
+    Disk => "disk",
+    /// A manager comes back from a backup some seconds old.
+    Backup => "backup",
+    /// The bus comes back as it was some seconds ago, without what it has acknowledged since. Not one
+    /// of `all`: only that it is noticed can be asked for then.
+    Amnesia => "amnesia",
+}
+impl FaultKind {
+    /// Whether it is one of `all`.
+    #[must_use]
+    pub const fn usual(self) -> bool {
+        !matches!(self, Self::Amnesia)
+    }
+    fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|kind| kind.usual())
+    }
 }
 impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,10 +90,10 @@ impl Faults {
     pub fn none() -> Self {
         Self { rates: BTreeMap::new() }
     }
-    /// Every kind, as often as usual.
+    /// Every kind that is usual, as often as usual.
     #[must_use]
     pub fn all() -> Self {
-        Self { rates: FaultKind::ALL.iter().map(|kind| (*kind, 1.0)).collect() }
+        Self { rates: FaultKind::all().map(|kind| (kind, 1.0)).collect() }
     }
     /// This kind alone.
     #[must_use]
@@ -127,7 +145,7 @@ impl FromStr for Faults {
             let rate = rate.trim().parse().ok().filter(|rate: &f64| (0.0..=100.0).contains(rate));
             let found = match name.trim() {
                 "none" => rate.map(|_| Vec::new()),
-                "all" => rate.map(|_| FaultKind::ALL.to_vec()),
+                "all" => rate.map(|_| FaultKind::all().collect()),
                 name => FaultKind::ALL.iter().find(|kind| kind.as_str() == name).map(|kind| vec![*kind]),
             };
             let (Some(rate), Some(kinds)) = (rate, found) else {
@@ -149,6 +167,8 @@ mod tests {
             assert_eq!(text.parse::<Faults>().unwrap().to_string(), text);
         }
         assert_eq!("all,crash=0".parse::<Faults>().unwrap().rate(FaultKind::Crash), 0.0);
+        assert_eq!("all".parse::<Faults>().unwrap().rate(FaultKind::Amnesia), 0.0);
+        assert_eq!("all,amnesia".parse::<Faults>().unwrap().rate(FaultKind::Amnesia), 1.0);
         assert_eq!("all,crash=0".parse::<Faults>().unwrap().rate(FaultKind::Bus), 1.0);
         for bad in ["", "crush", "crash=-1", "crash=NaN", "crash=101", "crash,,bus"] {
             assert!(bad.parse::<Faults>().is_err(), "{bad}");

@@ -13,8 +13,10 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::bus::{self, SimulatedBus};
+use super::amnesia::Amnesia;
+use super::bus::{self, Forgets, SimulatedBus};
 use super::cells::Cells;
+use super::disk::DiskFault;
 use super::executor::{Executor, NodeId};
 use super::faults::{FaultKind, Faults};
 use super::history::History;
@@ -45,6 +47,7 @@ pub(super) struct Nemesis {
     pub(super) cells: Arc<Cells>,
     pub(super) producers: Arc<Producers>,
     pub(super) history: Arc<History>,
+    pub(super) amnesia: Amnesia,
     /// The nodes that cells run on at first.
     pub(super) nodes: Vec<NodeId>,
     pub(super) healing: AtomicBool,
@@ -70,6 +73,9 @@ fn every(kind: FaultKind) -> f64 {
         FaultKind::Power => 60.0,
         FaultKind::Operators => 10.0,
         FaultKind::Members => 25.0,
+        FaultKind::Disk => 15.0,
+        FaultKind::Backup => 40.0,
+        FaultKind::Amnesia => 30.0,
     }
 }
 
@@ -197,6 +203,23 @@ impl Nemesis {
             FaultKind::Behind => self.change_a_vm(rng),
             FaultKind::Power => self.lose_power(rng).await,
             FaultKind::Operators => self.operate(rng).await,
+            FaultKind::Disk => self.trouble_a_disk(rng).await,
+            FaultKind::Backup => self.restore_a_manager(rng).await,
+            FaultKind::Amnesia => {
+                let image = self.bus.image();
+                self.while_(rng, 0.2, 15.0).await;
+                if self.healing() {
+                    return;
+                }
+                let what = [Forgets::Everything, Forgets::Logs, Forgets::Queues][rng.random_range(0..3)];
+                let down_for = (0.05, [0.1, 10.0][rng.random_range(0..2)]);
+                self.bus.stop();
+                self.amnesia.strike(&self.bus, &self.cells, image, what);
+                self.say(|| format!("bus: down, and put back: {what:?}"));
+                self.while_(rng, down_for.0, down_for.1).await;
+                self.bus.start();
+                self.say(|| "bus: up".to_owned());
+            }
             FaultKind::Members => {
                 if rng.random_bool(0.5) {
                     let node = self.executor.add_node();
@@ -216,6 +239,38 @@ impl Nemesis {
                     }
                 }
             }
+        }
+    }
+
+    /// Its cell dies with most of these, since that is when a checkpoint is read.
+    async fn trouble_a_disk(&self, rng: &mut SmallRng) {
+        let Some(node) = self.cell(rng) else { return };
+        let disk = self.cells.disk(node);
+        let fault = match rng.random_range(0..4) {
+            0 => Some(DiskFault::Fails([0.1, 0.5, 1.0][rng.random_range(0..3)])),
+            1 => Some(DiskFault::StopsAfter(rng.random_range(0..20))),
+            2 => Some(DiskFault::Lies),
+            _ => None,
+        };
+        self.say(|| format!("the disk of {node:?}: {fault:?}"));
+        disk.set_fault(fault);
+        self.while_(rng, 1.0, 15.0).await;
+        let crashes = fault.is_none() || rng.random_bool(0.8);
+        let crashed = crashes && self.cells.get(node).is_some();
+        if crashed {
+            self.cells.crash(node);
+            if fault.is_none() {
+                let rotten = (0..rng.random_range(1..4)).filter(|_| disk.rot(rng)).count();
+                self.say(|| format!("{rotten} values on the disk of {node:?} rot"));
+            }
+            self.while_(rng, 0.05, 3.0).await;
+        }
+        // Some disks are no better when the cell comes back.
+        if rng.random_bool(0.8) {
+            disk.set_fault(None);
+        }
+        if crashed && self.cells.get(node).is_none() {
+            self.cells.start(node);
         }
     }
 
@@ -317,6 +372,35 @@ impl Nemesis {
         }
     }
 
+    /// It is away meanwhile, or not, as it is with a restore.
+    async fn restore_a_manager(&self, rng: &mut SmallRng) {
+        let Some((manager, _)) = self.manager(rng) else { return };
+        let Some(faults) = self.fleet.faults(manager) else { return };
+        let backup = faults.backup();
+        self.while_(rng, 1.0, 20.0).await;
+        if self.healing() {
+            return;
+        }
+        if rng.random_bool(0.5) {
+            faults.down();
+            self.while_(rng, 0.5, 5.0).await;
+        }
+        if self.healing() {
+            return faults.heal();
+        }
+        let did = faults.restore(&backup);
+        self.say(|| format!("manager {manager} comes back from a backup: {did:?}"));
+        let mut pages = self.producers.books.pages();
+        for vm in did.back.iter().chain(&did.gone).chain(&did.changed) {
+            if let Some(known) = pages.vms.get_mut(vm) {
+                known.loose = Some("its manager came back from a backup");
+                known.restored = true;
+            }
+        }
+        drop(pages);
+        faults.heal();
+    }
+
     async fn lose_power(&self, rng: &mut SmallRng) {
         // Every third host, from a random one on.
         let from = rng.random_range(0..3_usize);
@@ -404,6 +488,7 @@ impl Nemesis {
         nodes.sort_unstable();
         nodes.dedup();
         for node in nodes {
+            self.cells.disk(node).set_fault(None);
             self.bus.cut(node, false);
             self.links.cut(node, false);
             self.executor.set_clock(node, |clock, now| clock.run_faster_ppm(now, 0));

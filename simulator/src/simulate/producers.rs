@@ -351,6 +351,7 @@ impl Producers {
                         jobs: vec![id],
                         unplaced: true,
                         loose: None,
+                        restored: false,
                     };
                     pages.vms.insert(id.vm(index), vm);
                 }

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::{JobId, ManagerId, ShardCount, VmId};
+use cellbus_cell::gateway::ShardState;
 use cellbus_cell::runner;
 use cellbus_directory::JobState;
+use cellbus_directory::checkpoint;
 use cellbus_directory::record::{Operator, ParkedDecision};
-use cellbus_workflows::Limits;
+use cellbus_workflows::{Health, Limits};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::amnesia::Amnesia;
 use super::bus::SimulatedBus;
 use super::cells::{Cells, Shape};
 use super::checks::{self, Violation};
@@ -206,10 +209,14 @@ impl World {
             .expect("a fleet in memory opens whatever happens");
         let links = Links::new(&executor, env.clone(), Arc::clone(&fleet), seed, Arc::clone(&history), sabotage);
         links.set_weather(MANAGERS_CALM);
+        let forgets = sabotage == Some(Sabotage::ForgetDedupe);
+        let usual = Limits::for_shards(config.shards);
         let limits = Limits {
+            job_retention: if forgets { Duration::ZERO } else { usual.job_retention },
+            remember: if forgets { Duration::ZERO } else { usual.remember },
             // Small enough that queues fill up in some runs.
             accepted_max: if config.vms <= 1_000 && rng.random_bool(0.3) { 8 } else { 200_000 },
-            ..Limits::for_shards(config.shards)
+            ..usual
         };
         let snapshot_bytes_min =
             if config.vms <= 1_000 { [4 << 10, 64 << 10, 1 << 20][rng.random_range(0..3)] } else { 1 << 20 };
@@ -219,6 +226,10 @@ impl World {
             runner: runner::Config { limits: Some(limits.clone()), snapshot_bytes_min, ..runner::Config::default() },
             managers: names,
             together: config.cells as usize,
+            unchecked: sabotage == Some(Sabotage::UncheckedCheckpoint),
+            // Large runs have memory for one copy of it all.
+            checkpoints: (config.vms <= 10_000)
+                .then(|| checkpoint::Cluster { id: uuid::Uuid::from_u64_pair(seed, 1), shards: config.shards }),
         };
         let cells = Cells::new(
             &executor,
@@ -255,6 +266,7 @@ impl World {
             cells: Arc::clone(&cells),
             producers: Arc::clone(&producers),
             history: Arc::clone(&history),
+            amnesia: Amnesia::default(),
             nodes,
             healing: AtomicBool::new(false),
             made: AtomicU64::new(0),
@@ -315,7 +327,8 @@ impl World {
     /// What must hold at every moment.
     fn look(&self) {
         let seen = self.fleet.violations();
-        if let Some(vm) = self.fleet.first_double() {
+        let forgot = self.nemesis.amnesia.happened();
+        if let Some(vm) = self.fleet.first_double().filter(|_| !forgot) {
             self.violated(format!("VM {vm} was made although it was there already"), vec![vm.to_string()]);
         }
         if seen.overfilled_hosts > 0 {
@@ -325,7 +338,9 @@ impl World {
         self.links.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
         self.executor.take_panics().into_iter().for_each(|what| self.violated(what, Vec::new()));
         let of_books = std::mem::take(&mut self.producers.books.pages().violations);
-        of_books.into_iter().for_each(|(what, about)| self.violated(what, about));
+        if !forgot {
+            of_books.into_iter().for_each(|(what, about)| self.violated(what, about));
+        }
     }
 
     // ── the course of a run ──
@@ -349,6 +364,9 @@ impl World {
         self.producers.stop();
         self.nemesis.heal();
         self.healed_at.store(self.executor.now(), Ordering::Relaxed);
+        if self.nemesis.amnesia.happened() {
+            return self.noticed().await;
+        }
         let healed = self.env.mono();
         let (mut asked_for_parked, mut rounds) = (healed, 0);
         loop {
@@ -374,6 +392,48 @@ impl World {
             }
         }
         self.in_the_end().await;
+    }
+
+    /// The bus has lost what it had acknowledged: whoever knew better notices, and all shards and
+    /// managers are served again.
+    async fn noticed(&self) {
+        let healed = self.env.mono();
+        loop {
+            self.env.sleep(LOOK_EVERY).await;
+            self.look();
+            if self.any_violation() {
+                return;
+            }
+            let mut wrong = self.nemesis.amnesia.unnoticed(&self.cells);
+            wrong.extend(self.not_served().await);
+            if wrong.is_empty() {
+                return;
+            }
+            if self.env.mono().since(healed) > self.config.rest_within {
+                wrong.into_iter().for_each(|(what, about)| self.violated(what, about));
+                return;
+            }
+        }
+    }
+
+    /// Cells that are not ready, shards that nobody has open, managers that nobody fronts.
+    async fn not_served(&self) -> Vec<Violation> {
+        let cells = self.cells.all();
+        let unready = cells.iter().filter(|cell| cell.gateway.ready().is_err());
+        let mut wrong: Vec<Violation> = unready.map(|cell| (format!("{} is not ready", cell.id), Vec::new())).collect();
+        let Some(cell) = cells.first() else { return wrong };
+        let ask = |gateway: cellbus_cell::Gateway| async move { (gateway.shards().await, gateway.managers().await) };
+        let Some((Ok(shards), Ok(managers))) = self.cells.ask(&self.env, cell, ANSWER_LIMIT, ask).await else {
+            wrong.push((format!("{} does not answer", cell.id), Vec::new()));
+            return wrong;
+        };
+        let closed = shards.into_iter().filter(|row| row.state != ShardState::Open);
+        wrong.extend(closed.map(|row| {
+            (format!("shard {} is {:?}", row.shard, row.state), vec![format!("shard {} epoch", row.shard)])
+        }));
+        let unknown = managers.into_iter().filter(|row| row.health == Health::Unknown);
+        wrong.extend(unknown.map(|row| (format!("manager {} is not fronted: {:?}", row.name, row), Vec::new())));
+        wrong
     }
 
     fn at_rest(&self) -> bool {
@@ -454,7 +514,10 @@ impl World {
             let mut found = {
                 let pages = self.producers.books.pages();
                 let mut found = checks::jobs(&pages);
-                found.extend(checks::truth_against_books(&truth, &pages));
+                // Of what an operator has given up on, both copies may be left. What a backup brought
+                // back is removed by hand when an audit has shown it.
+                let left = |vm: &super::books::Vm| pages.abandoned(vm) || vm.restored && !audited;
+                found.extend(checks::truth_against_books(&truth, &pages, left));
                 found
             };
             let loose = |vm: &VmId| {
@@ -502,7 +565,10 @@ impl World {
         self.look();
         let replayed = checks::replays(&self.bus, self.config.shards, &self.limits);
         replayed.into_iter().for_each(|(what, about)| self.violated(what, about));
-        self.ask_after_jobs().await;
+        // With keys forgotten at once, jobs are too, and are not listed.
+        if self.config.sabotage != Some(Sabotage::ForgetDedupe) {
+            self.ask_after_jobs().await;
+        }
     }
 
     /// What the API says of jobs is what their events said.
@@ -546,8 +612,20 @@ impl World {
         let audit = self.cells.ask(&self.env, &cell, Duration::from_secs(120), ask).await.flatten();
         let Some(audit) = audit else { return };
         let elsewhere = audit.findings.iter().filter(|found| matches!(found.kind.as_str(), "unknown" | "duplicate"));
-        let shown = elsewhere.map(|found| (found.vm, found.manager)).collect();
+        let shown: BTreeSet<(VmId, ManagerId)> = elsewhere.map(|found| (found.vm, found.manager)).collect();
+        self.remove_by_hand(&shown);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    /// An operator removes the copies that backups brought back and that an audit has shown.
+    fn remove_by_hand(&self, shown: &BTreeSet<(VmId, ManagerId)>) {
+        let pages = self.producers.books.pages();
+        for (vm, manager) in shown.iter().filter(|(vm, _)| pages.vms.get(vm).is_some_and(|known| known.restored)) {
+            if let Some(faults) = self.fleet.faults(*manager) {
+                self.history.add(self.executor.now(), || format!("*VM {vm} is removed by hand from manager {manager}"));
+                faults.delete_vm(*vm);
+            }
+        }
     }
 
     fn report(&self) -> Report {

@@ -21,6 +21,13 @@ pub enum Sabotage {
     StaleDirectory,
     /// Outcomes are not published again after a crash.
     ForgetOutcomes,
+    /// Keys of jobs that have ended are forgotten at once, and whoever opens a shard reads its queue
+    /// again from the start: what was done is done again.
+    ForgetDedupe,
+    /// What has rotted in a checkpoint has the right checksum.
+    UncheckedCheckpoint,
+    /// A directory does not see that a log has become shorter, nor that its last entry is another.
+    BlindDirectory,
 }
 
 impl Sabotage {
@@ -34,5 +41,8 @@ impl Sabotage {
         Self::KeepOldSessions,
         Self::StaleDirectory,
         Self::ForgetOutcomes,
+        Self::ForgetDedupe,
+        Self::UncheckedCheckpoint,
+        Self::BlindDirectory,
     ];
 }

@@ -362,6 +362,9 @@ impl Api for Fake {
     fn manager_name(&self, id: &ManagerId) -> Option<String> {
         (*id == manager()).then(|| "vc-1".to_owned())
     }
+    fn bus_losses(&self) -> u64 {
+        2
+    }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
         vec![(VmState::Running, 3)]
     }

@@ -18,7 +18,7 @@ const READ_BYTES_MAX: usize = 4 << 20;
 const EVENTS_MAX: usize = 2_000_000;
 
 /// Messages in order, some of them waited for.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Stream {
     kept: VecDeque<Message>,
     last: Seq,
@@ -86,8 +86,19 @@ pub(super) struct Inbound {
     hidden_until: u64,
 }
 
+/// What of a bus comes back as it was some time ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Forgets {
+    /// All of it: sequences are given again.
+    Everything,
+    /// Logs and their snapshots.
+    Logs,
+    /// Queues.
+    Queues,
+}
+
 /// Everything that is durable, and who waits for more.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Store {
     cluster: Option<ClusterRecord>,
     queues: BTreeMap<Queue, Stream>,
@@ -292,6 +303,18 @@ impl Store {
         }
     }
 
+    /// It comes back as `image` was. Whoever waited is to be woken.
+    pub(super) fn put_back(&mut self, mut image: Self, what: Forgets) -> Vec<Waker> {
+        let woken = self.all_waiting();
+        // Those of the image were woken long ago.
+        drop(image.all_waiting());
+        match what {
+            Forgets::Everything => *self = image,
+            Forgets::Logs => (self.logs, self.snapshots) = (image.logs, image.snapshots),
+            Forgets::Queues => self.queues = image.queues,
+        }
+        woken
+    }
     /// The bus was away: what consumers hold comes again, and whoever waits is woken.
     pub(super) fn restarted(&mut self) -> Vec<Waker> {
         self.ingress.values_mut().for_each(|inbound| inbound.hidden_until = 0);
