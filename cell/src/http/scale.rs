@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::extract::{Caller, json};
+use super::access::Caller;
+use super::extract::json;
 use super::problem::Problem;
 use super::query::Query;
 use super::view::{DecisionView, Page, ScaleView};
