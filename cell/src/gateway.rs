@@ -44,6 +44,9 @@ pub const LOCATE_MAX: usize = 10_000;
 const OWNER_LIMIT: Duration = Duration::from_secs(5);
 /// Between two tries to find it.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long the bus may be silent before this process no longer calls itself ready: it is asked once
+/// a second, and an election on the broker's side may take as long as a lease of three replicas.
+const BUS_SILENT_MAX: Duration = Duration::from_secs(15);
 /// How long one cell may take to answer a question about itself.
 const CELL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -93,6 +96,12 @@ impl Gateway {
     /// [`Error::NotReady`], with what is awaited.
     pub fn ready(&self) -> Result<()> {
         let process = &self.inner.process;
+        let silent = process.bus_silent();
+        if silent > BUS_SILENT_MAX {
+            let seconds = silent.as_secs();
+            let reason = format!("the bus has given no answer for {seconds} s: what is known here may be out of date");
+            return Err(Error::NotReady { reason });
+        }
         let missing = process.routes.missing();
         if missing > 0 {
             return Err(Error::NotReady { reason: format!("{missing} shards are neither open nor reported failed") });

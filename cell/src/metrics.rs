@@ -49,6 +49,7 @@ pub struct Metrics {
     intake_jobs_total: IntCounterVec,
     event_readers: IntGauge,
     bus_losses: IntGauge,
+    shards_behind: IntGauge,
     vms: IntGaugeVec,
     queue_jobs: IntGaugeVec,
     dead_letters: IntGauge,
@@ -113,6 +114,10 @@ impl Metrics {
                 &["result"],
             )?,
             event_readers: gauge("cellbus_http_event_readers", "Readers of /v1/events")?,
+            shards_behind: gauge(
+                "cellbus_directory_shards_behind",
+                "Shards of which this process's directory has not read all that their owners in other processes had written when they were last asked.",
+            )?,
             bus_losses: gauge(
                 "cellbus_bus_losses",
                 "Times that this process found the bus to have lost what it had acknowledged; its log says what to do",
@@ -180,6 +185,7 @@ impl Metrics {
     pub(crate) async fn gather_cluster(&self, api: &dyn Api) {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.bus_losses.set(signed(api.bus_losses()));
+        self.shards_behind.set(signed(api.shards_behind() as u64));
         for (state, count) in api.vm_counts() {
             self.vms.with_label_values(&[state.as_str()]).set(signed(count as u64));
         }

@@ -33,6 +33,8 @@ pub struct Process {
     pub(crate) replica: Arc<Replica>,
     pub(crate) board: Arc<Board>,
     pub(crate) routes: Arc<Routes>,
+    /// When the bus answered last; zero: never yet.
+    heard_ms: Arc<AtomicU64>,
 }
 
 impl Process {
@@ -47,7 +49,8 @@ impl Process {
         replica: Arc<Replica>,
     ) -> Self {
         let (board, count) = (Arc::new(Board::new(&names)), replica.shards());
-        Self { env, bus, peers, local, names, count, replica, board, routes: Arc::new(Routes::new(count)) }
+        let routes = Arc::new(Routes::new(count));
+        Self { env, bus, peers, local, names, count, replica, board, routes, heard_ms: Arc::default() }
     }
     /// Everything in one process.
     #[must_use]
@@ -73,6 +76,7 @@ impl Process {
     async fn ask_others(&self) {
         loop {
             if let Ok(members) = self.bus.members().await {
+                self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
                 let elsewhere = |member: &Member| member.role == Role::Cell && !self.local.has(&member.cell);
                 // All at once: one that does not answer is not to make the others' news old.
                 let asked = members.into_iter().filter(elsewhere).map(|member| async {
@@ -95,6 +99,26 @@ impl Process {
             }
             self.env.sleep(ASK_EVERY).await;
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        // Never zero, which stands for never.
+        u64::try_from(self.env.mono().0.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// How long the bus has given no answer here; nothing until it has given the first.
+    pub(crate) fn bus_silent(&self) -> Duration {
+        match self.heard_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            heard => Duration::from_millis(self.now_ms().saturating_sub(heard)),
+        }
+    }
+
+    /// Of how many shards the directory beside this process has not read all that their owners, in
+    /// other processes, were known to have written.
+    #[must_use]
+    pub fn shards_behind(&self) -> usize {
+        self.count.shards().filter(|shard| self.replica.applied(*shard) < self.routes.end(*shard)).count()
     }
 
     /// Waits until the directory beside this process has read every log to its present end.
@@ -154,6 +178,8 @@ pub struct Routes {
     failed: Vec<AtomicBool>,
     /// For each shard: the last entry of its log when it was first known to be open.
     opened_at: Vec<AtomicU64>,
+    /// For each shard: the last entry of its log that is known of.
+    ends: Vec<AtomicU64>,
     /// Grows with every change.
     version: AtomicU64,
 }
@@ -165,6 +191,7 @@ impl Routes {
             routes: count.shards().map(|_| ArcSwapOption::empty()).collect(),
             failed: count.shards().map(|_| AtomicBool::new(false)).collect(),
             opened_at: count.shards().map(|_| AtomicU64::new(0)).collect(),
+            ends: count.shards().map(|_| AtomicU64::new(0)).collect(),
             version: AtomicU64::new(0),
         }
     }
@@ -191,6 +218,11 @@ impl Routes {
     pub fn opened_at(&self, shard: ShardId) -> Seq {
         Seq(self.opened_at.get(usize::from(shard.index())).map_or(0, |at| at.load(Ordering::Relaxed)))
     }
+    /// The last entry of the shard's log that this process has heard of from its owner.
+    #[must_use]
+    pub fn end(&self, shard: ShardId) -> Seq {
+        Seq(self.ends.get(usize::from(shard.index())).map_or(0, |end| end.load(Ordering::Relaxed)))
+    }
     /// Grows with every change.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -208,6 +240,9 @@ impl Routes {
         if let Some(at) = self.opened_at.get(usize::from(shard.index())) {
             // Only the first counts: it is asked for when a process starts.
             let _ = at.compare_exchange(0, end.0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        if let Some(known) = self.ends.get(usize::from(shard.index())) {
+            known.fetch_max(end.0, Ordering::Relaxed);
         }
         let before = slot.rcu(|known| match known {
             Some(route) if route.epoch >= epoch => Some(Arc::clone(route)),

@@ -51,8 +51,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     };
     let bus = bus(&config, role, env).await?;
     let record = node::cluster_record(bus.as_ref(), env, config.shards).await.map_err(anyhow::Error::from)?;
-    let drivers =
-        AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
+    let drivers = AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
     let reach = Reach::Http {
         address,
         tls: security.members().cloned(),

@@ -11,6 +11,7 @@ use cellbus_bus::nats::testing::NatsServer;
 use serde_json::Value;
 
 use crate::process::{Server, wait_for};
+use crate::proxy::Proxy;
 
 /// How long a change of members may take to be seen by all, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -95,12 +96,15 @@ impl Cluster {
         text
     }
 
-    fn spawn(&mut self, role: &str) -> Result<Server> {
+    fn spawn(&mut self, role: &str, more: &[String]) -> Result<Server> {
         self.started += 1;
         let own = self.folder.path().join(format!("{role}-{}", self.started));
         let (config, data) = (self.config(), own.clone());
         let text = |path: &PathBuf| path.to_str().map(str::to_owned).context("paths of tests are UTF-8");
-        Server::spawn(&own, &[role, "--config", &text(&config)?, "--data", &text(&data)?])
+        let (config, data) = (text(&config)?, text(&data)?);
+        let more = more.iter().flat_map(|set| ["--set", set.as_str()]);
+        let arguments: Vec<&str> = [role, "--config", &config, "--data", &data].into_iter().chain(more).collect();
+        Server::spawn(&own, &arguments)
     }
 
     /// Starts one more cell; it is ready a little later.
@@ -108,7 +112,7 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn add_cell(&mut self) -> Result<()> {
-        let cell = self.spawn("cell")?;
+        let cell = self.spawn("cell", &[])?;
         self.cells.push(cell);
         Ok(())
     }
@@ -118,9 +122,28 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn add_directory(&mut self) -> Result<()> {
-        let directory = self.spawn("directory")?;
+        let directory = self.spawn("directory", &[])?;
         self.directories.push(directory);
         Ok(())
+    }
+
+    /// Starts one more process of `role` (`cell`, `directory`), which reaches the broker through the
+    /// first of the proxies that it gives, and is reached by the others through the second.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_apart(&mut self, role: &str) -> Result<(Proxy, Proxy)> {
+        let (out, back) = (Proxy::start().await?, Proxy::start().await?);
+        let address = |url: &str| url.rsplit('/').next().unwrap_or_default().parse();
+        out.to(address(&self.nats.url()).context("the broker's address")?);
+        let settings = [format!("nats.urls=nats://{}", out.address), format!("advertise=http://{}", back.address)];
+        let server = self.spawn(role, &settings)?;
+        back.to(address(&server.url).context("the server's address")?);
+        match role {
+            "cell" => self.cells.push(server),
+            _ => self.directories.push(server),
+        }
+        Ok((out, back))
     }
 
     /// Every process that serves the HTTP API.

@@ -251,3 +251,67 @@ async fn what_a_job_has_made_is_found_at_every_replica() -> Result<()> {
     }
     cluster.audit().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_that_is_cut_off_writes_nothing_and_comes_back() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(Shape::default(), 2, 1).await?;
+    let (broker, cells) = cluster.add_apart("cell").await?;
+    cluster.ready().await?;
+    cluster.settled().await?;
+    let producers = Producers::start(&cluster, seed());
+    for _ in 0..if long() { 10 } else { 1 } {
+        producers.progress(50).await?;
+        // From the broker: the others take over.
+        let apart = cluster.cells.remove(2);
+        producers.look_again(&cluster);
+        broker.cut();
+        cluster.settled().await?;
+        producers.progress(20).await?;
+        broker.mend();
+        cluster.cells.push(apart);
+        cluster.settled().await?;
+        producers.look_again(&cluster);
+        producers.progress(20).await?;
+        // From the other cells only: it lives on, and what is asked of it is asked again.
+        cells.cut();
+        producers.progress(20).await?;
+        cells.mend();
+        cluster.settled().await?;
+    }
+    let books = producers.end().await?;
+    all_is_well(&cluster, books).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_cut_off_says_so_and_catches_up() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(Shape::default(), 1, 0).await?;
+    let (broker, _cells) = cluster.add_apart("directory").await?;
+    cluster.ready().await?;
+    let replica = &cluster.directories[0];
+    broker.cut();
+    wait_for("the replica not to call itself ready", Duration::from_secs(60), async || {
+        let answer = replica.get("/readyz").await?;
+        let said = answer.status == 503 && answer.body["detail"].as_str().is_some_and(|text| text.contains("the bus"));
+        Ok(if said { Ok(()) } else { Err(format!("{answer:?}")) })
+    })
+    .await
+    .with_context(|| replica.log_tail())?;
+    let data = json!({"name": "web", "count": 20, "vcpus": 1, "memory_mib": 256, "disk_gib": 1, "image": "debian-12"});
+    let answer = cluster.cells[0].submit(&event("provision", "web", None, &data)).await?;
+    let job = answer.body["job_id"].as_str().context("a job id")?.to_owned();
+    cluster.cells[0].succeed(&["job", "wait", &job])?;
+    broker.mend();
+    replica.ready().await?;
+    wait_for("the replica to catch up", Duration::from_secs(60), async || {
+        let seen = replica.all("/v1/vms").await?.len();
+        Ok(if seen == 20 { Ok(()) } else { Err(format!("{seen} of 20")) })
+    })
+    .await
+    .with_context(|| replica.log_tail())
+}

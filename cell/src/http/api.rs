@@ -137,6 +137,8 @@ pub trait Api: Send + Sync {
     fn vm_counts(&self) -> Vec<(VmState, usize)>;
     /// How often this process found that the bus had lost what it had acknowledged.
     fn bus_losses(&self) -> u64;
+    /// Of how many shards this process's directory is behind what their owners have written.
+    fn shards_behind(&self) -> usize;
 
     // ── operators ──
     async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()>;

@@ -188,6 +188,9 @@ impl Api for Served {
         let replica = self.gateway.replica();
         replica.shards().shards().map(|shard| replica.losses(shard)).sum()
     }
+    fn shards_behind(&self) -> usize {
+        self.gateway.process().shards_behind()
+    }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
         self.gateway.replica().stats().vms
     }

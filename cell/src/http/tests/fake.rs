@@ -365,6 +365,9 @@ impl Api for Fake {
     fn bus_losses(&self) -> u64 {
         2
     }
+    fn shards_behind(&self) -> usize {
+        4
+    }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
         vec![(VmState::Running, 3)]
     }
