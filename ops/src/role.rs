@@ -14,6 +14,7 @@ use cellbus_cell::node::{self, Node, Reach};
 use cellbus_cell::security::Security;
 use cellbus_simulator::drivers::AllDrivers;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::exit::{Error, Result};
@@ -73,7 +74,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     let served = Arc::new(Served::new(node.gateway().clone()).scaled(scale));
     let settings = http::Settings { members: node.members(), ..settings };
     let app = App::new(served, env.clone(), settings, Arc::new(metrics), Arc::new(level));
-    let (serving, stop_serving) = (TaskTracker::new(), stop.child_token());
+    let (serving, stop_serving) = (TaskTracker::new(), CancellationToken::new());
     env.spawn("http", serving.track_future(http::serve(app, listener, stop_serving.clone())));
     serving.close();
     output::line(&format!("listening on {}://{listened}", security.scheme()))?;

@@ -219,8 +219,12 @@ async fn cells_come_and_are_drained_while_jobs_run() -> Result<()> {
     while cluster.cells.len() > 2 {
         let cell = cluster.cells.remove(0);
         producers.look_again(&cluster);
+        let drained = Instant::now();
         let status = cell.terminate(Duration::from_secs(60)).await?;
         ensure!(status.success(), "a drained cell ended with {status}");
+        let took = drained.elapsed();
+        // Not a bound on speed: a drain that nobody answers ends after 20 s, with a warning.
+        ensure!(took < Duration::from_secs(18), "it was not handed over, but left after {took:?}");
         cluster.settled().await?;
     }
     producers.progress(20).await?;
