@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cellbus_bus::contract::{Queue, QueueKind, Role};
+use cellbus_bus::contract::{Member, Queue, QueueKind, Role};
 use cellbus_bus::ids::ShardId;
 use cellbus_directory::Replica;
 use cellbus_workflows::ControlItem;
@@ -158,11 +158,15 @@ impl Gateway {
         }
     }
 
-    /// Asks every live cell at once; `None` for those that did not answer.
-    async fn ask_all(&self, request: Request) -> Result<Vec<(cellbus_bus::contract::Member, Option<Response>)>> {
+    /// The members that are cells.
+    async fn live_cells(&self) -> Result<Vec<Member>> {
         let members = self.inner.process.bus.members().await?;
-        let cells = members.into_iter().filter(|member| member.role == Role::Cell);
-        let asked = cells.map(|member| {
+        Ok(members.into_iter().filter(|member| member.role == Role::Cell).collect())
+    }
+
+    /// Asks every live cell at once; `None` for those that did not answer.
+    async fn ask_all(&self, request: Request) -> Result<Vec<(Member, Option<Response>)>> {
+        let asked = self.live_cells().await?.into_iter().map(|member| {
             let request = request.clone();
             async move {
                 let peer = Peer { cell: member.cell.clone(), address: member.address.clone() };

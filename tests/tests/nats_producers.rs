@@ -1,7 +1,5 @@
 //! Producers in another language: the Python client `nats-py` on a real cluster.
 
-#![expect(clippy::disallowed_methods, reason = "it drives real programs from outside, in real time")]
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 

@@ -57,7 +57,7 @@ impl Launcher for Advise {
 /// The cell that should leave next: the youngest that `own` says may, unless one is leaving already
 /// or there are not too many.
 #[must_use]
-pub fn leaves_next<'m>(wanted: &'m Wanted, own: impl Fn(&CellId) -> bool) -> Option<&'m CellId> {
+pub fn leaves_next(wanted: &Wanted, own: impl Fn(&CellId) -> bool) -> Option<&CellId> {
     let state = |state| wanted.members.iter().filter(move |member| member.state == state);
     if state(MemberState::Draining).next().is_some() || state(MemberState::Active).count() <= wanted.desired as usize {
         return None;
@@ -69,9 +69,17 @@ pub fn leaves_next<'m>(wanted: &'m Wanted, own: impl Fn(&CellId) -> bool) -> Opt
 mod tests {
     use super::*;
     use cellbus_bus::WallMs;
+    use cellbus_bus::contract::Role;
 
     fn member(id: &str, state: MemberState, joined: u64) -> Member {
-        Member { cell: id.parse().unwrap(), address: String::new(), state, joined_at: WallMs(joined), beat: 0 }
+        Member {
+            cell: id.parse().unwrap(),
+            role: Role::Cell,
+            address: String::new(),
+            state,
+            joined_at: WallMs(joined),
+            beat: 0,
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
-use cellbus_bus::contract::Role;
 use cellbus_bus::ids::{CellId, HostId, ManagerId};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::Operator;
@@ -26,8 +25,7 @@ impl Gateway {
     /// # Errors
     /// [`Error::NotFound`], [`Error::ShardAway`].
     pub async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()> {
-        let members = self.inner.process.bus.members().await?;
-        let Some(member) = members.into_iter().find(|member| member.cell == *cell && member.role == Role::Cell) else {
+        let Some(member) = self.live_cells().await?.into_iter().find(|member| member.cell == *cell) else {
             return Err(Error::NotFound { what: What::Cell, id: cell.to_string() });
         };
         self.note_change(by.clone(), format!("drain cell {cell}")).await?;

@@ -83,8 +83,8 @@ impl Gateway {
     /// [`Error::ShardAway`], [`Error::BusAway`].
     pub async fn scale_shown(&self, configured: &Settings) -> Result<ScaleShown> {
         let kept = self.scale(1, None).await?;
-        let members = self.inner.process.bus.members().await?;
-        let count = |state| members.iter().filter(|member| member.state == state).count() as u32;
+        let cells = self.live_cells().await?;
+        let count = |state| cells.iter().filter(|member| member.state == state).count() as u32;
         let settings = kept.set.as_ref().map_or_else(|| configured.clone(), |set| set.settings.clone());
         Ok(ScaleShown {
             settings,
@@ -182,8 +182,8 @@ impl Gateway {
     /// # Errors
     /// Why it could not be asked.
     pub async fn retire_cell(&self, cell: &CellId, controller: &str) -> Result<(), String> {
-        let members = self.inner.process.bus.members().await.map_err(|error| error.to_string())?;
-        let Some(member) = members.into_iter().find(|member| member.cell == *cell) else { return Ok(()) };
+        let cells = self.live_cells().await.map_err(|error| error.to_string())?;
+        let Some(member) = cells.into_iter().find(|member| member.cell == *cell) else { return Ok(()) };
         let peer = Peer { cell: member.cell, address: member.address };
         let by = Operator { who: format!("controller {controller}"), from: "autoscaling".to_owned() };
         match self.ask(&peer, Request::Drain(by)).await? {

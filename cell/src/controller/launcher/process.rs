@@ -176,10 +176,11 @@ impl Inner {
         let now = self.env.mono();
         let staying = children.running.iter().filter(|running| running.leaving.is_none()).count();
         let leaving = children.running.len() > staying;
-        if staying > desired && !leaving {
-            if let Some(youngest) = children.running.iter_mut().max_by_key(|running| running.since) {
-                leave(youngest, now);
-            }
+        if staying > desired
+            && !leaving
+            && let Some(youngest) = children.running.iter_mut().max_by_key(|running| running.since)
+        {
+            leave(youngest, now);
         }
         for _ in staying..desired {
             if children.not_before.is_some_and(|at| now < at) {
