@@ -6,7 +6,7 @@ use cellbus_bus::ids::{ManagerId, ShardCount, VmId};
 use cellbus_bus::job::{JobKind, Size};
 use cellbus_cell::driver::HeldVm;
 use cellbus_directory::replica::{Replica, VmFilter};
-use cellbus_directory::vm::{PowerState, Vm};
+use cellbus_directory::vm::PowerState;
 use cellbus_directory::{Entry, VmState};
 use cellbus_workflows::{Limits, Shard};
 
@@ -154,24 +154,18 @@ pub(super) fn truth_against_books(truth: &Truth, pages: &Pages, left: impl Fn(&b
     found
 }
 
-/// A directory, against what the managers hold, except VMs that are `loose`. Copies that are `left`
-/// for a person, and that an audit shows, are none that the directory has to say.
+/// A directory, against what the managers hold, except VMs that are `loose`.
 pub(super) fn directory_against_truth(
     whose: &str,
     replica: &Replica,
     truth: &Truth,
     loose: impl Fn(&VmId) -> bool,
-    left: impl Fn(&VmId, ManagerId) -> bool,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut there: BTreeSet<VmId> = BTreeSet::new();
     for (manager, vms) in &truth.managers {
         for held in vms.iter().filter(|held| !loose(&held.id)) {
             let vm = replica.vm(held.id);
-            let listed_here = |vm: &Vm| !vm.is_deleted() && vm.home.as_ref().is_some_and(|at| at.manager == *manager);
-            if !vm.as_ref().is_some_and(listed_here) && left(&held.id, *manager) {
-                continue;
-            }
             there.insert(held.id);
             let about = vec![held.id.to_string()];
             let Some(vm) = vm else {
