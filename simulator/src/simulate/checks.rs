@@ -22,7 +22,8 @@ pub(super) type Violation = (String, Vec<String>);
 struct Expected {
     power: PowerState,
     size: Size,
-    snapshots: Vec<(String, PowerState)>,
+    /// With the power that each holds, if it can be told.
+    snapshots: Vec<(String, Option<PowerState>)>,
     manager: Option<ManagerId>,
     host: Option<String>,
 }
@@ -63,10 +64,10 @@ fn expected(pages: &Pages, vm: &books::Vm) -> Result<Option<Expected>, &'static 
                 now.size.memory_mib = memory_mib.unwrap_or(now.size.memory_mib);
                 now.size.disk_gib = disk_gib.unwrap_or(now.size.disk_gib);
             }
-            Asked::Snapshot(name) => now.snapshots.push((name.clone(), now.power)),
+            Asked::Snapshot(name) => now.snapshots.push((name.clone(), Some(now.power))),
             Asked::Revert(name) => {
                 if let Some((_, power)) = now.snapshots.iter().find(|(known, _)| known == name) {
-                    now.power = *power;
+                    now.power = power.ok_or("whether its snapshot was copied by a migrate")?;
                 }
             }
             Asked::SnapshotDelete(name) => now.snapshots.retain(|(known, _)| known != name),
@@ -74,8 +75,13 @@ fn expected(pages: &Pages, vm: &books::Vm) -> Result<Option<Expected>, &'static 
             Asked::MigrateManager(manager) => {
                 if now.manager != Some(*manager) {
                     now.host = None;
-                    // The copy's snapshots hold the power that it had when it was copied.
-                    now.snapshots.iter_mut().for_each(|(_, power)| *power = now.power);
+                    // The copy's snapshots hold the power that it had when it was copied. Was it there
+                    // already, nothing was copied.
+                    let held = now.power;
+                    now.snapshots
+                        .iter_mut()
+                        .filter(|(_, power)| *power != Some(held))
+                        .for_each(|(_, power)| *power = None);
                 }
                 // A migrate of a VM that is off, for which its target has no room, is said to have
                 // succeeded (seed 0 of the small runs): where it is cannot be told until that is mended.
