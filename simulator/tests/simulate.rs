@@ -18,6 +18,9 @@ const CORPUS: &[(u64, &str)] = &[
     (6_287, "an operation failed for good that an earlier owner had done: its VM was not read again"),
     (33, "an audit did not look at snapshots, and a front only at their number"),
     (37, "the same"),
+    (414, "an operation failed for good that an earlier try had done, and who was to read the VM again died"),
+    (447, "a revert after a migrate to where the VM was already: the books knew a power that was never copied"),
+    (6_192, "what was observed while work was under way was forgotten, and the work needed no call"),
     (6_051, "a host was lost while a VM moved to it: its manager's front panicked when the move ended"),
 ];
 

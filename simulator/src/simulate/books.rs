@@ -163,10 +163,6 @@ impl Pages {
         let open: Vec<JobId> = self.open.iter().copied().collect();
         open.choose(rng).copied()
     }
-    /// Whether an operator has given up on a job on this VM.
-    pub(super) fn abandoned(&self, vm: &Vm) -> bool {
-        vm.jobs.iter().any(|job| self.ended(job) == Some(&Ended::Failed("abandoned".to_owned())))
-    }
     /// How the one way of a job's end is called.
     pub(super) fn ended(&self, job: &JobId) -> Option<&Ended> {
         self.jobs.get(job)?.ended.first()

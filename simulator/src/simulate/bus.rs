@@ -117,11 +117,11 @@ impl SimulatedBus {
 
     /// The way to it of one node.
     pub(super) fn client(&self, node: NodeId) -> Arc<Client> {
-        Arc::new(Client { bus: self.clone(), node, directory: false, seen: Arc::default(), read: Arc::default() })
+        Arc::new(Client { bus: self.clone(), node, directory: false, read: Arc::default() })
     }
     /// The same, for the directory of a node.
     pub(super) fn directory_client(&self, node: NodeId) -> Arc<Client> {
-        Arc::new(Client { bus: self.clone(), node, directory: true, seen: Arc::default(), read: Arc::default() })
+        Arc::new(Client { bus: self.clone(), node, directory: true, read: Arc::default() })
     }
 
     // ── faults ──
@@ -283,9 +283,7 @@ pub(super) struct Client {
     node: NodeId,
     /// Whether the directory reads through it.
     directory: bool,
-    /// For a deliberate bug: the furthest ends of logs.
-    seen: Arc<Mutex<std::collections::BTreeMap<ShardId, Seq>>>,
-    /// For the same: the last entries that were read.
+    /// For a deliberate bug: the last entries that were read.
     read: Arc<Mutex<std::collections::BTreeMap<ShardId, Message>>>,
 }
 
@@ -382,12 +380,9 @@ impl Client {
     fn blind(&self) -> bool {
         self.directory && self.bus.sabotage == Some(Sabotage::BlindDirectory)
     }
-    /// The furthest end of a log that was ever seen through it.
-    fn furthest(&self, shard: ShardId, end: Seq) -> Seq {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let furthest = seen.entry(shard).or_default();
-        *furthest = (*furthest).max(end);
-        *furthest
+    /// The last entry of a log that was read through it.
+    fn last_read(&self, shard: ShardId) -> Option<Message> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
     }
 
     fn wall(&self) -> cellbus_bus::WallMs {
@@ -528,7 +523,7 @@ impl Bus for Client {
     }
     async fn log_end(&self, shard: ShardId) -> Result<Seq> {
         let end = self.look(|store, _| Ok(store.log(shard).last())).await?;
-        Ok(if self.blind() { end.max(self.furthest(shard, end)) } else { end })
+        Ok(self.last_read(shard).map_or(end, |last| end.max(last.seq)))
     }
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
         let blind = self.blind();
@@ -664,11 +659,10 @@ impl Reader for SimulatedReader {
         if self.client.blind()
             && let What::Log(shard) = what
         {
-            // The entry before is looked at again: it is as it was, whatever the bus has by now.
-            let read = self.client.read.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(last) = read.get(&shard).filter(|last| last.seq == self.after.next()) {
+            // The last entry is looked at again: it is as it was, whatever the bus has by now.
+            if let Some(last) = self.client.last_read(shard).filter(|last| last.seq == self.after.next()) {
                 self.after = last.seq;
-                return Ok(vec![last.clone()]);
+                return Ok(vec![last]);
             }
         }
         let messages = self

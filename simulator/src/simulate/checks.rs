@@ -6,7 +6,7 @@ use cellbus_bus::ids::{ManagerId, ShardCount, VmId};
 use cellbus_bus::job::{JobKind, Size};
 use cellbus_cell::driver::HeldVm;
 use cellbus_directory::replica::{Replica, VmFilter};
-use cellbus_directory::vm::{PowerState, Vm};
+use cellbus_directory::vm::PowerState;
 use cellbus_directory::{Entry, VmState};
 use cellbus_workflows::{Limits, Shard};
 
@@ -22,7 +22,8 @@ pub(super) type Violation = (String, Vec<String>);
 struct Expected {
     power: PowerState,
     size: Size,
-    snapshots: Vec<(String, PowerState)>,
+    /// With the power that each holds, if it can be told.
+    snapshots: Vec<(String, Option<PowerState>)>,
     manager: Option<ManagerId>,
     host: Option<String>,
 }
@@ -63,10 +64,10 @@ fn expected(pages: &Pages, vm: &books::Vm) -> Result<Option<Expected>, &'static 
                 now.size.memory_mib = memory_mib.unwrap_or(now.size.memory_mib);
                 now.size.disk_gib = disk_gib.unwrap_or(now.size.disk_gib);
             }
-            Asked::Snapshot(name) => now.snapshots.push((name.clone(), now.power)),
+            Asked::Snapshot(name) => now.snapshots.push((name.clone(), Some(now.power))),
             Asked::Revert(name) => {
                 if let Some((_, power)) = now.snapshots.iter().find(|(known, _)| known == name) {
-                    now.power = *power;
+                    now.power = power.ok_or("whether its snapshot was copied by a migrate")?;
                 }
             }
             Asked::SnapshotDelete(name) => now.snapshots.retain(|(known, _)| known != name),
@@ -74,8 +75,13 @@ fn expected(pages: &Pages, vm: &books::Vm) -> Result<Option<Expected>, &'static 
             Asked::MigrateManager(manager) => {
                 if now.manager != Some(*manager) {
                     now.host = None;
-                    // The copy's snapshots hold the power that it had when it was copied.
-                    now.snapshots.iter_mut().for_each(|(_, power)| *power = now.power);
+                    // The copy's snapshots hold the power that it had when it was copied. Was it there
+                    // already, nothing was copied.
+                    let held = now.power;
+                    now.snapshots
+                        .iter_mut()
+                        .filter(|(_, power)| *power != Some(held))
+                        .for_each(|(_, power)| *power = None);
                 }
                 // A migrate of a VM that is off, for which its target has no room, is said to have
                 // succeeded (seed 0 of the small runs): where it is cannot be told until that is mended.
@@ -154,24 +160,18 @@ pub(super) fn truth_against_books(truth: &Truth, pages: &Pages, left: impl Fn(&b
     found
 }
 
-/// A directory, against what the managers hold, except VMs that are `loose`. Copies that are `left`
-/// for a person, and that an audit shows, are none that the directory has to say.
+/// A directory, against what the managers hold, except VMs that are `loose`.
 pub(super) fn directory_against_truth(
     whose: &str,
     replica: &Replica,
     truth: &Truth,
     loose: impl Fn(&VmId) -> bool,
-    left: impl Fn(&VmId, ManagerId) -> bool,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut there: BTreeSet<VmId> = BTreeSet::new();
     for (manager, vms) in &truth.managers {
         for held in vms.iter().filter(|held| !loose(&held.id)) {
             let vm = replica.vm(held.id);
-            let listed_here = |vm: &Vm| !vm.is_deleted() && vm.home.as_ref().is_some_and(|at| at.manager == *manager);
-            if !vm.as_ref().is_some_and(listed_here) && left(&held.id, *manager) {
-                continue;
-            }
             there.insert(held.id);
             let about = vec![held.id.to_string()];
             let Some(vm) = vm else {

@@ -176,8 +176,6 @@ struct World {
     nemesis: Arc<Nemesis>,
     limits: Limits,
     violations: Mutex<Vec<Violation>>,
-    /// Copies of VMs that the last audit found where the directory does not have them.
-    shown: Mutex<BTreeSet<(VmId, ManagerId)>>,
     healed_at: AtomicU64,
     over: AtomicBool,
 }
@@ -284,7 +282,6 @@ impl World {
             nemesis,
             limits,
             violations: Mutex::default(),
-            shown: Mutex::default(),
             healed_at: AtomicU64::new(0),
             over: AtomicBool::new(false),
         })
@@ -514,26 +511,19 @@ impl World {
             let mut found = {
                 let pages = self.producers.books.pages();
                 let mut found = checks::jobs(&pages);
-                // Of what an operator has given up on, both copies may be left. What a backup brought
-                // back is removed by hand when an audit has shown it.
-                let left = |vm: &super::books::Vm| pages.abandoned(vm) || vm.restored && !audited;
+                // What a backup brought back is removed by hand when an audit has shown it.
+                let left = |vm: &super::books::Vm| vm.restored && !audited;
                 found.extend(checks::truth_against_books(&truth, &pages, left));
                 found
             };
             let loose = |vm: &VmId| {
                 let pages = self.producers.books.pages();
                 let known = pages.vms.get(vm);
-                !audited && known.is_none_or(|known| known.loose.is_some() || pages.abandoned(known))
-            };
-            // What an operator has given up on is his to clear away, and an audit shows it.
-            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let left = |vm: &VmId, manager| {
-                let pages = self.producers.books.pages();
-                shown.contains(&(*vm, manager)) && pages.vms.get(vm).is_some_and(|known| pages.abandoned(known))
+                !audited && known.is_none_or(|known| known.loose.is_some())
             };
             for cell in self.cells.all() {
                 let whose = cell.id.as_str();
-                found.extend(checks::directory_against_truth(whose, &cell.replica, &truth, loose, left));
+                found.extend(checks::directory_against_truth(whose, &cell.replica, &truth, loose));
             }
             if found.is_empty() && audited {
                 break;
@@ -614,7 +604,6 @@ impl World {
         let elsewhere = audit.findings.iter().filter(|found| matches!(found.kind.as_str(), "unknown" | "duplicate"));
         let shown: BTreeSet<(VmId, ManagerId)> = elsewhere.map(|found| (found.vm, found.manager)).collect();
         self.remove_by_hand(&shown);
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     /// An operator removes the copies that backups brought back and that an audit has shown.

@@ -54,17 +54,19 @@ impl Shard {
         self.enqueue(vm);
     }
 
-    /// Something about a VM was observed: read it again, when nothing else is under way on it.
+    /// Something about a VM was observed: read it again, after all that is under way on it or waits.
+    /// That may need no call, and what it reads may be older than what was observed.
     pub(super) fn observed(&mut self, ctx: &Context<'_>, vm: VmId, manager: ManagerId) {
         let Some(entry) = self.state.vms.get(&vm) else { return };
         let ours = entry.vm.home.as_ref().is_some_and(|home| home.manager == manager);
-        // Work under way reads the VM itself; an inspection that waits already is enough.
-        if !ours || entry.head().is_some() || entry.vm.is_deleted() {
+        let job = JobId::from_uuid(uuid::Uuid::nil());
+        // An inspection that waits already is enough.
+        if !ours || self.soft.admitted.contains(&(vm, job)) || entry.vm.is_deleted() {
             return;
         }
         let work = Work {
             vm,
-            job: JobId::from_uuid(uuid::Uuid::nil()),
+            job,
             index: 0,
             tenant: entry.vm.tenant.clone(),
             accepted_at: ctx.now,
@@ -185,6 +187,13 @@ impl Shard {
         self.soft.places.remove(&work.vm);
         self.record(ctx, Record::WorkEnded { vm: work.vm, job: work.job, outcome: outcome.clone() });
         self.work_over(ctx, work, &outcome);
+        // An earlier try may have done what a later one failed to do: what is there is read, and that
+        // it is to be read is in the log, which outlives whoever else might remember it.
+        let failed = matches!(&outcome, Outcome::Failed(failure) if failure.code == FailureCode::ManagerFailed);
+        let home = self.state.vms.get(&work.vm).and_then(|entry| entry.vm.home.as_ref()).map(|home| home.manager);
+        if let Some(manager) = home.filter(|_| failed && !matches!(work.task, Task::Inspect)) {
+            self.observed(ctx, work.vm, manager);
+        }
     }
 
     /// Begins a call, unless its manager has as many from this shard as it may.
