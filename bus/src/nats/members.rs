@@ -134,6 +134,7 @@ mod tests {
     #[test]
     fn a_beat_counts_from_when_it_was_first_seen() {
         let member = Member {
+            role: crate::contract::Role::Cell,
             cell: "a".parse().unwrap(),
             address: "http://a".to_owned(),
             state: MemberState::Active,
