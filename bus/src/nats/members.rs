@@ -128,13 +128,14 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::MemberState;
+    use crate::contract::{MemberState, Role};
     use crate::env::WallMs;
 
     #[test]
     fn a_beat_counts_from_when_it_was_first_seen() {
         let member = Member {
             cell: "a".parse().unwrap(),
+            role: Role::Cell,
             address: "http://a".to_owned(),
             state: MemberState::Active,
             joined_at: WallMs(0),
