@@ -247,8 +247,8 @@ async fn producers_and_readers_of_other_kinds() {
     let delivery = soon(bus.ingress_next(PATIENCE)).await.unwrap();
     assert_eq!((delivery.tenant(), delivery.body().as_ref()), ("acme", &b"work"[..]));
     assert_eq!(delivery.headers(), [("ce-id".to_owned(), "order-4711".to_owned())]);
-    let to = delivery.reply_to().expect("an inbox").to_owned();
-    bus.reply(&to, body("accepted")).await;
+    let answer_to = delivery.reply_to().expect("the inbox of the header").to_owned();
+    bus.reply(&answer_to, body("accepted")).await;
     delivery.ack().await.unwrap();
     assert_eq!(soon(answers.next()).await.expect("an answer").payload, body("accepted"));
 

@@ -44,6 +44,9 @@ fn of(config: &Config, name: &str) -> Result<nats::Config> {
         lanes: nats.lanes,
         prefix: nats.prefix.clone(),
         limits: nats::Limits {
+            ingress_bytes_max: nats.ingress_bytes_max,
+            lane_bytes_max: nats.lane_bytes_max,
+            snapshots_bytes_max: nats.snapshots_bytes_max,
             events_keep: config.events.keep_max,
             events_bytes_max: config.events.keep_max_bytes,
             ..usual.limits

@@ -41,6 +41,7 @@ impl Default for Shape {
 pub struct Cluster {
     folder: tempfile::TempDir,
     shape: Shape,
+    section: String,
     started: usize,
     /// The broker.
     pub nats: NatsServer,
@@ -59,15 +60,31 @@ impl Cluster {
     /// # Errors
     /// When one does not start; its log is part of the error.
     pub async fn start(shape: Shape, cells: usize, directories: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
         let nats = NatsServer::start();
+        let section = format!("urls = [\"{}\"]\n", nats.url());
+        Self::start_on(nats, section, shape, cells, directories).await
+    }
+
+    /// The same on a broker that runs, or one of several that do, reached as `section` says, the
+    /// `[nats]` of the configuration.
+    ///
+    /// # Errors
+    /// When one does not start; its log is part of the error.
+    pub async fn start_on(
+        nats: NatsServer,
+        section: String,
+        shape: Shape,
+        cells: usize,
+        directories: usize,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
         let (managers, hosts) = (shape.managers.to_string(), shape.hosts_per_manager.to_string());
         let data = folder.path().join("managers");
         let arguments = ["sim-managers", "--listen", "127.0.0.1:0", "--managers", &managers, "--hosts-per-manager"];
         let more = [hosts.as_str(), "--latency", shape.latency, "--data", data.to_str().context("UTF-8")?];
         let managers = Server::spawn(&folder.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
         let mut cluster =
-            Self { folder, shape, started: 0, nats, managers, cells: Vec::new(), directories: Vec::new() };
+            Self { folder, shape, section, started: 0, nats, managers, cells: Vec::new(), directories: Vec::new() };
         fs::write(cluster.config(), cluster.toml())?;
         for _ in 0..cells {
             cluster.add_cell()?;
@@ -86,8 +103,8 @@ impl Cluster {
     fn toml(&self) -> String {
         let Shape { managers, shards, more, .. } = &self.shape;
         let mut text = format!(
-            "bus = \"nats\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[nats]\nurls = [\"{}\"]\n",
-            self.nats.url()
+            "bus = \"nats\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[nats]\n{}",
+            self.section
         );
         for manager in 0..*managers {
             // A write to a String cannot fail.

@@ -8,6 +8,7 @@
 //! - `kills`: `kill -9` under load, over and over the same data;
 //! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell;
 //! - `nats_cluster`: cells, directories and managers as processes of their own on a real NATS server, killed under load;
+//! - `nats_deploy`: the three servers of `ops/deploy/nats/` as shipped, with tenants that are kept apart;
 //! - `nats_producers`: producers in other languages on a real cluster;
 //! - `security`: TLS, tokens and certificates of members, as `ops/docs/security.md` says to make them;
 //! - `traces`: one job followed through the log.

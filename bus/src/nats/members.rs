@@ -128,7 +128,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::MemberState;
+    use crate::contract::{MemberState, Role};
     use crate::env::WallMs;
 
     #[test]
@@ -136,6 +136,7 @@ mod tests {
         let member = Member {
             role: crate::contract::Role::Cell,
             cell: "a".parse().unwrap(),
+            role: Role::Cell,
             address: "http://a".to_owned(),
             state: MemberState::Active,
             joined_at: WallMs(0),

@@ -72,6 +72,9 @@ pub struct NatsServer {
     dir: PathBuf,
     port: u16,
     child: Option<Child>,
+    /// A configuration that somebody else has written, and the variables that it reads. It says
+    /// itself where the server listens.
+    given: Option<(PathBuf, Vec<(String, String)>)>,
 }
 
 impl NatsServer {
@@ -90,10 +93,7 @@ impl NatsServer {
     /// When it does not start.
     #[must_use]
     pub fn start_with(configuration: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("cellbus-nats-{}-{number}", std::process::id()));
-        let mut server = Self { dir, port: 0, child: None };
+        let mut server = Self::new(None);
         let started = fs::create_dir_all(server.dir.join("ports")).and_then(|()| {
             let store = server.dir.join("store");
             let text = configuration.replace("$STORE", &store.to_string_lossy());
@@ -106,18 +106,46 @@ impl NatsServer {
         server
     }
 
+    /// Starts one with this file as it is, which reads these variables of the environment. It is to
+    /// listen on a port of loopback.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_file(configuration: &Path, variables: Vec<(String, String)>) -> Self {
+        let mut server = Self::new(Some((configuration.to_owned(), variables)));
+        if let Err(error) = fs::create_dir_all(server.dir.join("ports")).and_then(|()| server.run()) {
+            panic!("nats-server does not start: {error}\n{}", server.log());
+        }
+        server
+    }
+
+    fn new(given: Option<(PathBuf, Vec<(String, String)>)>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("cellbus-nats-{}-{number}", std::process::id()));
+        Self { dir, port: 0, child: None, given }
+    }
+
+    /// So many ports that are free now, and so in a moment, most likely.
+    ///
+    /// # Panics
+    /// When there are none.
+    #[must_use]
+    pub fn free_ports(count: usize) -> Vec<u16> {
+        let held: Vec<_> =
+            (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        held.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect()
+    }
+
     /// Starts so many that form a cluster.
     ///
     /// # Panics
     /// When one does not start.
     #[must_use]
     pub fn cluster(servers: usize) -> Vec<Self> {
-        // Each must know where the others will be. Ports that are free now are so in a moment, most likely.
-        let held: Vec<_> =
-            (0..servers).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let ports: Vec<u16> =
-            held.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect();
-        drop(held);
+        // Each must know where the others will be.
+        let ports = Self::free_ports(servers);
         let routes: Vec<String> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
         let routes = routes.join(", ");
         let configuration = |(number, port): (usize, &u16)| {
@@ -186,8 +214,15 @@ impl NatsServer {
         }
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         let mut command = Command::new("sh");
-        command.args(["-c", WATCHED, "sh"]).arg(self.dir.join("log")).arg(binary);
-        command.args(["-a", "127.0.0.1", "-p", &port]).arg("-c").arg(self.dir.join("server.conf"));
+        command.args(["-c", WATCHED, "sh"]).arg(self.dir.join("log")).arg(binary).arg("-c");
+        match &self.given {
+            Some((configuration, variables)) => {
+                command.arg(configuration).envs(variables.iter().map(|(name, value)| (name, value)));
+            }
+            None => {
+                command.arg(self.dir.join("server.conf")).args(["-a", "127.0.0.1", "-p", &port]);
+            }
+        }
         let mut ports_option = OsString::from("--ports_file_dir=");
         ports_option.push(&ports);
         let child =
@@ -216,7 +251,8 @@ impl NatsServer {
     }
 
     /// The end of its log.
-    fn log(&self) -> String {
+    #[must_use]
+    pub fn log(&self) -> String {
         let log = fs::read(self.dir.join("log")).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_SHOWN)..]).into_owned()
     }

@@ -295,6 +295,24 @@ pub(super) const KEYS: &[Key] = &[
         "streams that queues and logs are spread over; fixed once a cluster is made",
     ),
     key(
+        "nats.ingress_size_max",
+        Kind::Size(MIB, 1_024 * TIB),
+        "",
+        "how much the jobs that no cell has taken may take; a producer is refused (`bus_full`) above it. Not set: as much as the servers give",
+    ),
+    key(
+        "nats.lane_size_max",
+        Kind::Size(MIB, 1_024 * TIB),
+        "",
+        "how much each of the streams of queues and logs may take, three for each lane. Not set: as much as the servers give",
+    ),
+    key(
+        "nats.snapshots_size_max",
+        Kind::Size(MIB, 1_024 * TIB),
+        "",
+        "how much all snapshots may take. Not set: as much as the servers give",
+    ),
+    key(
         "nats.prefix",
         Kind::Text(32),
         "cellbus",

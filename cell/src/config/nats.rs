@@ -29,6 +29,12 @@ pub struct Nats {
     pub lanes: u16,
     /// What the names of its subjects and streams begin with.
     pub prefix: String,
+    /// Bytes of jobs that no cell has taken; `None`: as much as the servers give, here and below.
+    pub ingress_bytes_max: Option<u64>,
+    /// Bytes of each stream of queues and of logs.
+    pub lane_bytes_max: Option<u64>,
+    /// Bytes of all snapshots.
+    pub snapshots_bytes_max: Option<u64>,
 }
 
 /// How a process signs in.
@@ -124,6 +130,9 @@ impl Settings {
             replicas,
             lanes: self.count("nats.lanes") as u16,
             prefix: self.text("nats.prefix"),
+            ingress_bytes_max: self.count_if_set("nats.ingress_size_max"),
+            lane_bytes_max: self.count_if_set("nats.lane_size_max"),
+            snapshots_bytes_max: self.count_if_set("nats.snapshots_size_max"),
         }
     }
 }

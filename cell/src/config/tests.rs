@@ -264,7 +264,10 @@ fn nats_settings_fit_together() {
     assert_eq!(nats("user = \"ann\"\npassword_file = \"f\"").unwrap().nats.sign_in, {
         SignIn::User("ann".to_owned(), SecretFrom::File("f".into()))
     });
+    let sizes = nats("lane_size_max = \"2GiB\"").unwrap().nats;
+    assert_eq!((sizes.ingress_bytes_max, sizes.lane_bytes_max), (None, Some(2 << 30)));
     for (wrong, key) in [
+        ("lane_size_max = 7", "nats.lane_size_max"),
         ("urls = []", "nats.urls"),
         ("urls = [\"http://here\"]", "nats.urls"),
         ("urls = [\"nats://ann:secret@here\"]", "nats.urls"),
