@@ -134,7 +134,6 @@ mod tests {
     #[test]
     fn a_beat_counts_from_when_it_was_first_seen() {
         let member = Member {
-            role: crate::contract::Role::Cell,
             cell: "a".parse().unwrap(),
             role: Role::Cell,
             address: "http://a".to_owned(),

@@ -15,6 +15,7 @@ use super::certificates::{Ca, Pair, member_files};
 use super::*;
 use crate::config::MembersTls as Files;
 use crate::metrics;
+use crate::peers::wire;
 use crate::peers::{
     CallError, HttpPeers, LocalPeers, Peer, Peers as _, Post, Request as Asked, Response as Told, Serve,
 };
@@ -232,8 +233,9 @@ async fn members_talk_by_certificates_of_their_ca() {
     let why = refused(secure.call(Some(stranger), "https").await);
     assert!(why.contains("UnknownIssuer"), "{why}");
     let post = format!(
-        "POST /members/v1/cells/one/call HTTP/1.1\r\nhost: x\r\ncellbus-cluster: {CLUSTER}\r\ncellbus-format: 1\r\n\
-         content-length: 0\r\nconnection: close\r\n\r\n"
+        "POST /members/v1/cells/one/call HTTP/1.1\r\nhost: x\r\ncellbus-cluster: {CLUSTER}\r\ncellbus-format: {}\r\n\
+         content-length: 0\r\nconnection: close\r\n\r\n",
+        wire::FORMAT
     );
     let right = secure.members_ca.member();
     let answer = secure.asked(Some(&right), &post).await.unwrap();
