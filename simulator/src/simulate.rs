@@ -31,6 +31,7 @@ mod network;
 mod producers;
 mod run;
 mod sabotage;
+mod scaling;
 mod shrink;
 mod trace;
 

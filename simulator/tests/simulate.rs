@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 
+use cellbus_bus::ids::ShardCount;
 use cellbus_simulator::simulate::{Config, FaultKind, Faults, run, run_many, shrink};
 
 /// Seeds of runs that once failed, and what was wrong. What a seed does changes with the code, so
@@ -84,7 +85,26 @@ fn every_fault_alone() {
 
 #[test]
 fn every_fault_together() {
-    all_well((2_000..if long() { 5_000 } else { 2_004 }).map(Config::small));
+    all_well((2_000..if long() { 5_000 } else { 2_060 }).map(Config::small));
+}
+
+/// With more shards than the small runs, of which a quarter is the most cells.
+#[test]
+fn an_autoscaler_that_acts() {
+    let (mut led, mut more, mut fewer, mut moved) = (0, 0, 0, 0);
+    for seed in 3_000..if long() { 3_100 } else { 3_003 } {
+        let report = run(&Config {
+            shards: ShardCount::new(32).unwrap(),
+            faults: "autoscaler=2,crash,pause,partition,bus".parse().unwrap(),
+            ..Config::small(seed)
+        });
+        assert!(report.good(), "seed {seed}: {:#?}", report.violations);
+        led += report.controllers_led;
+        more += report.scaled_out;
+        fewer += report.scaled_in;
+        moved += report.cells_moved;
+    }
+    assert!(led > 3 && more > 3 && fewer > 3 && moved > 6, "{led} led, {more} more, {fewer} fewer, {moved} moved");
 }
 
 #[test]
@@ -102,7 +122,7 @@ fn a_failing_run_is_made_smaller() {
     assert!(shrink(&Config { faults: Faults::none(), ..Config::small(3) }, 5, |_| {}).is_none());
 }
 
-/// For whoever looks for bugs: `CELLBUS_SEEDS=from..to`, `CELLBUS_FAULTS=list`.
+/// For whoever looks for bugs: `CELLBUS_SEEDS=from..to`, `CELLBUS_FAULTS=list`, `CELLBUS_SHARDS=count`.
 #[test]
 #[ignore = "runs as many seeds as it is told"]
 fn seeds_from_the_environment() {
@@ -110,9 +130,15 @@ fn seeds_from_the_environment() {
     let (from, to) = seeds.split_once("..").expect("from..to");
     let faults: Faults = std::env::var("CELLBUS_FAULTS").unwrap_or_else(|_| "all".to_owned()).parse().unwrap();
     let history = std::env::var_os("CELLBUS_HISTORY").is_some();
+    let shards = std::env::var("CELLBUS_SHARDS")
+        .map_or(Config::small(0).shards, |count| ShardCount::new(count.parse().unwrap()).unwrap());
     let mut bad = Vec::new();
     for seed in from.parse::<u64>().unwrap()..to.parse().unwrap() {
-        let report = run(&Config { faults: faults.clone(), history, ..Config::small(seed) });
+        let report = run(&Config { faults: faults.clone(), history, shards, ..Config::small(seed) });
+        println!(
+            "seed {seed}: led {} out {} in {} moved {}, {:.0} s",
+            report.controllers_led, report.scaled_out, report.scaled_in, report.cells_moved, report.virtual_seconds
+        );
         if !report.good() {
             bad.push(seed);
             println!("seed {seed}: {:#?}", report.violations);

@@ -203,6 +203,12 @@ impl SimulatedBus {
     pub(super) fn shadow(&self) -> std::collections::BTreeMap<ShardId, Vec<(Seq, Bytes)>> {
         self.state().checks.shadow.clone().unwrap_or_default()
     }
+    /// All entries of one log, likewise.
+    pub(super) fn shadow_of(&self, shard: ShardId) -> Vec<Bytes> {
+        let state = self.state();
+        let log = state.checks.shadow.as_ref().and_then(|logs| logs.get(&shard));
+        log.map(|log| log.iter().map(|(_, body)| body.clone()).collect()).unwrap_or_default()
+    }
     /// The newest snapshot of a shard that its log names, and the entries after it.
     pub(super) fn newest_snapshot(&self, shard: ShardId) -> Option<(SnapshotId, Bytes)> {
         let state = self.state();

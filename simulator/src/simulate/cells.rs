@@ -2,6 +2,7 @@
 //! its gateway and of its directory, on a node that can die.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub(super) struct Running {
     pub(super) replica: Arc<Replica>,
     pub(super) handle: Handle,
     pub(super) tail: tail::Handle,
+    /// It has left, or been stopped.
+    pub(super) ended: Arc<AtomicBool>,
     address: String,
 }
 
@@ -121,22 +124,22 @@ impl Cells {
             .clone()
     }
 
-    /// Starts a cell on a node where none runs.
-    pub(super) fn start(&self, node: NodeId) -> CellId {
-        let incarnation = self.executor.incarnation(node);
+    /// A process on a node, as it is now, with nothing in it yet.
+    pub(super) fn process(&self, node: NodeId) -> (Process, Env, Arc<Replica>) {
         let env = env::of(&self.executor, node, self.seed);
         let bus: Arc<dyn Bus> = self.bus.client(node);
         let own = LocalPeers::default();
         let peers = Arc::new(NodePeers { network: Arc::clone(&self.network), node, own: own.clone() });
         let replica = Arc::new(Replica::new(self.shape.shards, env.random_u64()));
-        let process = Process::new(
-            env.clone(),
-            Arc::clone(&bus),
-            peers,
-            own.clone(),
-            Arc::clone(&self.names),
-            Arc::clone(&replica),
-        );
+        let names = Arc::clone(&self.names);
+        (Process::new(env.clone(), bus, peers, own, names, Arc::clone(&replica)), env, replica)
+    }
+
+    /// Starts a cell on a node where none runs.
+    pub(super) fn start(&self, node: NodeId) -> CellId {
+        let incarnation = self.executor.incarnation(node);
+        let (process, env, replica) = self.process(node);
+        let own = process.local().clone();
         let id: CellId =
             format!("cell-{}-{incarnation}", node.0).parse().expect("letters, digits and dashes make a cell id");
         let address = format!("sim:{}", node.0);
@@ -164,12 +167,17 @@ impl Cells {
         });
         let (beside, stopped) = (process.clone(), stop.clone());
         env.spawn("process", async move { beside.run(stopped).await });
-        env.spawn("cell", cell.run(stop));
+        let ended = Arc::new(AtomicBool::new(false));
+        let left = Arc::clone(&ended);
+        env.spawn("cell", async move {
+            cell.run(stop).await;
+            left.store(true, Ordering::Relaxed);
+        });
         self.network.join(address.clone(), node, env.clone(), own);
         self.history.add(self.executor.now(), || format!("*{id} starts"));
         let gateway = Gateway::new(process);
-        self.running()
-            .insert(node, Running { node, id: id.clone(), env, gateway, replica, handle, tail: following, address });
+        let running = Running { node, id: id.clone(), env, gateway, replica, handle, tail: following, ended, address };
+        self.running().insert(node, running);
         id
     }
 
@@ -188,6 +196,9 @@ impl Cells {
         self.crash(node);
     }
 
+    pub(super) fn shards(&self) -> ShardCount {
+        self.shape.shards
+    }
     pub(super) fn all(&self) -> Vec<Running> {
         self.running().values().cloned().collect()
     }

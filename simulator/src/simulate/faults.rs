@@ -51,6 +51,9 @@ kinds! {
     /// The bus comes back as it was some seconds ago, without what it has acknowledged since. Not one
     /// of `all`: only that it is noticed can be asked for then.
     Amnesia => "amnesia",
+    /// Controllers decide how many cells there are, have them start and leave, and die or stand still
+    /// themselves; operators say otherwise.
+    Autoscaler => "autoscaler",
 }
 impl FaultKind {
     /// Whether it is one of `all`.

@@ -23,10 +23,11 @@ use super::history::History;
 use super::managers::{self, Links};
 use super::network::{self, Network};
 use super::producers::Producers;
+use super::scaling::Scaling;
 use crate::managers::{Fault, Fleet};
 
 /// How long an operator waits for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How it is when nothing is wrong: everything takes a little.
 pub(super) const BUS_CALM: bus::Weather =
@@ -48,6 +49,7 @@ pub(super) struct Nemesis {
     pub(super) producers: Arc<Producers>,
     pub(super) history: Arc<History>,
     pub(super) amnesia: Amnesia,
+    pub(super) scaling: Scaling,
     /// The nodes that cells run on at first.
     pub(super) nodes: Vec<NodeId>,
     pub(super) healing: AtomicBool,
@@ -76,6 +78,7 @@ fn every(kind: FaultKind) -> f64 {
         FaultKind::Disk => 15.0,
         FaultKind::Backup => 40.0,
         FaultKind::Amnesia => 30.0,
+        FaultKind::Autoscaler => 6.0,
     }
 }
 
@@ -101,21 +104,21 @@ impl Nemesis {
         }
     }
 
-    fn healing(&self) -> bool {
+    pub(super) fn healing(&self) -> bool {
         self.healing.load(Ordering::Relaxed)
     }
-    fn say(&self, what: impl FnOnce() -> String) {
+    pub(super) fn say(&self, what: impl FnOnce() -> String) {
         self.history.add(self.executor.now(), || format!("*fault: {}", what()));
     }
     /// Waits for a while between these, or until it heals.
-    async fn while_(&self, rng: &mut SmallRng, from: f64, to: f64) {
+    pub(super) async fn while_(&self, rng: &mut SmallRng, from: f64, to: f64) {
         let mut left = rng.random_range(from..to);
         while left > 0.0 && !self.healing() {
             self.env.sleep(Duration::from_secs_f64(left.min(1.0))).await;
             left -= 1.0;
         }
     }
-    fn cell(&self, rng: &mut SmallRng) -> Option<NodeId> {
+    pub(super) fn cell(&self, rng: &mut SmallRng) -> Option<NodeId> {
         self.cells.all().choose(rng).map(|cell| cell.node)
     }
     fn manager(&self, rng: &mut SmallRng) -> Option<(ManagerId, HostId)> {
@@ -220,6 +223,7 @@ impl Nemesis {
                 self.bus.start();
                 self.say(|| "bus: up".to_owned());
             }
+            FaultKind::Autoscaler => self.autoscale(rng).await,
             FaultKind::Members => {
                 if rng.random_bool(0.5) {
                     let node = self.executor.add_node();
@@ -470,6 +474,7 @@ impl Nemesis {
         self.healing.store(true, Ordering::Relaxed);
         self.say(|| "everything is mended".to_owned());
         self.executor.note("heal", 0);
+        self.scaling.end();
         self.bus.set_weather(BUS_CALM);
         self.bus.start();
         self.network.set_weather(NETWORK_CALM);

@@ -57,6 +57,7 @@ pub(super) struct Producers {
     /// Submissions that are not answered yet.
     under_way: AtomicUsize,
     stopped: AtomicBool,
+    quiet: AtomicBool,
 }
 
 /// A job to be submitted, and what it means.
@@ -94,6 +95,7 @@ impl Producers {
             vms_asked: AtomicUsize::new(0),
             under_way: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
         })
     }
 
@@ -110,6 +112,11 @@ impl Producers {
         self.under_way.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether nothing new is asked for at present.
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+    }
+
     /// Submits jobs until it is stopped.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
@@ -117,6 +124,9 @@ impl Producers {
             self.env.sleep(Duration::from_secs_f64(pause.min(60.0))).await;
             if self.stopped.load(Ordering::Relaxed) {
                 return;
+            }
+            if self.quiet.load(Ordering::Relaxed) {
+                continue;
             }
             if let Some(order) = self.next_order() {
                 self.submit(order);

@@ -31,6 +31,7 @@ use super::nemesis::{BUS_CALM, MANAGERS_CALM, NETWORK_CALM, Nemesis};
 use super::network::Network;
 use super::producers::{Plan, Producers};
 use super::sabotage::Sabotage;
+use super::scaling::Scaling;
 use crate::inventory::Inventory;
 use crate::managers::{self, Fleet, Latency};
 
@@ -126,6 +127,14 @@ pub struct Report {
     pub vms_checked: u64,
     /// Faults that were made.
     pub faults: u64,
+    /// Times that another controller began to decide.
+    pub controllers_led: u64,
+    /// Decisions for more cells that were kept.
+    pub scaled_out: u64,
+    /// And for fewer.
+    pub scaled_in: u64,
+    /// Cells that started or left as controllers wanted.
+    pub cells_moved: u64,
     /// Operations that arrived at managers.
     pub operations: u64,
     /// Entries appended to logs, and records in them.
@@ -253,7 +262,9 @@ impl World {
             plan,
             seed,
         );
-        let nodes = (0..config.cells).map(|_| executor.add_node()).collect();
+        let nodes: Vec<_> = (0..config.cells).map(|_| executor.add_node()).collect();
+        let (at, base) = (Arc::clone(&history), nodes.clone());
+        let scaling = Scaling::new(&executor, env.clone(), bus.clone(), &cells, at, base, sabotage);
         let nemesis = Arc::new(Nemesis {
             env: env.clone(),
             executor: Arc::clone(&executor),
@@ -265,6 +276,7 @@ impl World {
             producers: Arc::clone(&producers),
             history: Arc::clone(&history),
             amnesia: Amnesia::default(),
+            scaling,
             nodes,
             healing: AtomicBool::new(false),
             made: AtomicU64::new(0),
@@ -334,6 +346,10 @@ impl World {
         self.bus.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
         self.links.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
         self.executor.take_panics().into_iter().for_each(|what| self.violated(what, Vec::new()));
+        let of_scaling = self.nemesis.scaling.take_violations();
+        if !forgot {
+            of_scaling.into_iter().for_each(|what| self.violated(what, Vec::new()));
+        }
         let of_books = std::mem::take(&mut self.producers.books.pages().violations);
         if !forgot {
             of_books.into_iter().for_each(|(what, about)| self.violated(what, about));
@@ -555,6 +571,8 @@ impl World {
         self.look();
         let replayed = checks::replays(&self.bus, self.config.shards, &self.limits);
         replayed.into_iter().for_each(|(what, about)| self.violated(what, about));
+        let decided = self.nemesis.scaling.in_the_log();
+        decided.into_iter().for_each(|(what, about)| self.violated(what, about));
         // With keys forgotten at once, jobs are too, and are not listed.
         if self.config.sabotage != Some(Sabotage::ForgetDedupe) {
             self.ask_after_jobs().await;
@@ -626,6 +644,7 @@ impl World {
             (false, true) => self.history.last(200),
             (false, false) => self.history.about(&about),
         };
+        let (controllers_led, scaled_out, scaled_in) = self.nemesis.scaling.did();
         let pages = self.producers.books.pages();
         let mut report = Report {
             seed: self.config.seed,
@@ -644,6 +663,10 @@ impl World {
             vms: self.fleet.vms() as u64,
             vms_checked: pages.vms.values().filter(|vm| vm.loose.is_none()).count() as u64,
             faults: self.nemesis.made.load(Ordering::Relaxed),
+            controllers_led,
+            scaled_out,
+            scaled_in,
+            cells_moved: self.nemesis.scaling.moved(),
             operations: self.links.performed(),
             appends: self.bus.appended().0,
             records: self.bus.appended().1,

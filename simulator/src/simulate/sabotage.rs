@@ -28,6 +28,8 @@ pub enum Sabotage {
     UncheckedCheckpoint,
     /// A directory does not see that a log has become shorter, nor that its last entry is another.
     BlindDirectory,
+    /// A launcher acts on what its controller has decided and has not yet read back.
+    ActOnTheUnkept,
 }
 
 impl Sabotage {
@@ -44,5 +46,6 @@ impl Sabotage {
         Self::ForgetDedupe,
         Self::UncheckedCheckpoint,
         Self::BlindDirectory,
+        Self::ActOnTheUnkept,
     ];
 }
