@@ -64,8 +64,8 @@ fn table(report: &Report) -> String {
         ("memory", format!("{} MiB at the most", n(report.rss_mib))),
     ];
     let mut out = String::new();
-    let scaled = (report.cells_end > 0).then(|| {
-        let (from, peak, to) = (report.cells_start, report.cells_peak, report.cells_end);
+    let scaled = report.cells_start.zip(report.cells_end).map(|(from, to)| {
+        let peak = report.cells_peak;
         format!("{from} at first, {peak} at the most as the queue backed up, {to} after it had emptied")
     });
     let mut row = |head: &str, text: &str| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cellbus_bus::contract::Role;
+use cellbus_bus::nats::Nats;
 use cellbus_bus::{Bus, Env};
 use cellbus_cell::config::scale::Launcher;
 use cellbus_cell::config::{Config, Transport};
@@ -50,7 +51,8 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
         }
         None => format!("{}://{listened}", security.scheme()),
     };
-    let bus = bus(&config, role, env).await?;
+    let connection = bus(&config, role, env).await?;
+    let bus: Arc<dyn Bus> = connection.clone();
     let record = node::cluster_record(bus.as_ref(), env, config.shards).await.map_err(anyhow::Error::from)?;
     let drivers = AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
     let reach = Reach::Http {
@@ -87,6 +89,8 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     }
     // Cells first: while they hand over, the others still ask them.
     let handed_over = node.stop(DRAIN).await;
+    // What was taken from ingress and not acknowledged goes back at once: others need not wait for it.
+    connection.close().await;
     stop_serving.cancel();
     if env.timeout(DRAIN, serving.wait()).await.is_none() {
         tracing::warn!("requests under way were cut off");
@@ -98,14 +102,14 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     Ok(())
 }
 
-async fn bus(config: &Config, role: Role, env: &Env) -> Result<Arc<dyn Bus>> {
+async fn bus(config: &Config, role: Role, env: &Env) -> Result<Arc<Nats>> {
     let name = match role {
         Role::Cell => "cellbus cell",
         Role::Directory => "cellbus directory",
         Role::Controller => "cellbus controller",
     };
     match config.bus {
-        Transport::Nats => Ok(nats::open(config, name, env).await?),
+        Transport::Nats => nats::open(config, name, env).await,
         Transport::Embedded => Err(Error::Usage(format!(
             "{name} is one process of several, which need a bus that they share: set bus = \"nats\"; `cellbus up` is one process with everything"
         ))),

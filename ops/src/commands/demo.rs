@@ -114,8 +114,9 @@ impl Command {
 
         let watched = Arc::into_inner(watched).context("the run has let go of what watched it")?;
         let cluster = watched.cluster.into_inner().unwrap_or_else(PoisonError::into_inner);
-        report.cells_start = u64::from(self.cells);
-        report.cells_end = collapsed(&cluster, env).await;
+        report.cells_start = Some(u64::from(self.cells));
+        // Nothing was to be read of it: unknown is not zero.
+        report.cells_end = Some(collapsed(&cluster, env).await).filter(|cells| *cells > 0);
         let violations = cluster.fleet().violations();
         cluster.stop(DRAIN).await;
         report::show(&report, self.output)?;

@@ -49,11 +49,13 @@ pub struct Report {
     pub rss_mib: u64,
 
     // ── beside the published fields ──
-    /// Cells when the run began, and when what the autoscaler had added was gone again; 0 where that
-    /// was not looked at.
-    pub cells_start: u64,
+    /// Cells when the run began, and when what the autoscaler had added was gone again; left out where
+    /// that was not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells_start: Option<u64>,
     /// See `cells_start`.
-    pub cells_end: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells_end: Option<u64>,
     /// VMs that were deleted again.
     pub vms_deleted: u64,
     /// Jobs that were refused, and not counted above.
