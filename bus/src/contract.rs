@@ -208,6 +208,24 @@ pub trait Delivery: Send {
     fn reply_to(&self) -> Option<&str>;
 }
 
+/// The header in which a producer names where it waits for an answer, as JetStream keeps the reply
+/// subject of a message for its own acknowledgement. The value is an address of an inbox.
+pub const REPLY_TO: &str = "cellbus-reply-to";
+
+/// Where a producer waits for answers.
+#[async_trait]
+pub trait Inbox: Send {
+    /// What its addresses begin with: the answer to the message that the producer itself calls
+    /// number 7 comes in at `<address>.7`.
+    fn address(&self) -> &str;
+    /// The next answer, with the number of its message. Best effort: an answer that comes while the
+    /// connection is down is lost. Cancel safe.
+    ///
+    /// # Errors
+    /// When no more can come: the bus is closed.
+    async fn next(&mut self) -> Result<(u64, Bytes)>;
+}
+
 /// An event for producers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -295,6 +313,14 @@ pub trait Bus: Send + Sync {
     /// Answers a producer at its [`Delivery::reply_to`]. Best effort: nobody may be listening. Does
     /// nothing on transports without inboxes.
     async fn reply(&self, to: &str, body: Bytes);
+    /// An inbox for answers to messages that carry one of its addresses in their header
+    /// [`REPLY_TO`]. `None` on transports without inboxes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn inbox(&self) -> Result<Option<Box<dyn Inbox>>> {
+        Ok(None)
+    }
 
     // ── queues: publish; read in order from a position; depth ────────────────────────────
 

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::codec;
 use crate::contract::{
-    Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, MESSAGE_BYTES_MAX, Member, Position, Queue, Reader,
-    Result, SnapshotId,
+    Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Inbox, MESSAGE_BYTES_MAX, Member, Position, Queue,
+    Reader, Result, SnapshotId,
 };
 use crate::env::{Env, Mono};
 use crate::ids::{CellId, Seq, ShardId};
@@ -46,6 +46,7 @@ mod error;
 mod events;
 mod feed;
 mod fence;
+mod inbox;
 mod ingress;
 mod kept;
 mod layout;
@@ -79,6 +80,14 @@ const CLUSTER_KEY: &str = "cluster";
 /// The NATS bus. Dropping it ends its tasks; [`Nats::close`] also gives back what it had taken.
 pub struct Nats {
     shared: Arc<Shared>,
+}
+
+/// What opening does beside connecting.
+enum Way {
+    /// It makes what is missing.
+    Make,
+    /// It wants everything to be there.
+    Attach,
 }
 
 /// What the bus, its readers and its deliveries share.
@@ -147,15 +156,31 @@ impl Nats {
     /// # Errors
     /// [`OpenError`], with what to do. Streams that were made before stay.
     pub async fn open(config: Config, env: Env) -> std::result::Result<Arc<Self>, OpenError> {
+        Self::connect(config, Way::Make, env).await
+    }
+
+    /// Connects to a cluster that is there, as somebody does who is no part of it: nothing is made,
+    /// nothing is set, and the number of lanes is the cluster's own.
+    ///
+    /// # Errors
+    /// [`OpenError`], with what to do; [`OpenError::NoCluster`] where there is none.
+    pub async fn attach(config: Config, env: Env) -> std::result::Result<Arc<Self>, OpenError> {
+        Self::connect(config, Way::Attach, env).await
+    }
+
+    async fn connect(mut config: Config, way: Way, env: Env) -> std::result::Result<Arc<Self>, OpenError> {
         config.check().map_err(|(field, rule)| OpenError::Config { field, rule })?;
-        let layout = Layout::new(&config);
         let (connected, connects) = watch::channel(0);
         let client = connect::connect(&config, &env, connected).await?;
         let jetstream = ContextBuilder::new()
             .timeout(config.answer_timeout)
             .max_ack_inflight(ON_THEIR_WAY_MAX)
             .build(client.clone());
-        prepare::prepare(&config, &layout, &client, &jetstream).await?;
+        match way {
+            Way::Make => prepare::prepare(&config, &Layout::new(&config), &client, &jetstream).await?,
+            Way::Attach => config.lanes = prepare::found(&Layout::new(&config), &client, &jetstream).await?,
+        }
+        let layout = Layout::new(&config);
         let stream = async |name: String| {
             jetstream.get_stream_no_info(&name).await.map_err(|error| OpenError::NoAnswer {
                 doing: format!("the question for the stream {name}"),
@@ -244,6 +269,9 @@ impl Bus for Nats {
         if let Err(error) = self.shared.client.publish(to.to_owned(), body).await {
             tracing::debug!(%error, "a producer was not answered");
         }
+    }
+    async fn inbox(&self) -> Result<Option<Box<dyn Inbox>>> {
+        Ok(Some(Box::new(inbox::Answers::open(&self.shared).await?)))
     }
 
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {

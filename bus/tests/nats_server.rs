@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use cellbus_bus::contract::{Error, Event, Message, Position, Queue, QueueKind, Reader};
+use cellbus_bus::contract::{Error, Event, Message, Position, Queue, QueueKind, REPLY_TO, Reader};
 use cellbus_bus::env::real;
 use cellbus_bus::ids::{Seq, ShardCount, ShardId};
 use cellbus_bus::job::Digest;
@@ -252,6 +252,18 @@ async fn producers_and_readers_of_other_kinds() {
     delivery.ack().await.unwrap();
     assert_eq!(soon(answers.next()).await.expect("an answer").payload, body("accepted"));
 
+    // The same by way of the contract, as somebody who is no part of the cluster.
+    let visitor = Nats::attach(config.clone(), env()).await.expect("the cluster is there");
+    let mut inbox = visitor.inbox().await.unwrap().expect("NATS has inboxes");
+    let headers = vec![(REPLY_TO.to_owned(), format!("{}.7", inbox.address()))];
+    visitor.ingress_publish("acme", headers, body("more")).await.unwrap();
+    let delivery = soon(bus.ingress_next(PATIENCE)).await.unwrap();
+    bus.reply(delivery.reply_to().expect("an inbox"), body("refused")).await;
+    delivery.ack().await.unwrap();
+    assert_eq!(soon(inbox.next()).await.unwrap(), (7, body("refused")));
+    visitor.close().await;
+    assert!(soon(inbox.next()).await.is_err(), "a closed bus answers nobody");
+
     let mut listener = producer.subscribe(format!("{}.events.acme", config.prefix)).await.unwrap();
     producer.flush().await.unwrap();
     let mut events = bus.read_events(None).await.unwrap();
@@ -264,6 +276,24 @@ async fn producers_and_readers_of_other_kinds() {
     let heard = soon(listener.next()).await.expect("the event");
     let kind = heard.headers.as_ref().and_then(|headers| headers.get("content-type")).map(|kind| kind.as_str());
     assert_eq!((heard.payload, kind), (body("{}"), Some("application/cloudevents+json")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_visitor_makes_nothing_and_takes_the_lanes_as_they_are() {
+    if left_out() {
+        return;
+    }
+    let config = fresh(NatsServer::shared());
+    let refused = Nats::attach(config.clone(), env()).await.err().expect("there is no cluster");
+    assert_eq!((refused.code(), refused.retryable()), ("nats_no_cluster", false), "{refused}");
+    let context = jetstream::new(client(&config).await);
+    let made = context.get_stream(format!("{}_jobs", config.prefix)).await;
+    assert!(made.is_err(), "a visitor has made a stream");
+
+    let bus = open(&Config { lanes: 3, ..config.clone() }).await;
+    bus.publish(jobs(5), vec![body("work")]).await.unwrap();
+    let visitor = Nats::attach(Config { lanes: 1, ..config.clone() }, env()).await.expect("the cluster is there");
+    assert_eq!(visitor.depth(jobs(5), Seq(0)).await.unwrap().messages, 1, "it looks into the right lane");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

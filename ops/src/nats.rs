@@ -21,6 +21,12 @@ pub(crate) async fn open(config: &Config, name: &str, env: &Env) -> Result<Arc<N
     Nats::open(config, env.clone()).await.map_err(|error| Error::Other(anyhow::Error::new(error)))
 }
 
+/// Connects to a cluster that is there, and changes nothing of it.
+pub(crate) async fn attach(config: &Config, name: &str, env: &Env) -> Result<Arc<Nats>> {
+    let config = of(config, name)?;
+    Nats::attach(config, env.clone()).await.map_err(|error| Error::Other(anyhow::Error::new(error)))
+}
+
 fn of(config: &Config, name: &str) -> Result<nats::Config> {
     let nats = &config.nats;
     let auth = match &nats.sign_in {

@@ -12,12 +12,62 @@ use crate::exit::{Error, Result};
 /// Read where no file is named, if it is there.
 const DEFAULT_FILE: &str = "cellbus.toml";
 
-/// The configuration file, and flags that are stronger than it.
+/// Where the configuration is.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Settings {
+pub(crate) struct Source {
     /// The configuration file [default: cellbus.toml here, if there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Any setting, such as nats.urls=nats://host:4222; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = crate::jobs::key_value)]
+    set: Vec<(String, String)>,
+}
+
+impl Source {
+    /// Reads and checks everything: every mistake is in the error, a line each.
+    fn load(&self, flags: Vec<Override>) -> Result<std::result::Result<Config, String>> {
+        let others = self.set.iter().map(|(key, value)| Override {
+            key: key.clone(),
+            value: value.clone(),
+            flag: format!("--set {key}"),
+        });
+        let overrides = flags.into_iter().chain(others).collect();
+        let sources = Sources { file: self.file()?, variables: variables(), overrides };
+        Ok(Config::load(sources).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        }))
+    }
+
+    /// The configuration, for a command that serves nothing.
+    pub(crate) fn load_or_refuse(&self) -> Result<Config> {
+        refuse(self.load(Vec::new())?)
+    }
+
+    fn file(&self) -> Result<Option<config::File>> {
+        let (path, named) = match &self.config {
+            Some(path) => (path.clone(), true),
+            None => (PathBuf::from(DEFAULT_FILE), false),
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(config::File { name: path.display().to_string(), text })),
+            Err(error) if error.kind() == ErrorKind::NotFound && !named => Ok(None),
+            Err(error) => Err(Error::Other(
+                anyhow::Error::new(error).context(format!("cannot read the configuration file {}", path.display())),
+            )),
+        }
+    }
+}
+
+fn refuse(loaded: std::result::Result<Config, String>) -> Result<Config> {
+    loaded.map_err(|errors| Error::Usage(format!("the configuration has mistakes:\n{errors}")))
+}
+
+/// The configuration, and flags that are stronger than it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Settings {
+    #[command(flatten)]
+    source: Source,
     /// Where data is kept (data_dir)
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
@@ -36,41 +86,20 @@ pub(crate) struct Settings {
     /// How it is logged: text or json (log.format)
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Any other setting, such as disk.free_min=1GiB; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = crate::jobs::key_value)]
-    set: Vec<(String, String)>,
 }
 
 impl Settings {
     /// Reads and checks everything: every mistake is in the error, a line each.
     pub(crate) fn load(&self) -> Result<std::result::Result<Config, String>> {
-        let sources = Sources { file: self.file()?, variables: variables(), overrides: self.overrides() };
-        Ok(Config::load(sources).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            lines.join("\n")
-        }))
+        self.source.load(self.flags())
     }
 
     /// As [`Settings::load`], for a command that cannot go on without.
     pub(crate) fn load_or_refuse(&self) -> Result<Config> {
-        self.load()?.map_err(|errors| Error::Usage(format!("the configuration has mistakes:\n{errors}")))
+        refuse(self.load()?)
     }
 
-    fn file(&self) -> Result<Option<config::File>> {
-        let (path, named) = match &self.config {
-            Some(path) => (path.clone(), true),
-            None => (PathBuf::from(DEFAULT_FILE), false),
-        };
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(config::File { name: path.display().to_string(), text })),
-            Err(error) if error.kind() == ErrorKind::NotFound && !named => Ok(None),
-            Err(error) => Err(Error::Other(
-                anyhow::Error::new(error).context(format!("cannot read the configuration file {}", path.display())),
-            )),
-        }
-    }
-
-    fn overrides(&self) -> Vec<Override> {
+    fn flags(&self) -> Vec<Override> {
         let flags = [
             ("data_dir", "--data", self.data.clone()),
             ("listen", "--listen", self.listen.clone()),
@@ -79,15 +108,10 @@ impl Settings {
             ("log.level", "--log-level", self.log_level.clone()),
             ("log.format", "--log-format", self.log_format.clone()),
         ];
-        let flags = flags.into_iter().filter_map(|(key, flag, value)| {
+        let named = flags.into_iter().filter_map(|(key, flag, value)| {
             Some(Override { key: key.to_owned(), value: value?, flag: flag.to_owned() })
         });
-        let others = self.set.iter().map(|(key, value)| Override {
-            key: key.clone(),
-            value: value.clone(),
-            flag: format!("--set {key}"),
-        });
-        flags.chain(others).collect()
+        named.collect()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -94,6 +94,11 @@ impl Cluster {
         }
         cluster.ready().await?;
         Ok(cluster)
+    }
+
+    /// Where its files are; gone with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn config(&self) -> PathBuf {

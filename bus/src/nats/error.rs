@@ -79,6 +79,14 @@ pub enum OpenError {
         /// What to do.
         remedy: &'static str,
     },
+    /// Nothing of Cellbus is on this server.
+    #[error(
+        "there is no Cellbus cluster on this NATS server (no stream {stream}); check the address, the account and nats.prefix"
+    )]
+    NoCluster {
+        /// What was looked for.
+        stream: String,
+    },
     /// The number of lanes is fixed for the life of a cluster.
     #[error(
         "this cluster was made with {stored} lanes and this process is configured for {wanted}; configure {stored}, the number cannot change"
@@ -132,6 +140,7 @@ impl OpenError {
             Self::NoJetStream { .. } => "nats_no_jetstream",
             Self::MaxPayload { .. } => "nats_max_payload",
             Self::Differs { .. } => "nats_stream_differs",
+            Self::NoCluster { .. } => "nats_no_cluster",
             Self::Lanes { .. } => "nats_lanes_differ",
             Self::NewerLayout { .. } => "nats_newer_layout",
             Self::Refused { .. } => "nats_refused",
@@ -150,6 +159,7 @@ impl OpenError {
             | Self::NoJetStream { .. }
             | Self::MaxPayload { .. }
             | Self::Differs { .. }
+            | Self::NoCluster { .. }
             | Self::Lanes { .. }
             | Self::NewerLayout { .. }
             | Self::Refused { .. } => false,

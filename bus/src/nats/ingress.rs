@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::Notify;
 
-use crate::contract::{Delivery, Error, Result};
+use crate::contract::{Delivery, Error, REPLY_TO, Result};
 use crate::env::Mono;
 
 use super::{Shared, answer, closed};
@@ -36,9 +36,6 @@ const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After an error.
 const PAUSE: Duration = Duration::from_millis(300);
-/// The header in which a producer names its reply inbox: JetStream keeps the subject that a reply
-/// goes to for its own acknowledgement, and does not store it.
-const REPLY_TO: &str = "cellbus-reply-to";
 
 /// What is out: fetched, and neither acked nor given back.
 #[derive(Default)]

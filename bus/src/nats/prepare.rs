@@ -52,6 +52,16 @@ pub(super) async fn prepare(
     futures::future::try_join_all(made).await.map(drop)
 }
 
+/// Checks that everything is there, and gives the number of lanes.
+pub(super) async fn found(layout: &Layout, client: &Client, jetstream: &Context) -> Result<u16, OpenError> {
+    server(client, jetstream).await?;
+    let none = || OpenError::NoCluster { stream: layout.ingress() };
+    if find(jetstream, &layout.ingress()).await?.is_none() {
+        return Err(none());
+    }
+    stored(layout, jetstream).await.map(|stored| stored.lanes)
+}
+
 async fn server(client: &Client, jetstream: &Context) -> Result<(), OpenError> {
     let info = client.server_info();
     if !client.is_server_compatible(2, 11, 0) {
@@ -95,6 +105,17 @@ async fn record(config: &Config, layout: &Layout, jetstream: &Context) -> Result
         Err(error) if answer::is_wrong_last(&error) => {}
         Err(error) => return Err(OpenError::NoAnswer { doing: doing.to_owned(), source: Box::new(error) }),
     }
+    let stored = stored(layout, jetstream).await?;
+    if stored.lanes != config.lanes {
+        return Err(OpenError::Lanes { stored: stored.lanes, wanted: config.lanes });
+    }
+    Ok(())
+}
+
+/// The record that is there, of a layout that this build knows.
+async fn stored(layout: &Layout, jetstream: &Context) -> Result<Stored, OpenError> {
+    let subject = layout.state_subject(LAYOUT_KEY);
+    let doing = "the record of the layout";
     let bucket = format!("KV_{}", layout.state());
     let no_answer = |source: super::error::Source| OpenError::NoAnswer { doing: doing.to_owned(), source };
     let stream = jetstream.get_stream_no_info(bucket).await.map_err(|error| no_answer(Box::new(error)))?;
@@ -113,10 +134,7 @@ async fn record(config: &Config, layout: &Layout, jetstream: &Context) -> Result
     if stored.layout > LAYOUT {
         return Err(OpenError::NewerLayout { found: stored.layout });
     }
-    if stored.lanes != config.lanes {
-        return Err(OpenError::Lanes { stored: stored.lanes, wanted: config.lanes });
-    }
-    Ok(())
+    Ok(stored)
 }
 
 /// What may be different and is then set to what is configured.

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
+use cellbus_bus::nats::Nats;
 use cellbus_simulator::Trace;
 use cellbus_simulator::load::workload::{self, Mix, Speedup};
-use cellbus_simulator::load::{self, About, HttpTarget, Options, Recording, SoakLimits, Tenants};
-use clap::{ArgGroup, Args};
+use cellbus_simulator::load::{self, About, BusTarget, HttpTarget, Options, Recording, SoakLimits, Target, Tenants};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::exit::{Error, Result};
 use crate::remote::Remote;
-use crate::{report, shutdown};
+use crate::settings::Source;
+use crate::{nats, report, shutdown};
 
 mod anonymise;
 mod compare;
@@ -24,8 +26,11 @@ pub(super) mod measured;
 mod shape;
 
 /// What only a run has.
-const OF_A_RUN: [&str; 10] =
-    ["speedup", "mix", "in_flight", "tenants", "seed", "report", "json", "no_audit", "duration", "soak"];
+const OF_A_RUN: [&str; 11] =
+    ["speedup", "mix", "in_flight", "tenants", "seed", "over", "report", "json", "no_audit", "duration", "soak"];
+
+/// The name by which a bus knows this process.
+const NAME: &str = "cellbus load";
 
 /// Below it no quarter of a run has moments enough.
 const SOAK_SECONDS_MIN: f64 = 60.0;
@@ -61,6 +66,12 @@ pub(super) struct Command {
     /// Many tenants and their weights, in place of --tenant
     #[arg(long, value_name = "TENANT=WEIGHT,...")]
     tenants: Option<Tenants>,
+    /// How jobs are submitted and outcomes heard. Over nats they go the way of producers, where [nats] of the
+    /// configuration says; the rest is asked for at --server
+    #[arg(long, value_enum, value_name = "WAY", default_value = "http")]
+    over: Over,
+    #[command(flatten)]
+    source: Source,
     /// Of all choices: the same gives the same jobs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -87,6 +98,13 @@ pub(super) struct Command {
     /// Put no load on anything: say what the second of two runs did better or worse, from what --json wrote of them
     #[arg(long, num_args = 2, value_names = ["FIRST.json", "SECOND.json"], conflicts_with_all = OF_A_RUN)]
     compare: Vec<PathBuf>,
+}
+
+/// The way that jobs take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Over {
+    Http,
+    Nats,
 }
 
 impl Command {
@@ -122,12 +140,14 @@ impl Command {
             versions: [("cellbus load".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
             machine: measured::machine(),
         };
-        let target = HttpTarget::with(server, self.remote.http()?, env.clone())
-            .map_err(|error| Error::Usage(error.to_string()))?;
+        let (target, bus) = self.target(env).await?;
         let stop = shutdown::on_signal(env)?;
         let watched = Arc::new(report::Watched::new(env.clone(), total));
-        let run = load::run(workload, Arc::new(target), options, watched.clone(), stop, env.clone()).await;
+        let run = load::run(workload, target, options, watched.clone(), stop, env.clone()).await;
         watched.end();
+        if let Some(bus) = bus {
+            bus.close().await;
+        }
         match run {
             Ok(report) => {
                 if let Some(version) = &report.server_version {
@@ -146,6 +166,20 @@ impl Command {
                 Err(Error::Unreachable { server: server.to_owned(), reason: reason.to_string() })
             }
             Err(error @ load::Error::RunName) => Err(Error::Usage(error.to_string())),
+        }
+    }
+
+    /// Where the load is put, and the bus that is to be closed after it.
+    async fn target(&self, env: &Env) -> Result<(Arc<dyn Target>, Option<Arc<Nats>>)> {
+        let http = HttpTarget::with(self.remote.server(), self.remote.http()?, env.clone())
+            .map_err(|error| Error::Usage(error.to_string()))?;
+        match self.over {
+            Over::Http => Ok((Arc::new(http), None)),
+            Over::Nats => {
+                let bus = nats::attach(&self.source.load_or_refuse()?, NAME, env).await?;
+                let target = BusTarget::new(bus.clone(), Arc::new(http)).await.map_err(anyhow::Error::new)?;
+                Ok((Arc::new(target), Some(bus)))
+            }
         }
     }
 
@@ -177,6 +211,7 @@ impl Command {
             ("seed", Some(options.seed.to_string())),
             ("soak", self.soak.then(|| format!("yes; at most {} bytes a job", self.soak_growth))),
             ("audit at the end", Some(if options.audit { "yes" } else { "no" }.to_owned())),
+            ("submitted over", Some(if self.over == Over::Http { "HTTP" } else { "NATS" }.to_owned())),
             ("server", Some(self.remote.server().to_owned())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

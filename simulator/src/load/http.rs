@@ -13,10 +13,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::outcome::{Failure, how, outcome};
 use super::sse::Parser;
 use super::target::{
-    Audited, CellSeen, Cluster, Ended, Heard, How, JobView, ManagerSeen, Refused, Sample, SubmitError, Target,
-    TargetError, VmPage,
+    Audited, CellSeen, Cluster, Ended, Heard, JobView, ManagerSeen, Refused, Sample, SubmitError, Target, TargetError,
+    VmPage,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -199,25 +200,6 @@ impl Member {
     }
 }
 #[derive(Deserialize)]
-struct OutgoingEvent {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    data: OutcomeData,
-}
-#[derive(Default, Deserialize)]
-struct OutcomeData {
-    job_id: Option<JobId>,
-    error: Option<Failure>,
-}
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-#[derive(Deserialize)]
 struct JobBody {
     state: String,
     error: Option<Failure>,
@@ -236,26 +218,6 @@ struct AuditBody {
 #[derive(Deserialize)]
 struct Finding {
     kind: String,
-}
-
-fn how(state: &str, error: Option<Failure>) -> Option<How> {
-    let failure = || error.map_or_else(|| ("unknown".to_owned(), String::new()), |error| (error.code, error.message));
-    match state {
-        "succeeded" => Some(How::Succeeded),
-        "failed" => {
-            let (code, message) = failure();
-            Some(How::Failed(code, message))
-        }
-        "cancelled" => Some(How::Cancelled),
-        _ => None,
-    }
-}
-
-/// The outcome that an event tells, if it tells one.
-fn outcome(data: &str) -> Option<Ended> {
-    let event: OutgoingEvent = serde_json::from_str(data).ok()?;
-    let state = event.kind.strip_prefix("io.cellbus.job.")?.strip_suffix(".v1")?;
-    Some(Ended { job: event.data.job_id?, how: how(state, event.data.error)? })
 }
 
 #[async_trait]
@@ -317,7 +279,7 @@ impl Target for HttpTarget {
             };
             let events = parser.feed(&piece).map_err(|_| failed("what comes is no stream of events".to_owned()))?;
             let last = events.iter().rev().find_map(|event| event.id.clone());
-            let ended: Vec<Ended> = events.iter().filter_map(|event| outcome(&event.data)).collect();
+            let ended: Vec<Ended> = events.iter().filter_map(|event| outcome(event.data.as_bytes())).collect();
             if !ended.is_empty() && heard.send(Heard::Ended(ended)).await.is_err() {
                 return Ok(());
             }

@@ -250,6 +250,7 @@ impl Run<'_> {
             Heard::Connected => {}
             Heard::At(id) => *last_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id),
             Heard::Ended(ended) => self.ended(&ended),
+            Heard::Refused(job, code, words) => self.books.refused(job, &code, &words, self.env.mono()),
         }
     }
 

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use cellbus_bus::ids::{JobId, VmId};
 use tokio::sync::mpsc;
 
-/// Where load is put. Implemented over HTTP ([`super::HttpTarget`]); another process-local way in
-/// can stand in for it.
+/// Where load is put: over HTTP ([`super::HttpTarget`]), or over a bus ([`super::BusTarget`]).
 #[async_trait]
 pub trait Target: Send + Sync {
     /// Submits CloudEvents, each a JSON object. Returns once all are acknowledged but those given.
@@ -102,6 +101,8 @@ pub enum Heard {
     Connected,
     /// Jobs have ended.
     Ended(Vec<Ended>),
+    /// A job that was acknowledged is refused after all: durable on a bus, and then no job.
+    Refused(JobId, String, String),
     /// The last event that was heard, to go on from after a broken connection.
     At(String),
 }
