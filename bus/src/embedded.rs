@@ -41,6 +41,7 @@ mod clean;
 mod commit;
 mod data_dir;
 mod error;
+mod gather;
 mod ingress;
 mod intake;
 mod members;

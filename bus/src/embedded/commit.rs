@@ -1,6 +1,7 @@
 //! The committer: the one thread that writes. It takes every request that waits, puts all of them
 //! into one frame, makes that durable with one `fdatasync`, and only then shows the messages to
-//! readers and answers. Whatever came meanwhile is the next frame.
+//! readers and answers. Whatever came meanwhile is the next frame, begun at once or a little later
+//! ([`super::gather`]).
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,6 +20,7 @@ use crate::ids::{Seq, ShardId};
 use super::Shared;
 use super::clean::Cleaning;
 use super::data_dir::Lock;
+use super::gather::Gather;
 use super::intake::{Request, Write};
 use super::record::{self, FrameBuilder};
 use super::segment::{AHEAD_BYTES, Segment};
@@ -124,7 +126,15 @@ impl Committer {
         let _at_end = AtEnd(Arc::clone(&self.shared));
         let mut batch = Vec::new();
         self.clean_up();
-        while self.shared.intake.take(&mut batch) {
+        let mut begun = self.shared.env.mono();
+        let mut gather = Gather::new(begun);
+        loop {
+            let now = self.shared.env.mono();
+            if !self.shared.intake.take(gather.apart().saturating_sub(now.since(begun)), &mut batch) {
+                break;
+            }
+            begun = self.shared.env.mono();
+            gather.committed(begun, batch.len());
             let mut requests = batch.drain(..).peekable();
             while requests.peek().is_some() {
                 self.begin();

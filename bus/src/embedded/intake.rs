@@ -1,6 +1,7 @@
 //! The way to the committer: writers push requests, the committer takes all that wait at once.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
@@ -84,10 +85,15 @@ impl Intake {
         answered.await.unwrap_or_else(|_| Err(Error::Unknown { reason: "the store stopped before it answered".into() }))
     }
 
-    /// The committer's: waits for requests and moves all of them into `batch`. False once the
-    /// intake is closed and empty.
-    pub(super) fn take(&self, batch: &mut Vec<Request>) -> bool {
+    /// The committer's: waits for requests, and for at least `gather`, and moves all of them into
+    /// `batch`. False once the intake is closed and empty.
+    pub(super) fn take(&self, gather: Duration, batch: &mut Vec<Request>) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !gather.is_zero() {
+            // Only closing wakes it: nobody knows it to be asleep.
+            let gathering = self.arrived.wait_timeout_while(waiting, gather, |waiting| !waiting.closed);
+            waiting = gathering.unwrap_or_else(PoisonError::into_inner).0;
+        }
         loop {
             if !waiting.requests.is_empty() {
                 std::mem::swap(batch, &mut waiting.requests);
