@@ -10,13 +10,14 @@
 //! | `GET /sim/v1/managers` | ids, names, limits |
 //! | `GET /sim/v1/status` | VMs, violations, VMs on more than one manager |
 //! | `POST /sim/v1/managers/{id}/open` | a session |
-//! | `POST /sim/v1/managers/{id}/perform` | an operation, answered when it has ended |
+//! | `POST /sim/v1/perform` | operations of any of them, each answered by a line when it has ended |
 //! | `POST /sim/v1/managers/{id}/{inventory, tasks, inspect}` | readings |
 //! | `POST /sim/v1/managers/{id}/changes` | what has changed; waits up to 25 s for something |
 //!
 //! A request names the session by its epoch, so that the server keeps nothing of its clients.
 
 mod client;
+mod operations;
 mod server;
 mod wire;
 

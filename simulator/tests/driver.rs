@@ -156,8 +156,9 @@ mod over_http {
         let (url, _) = rig.served.lock().unwrap().clone().unwrap();
         cellbus_cell::security::use_ring();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let perform = format!("{url}/sim/v1/managers/{}/perform", rig.manager);
-        for body in ["", "{", "[]", "{\"session\":1}", &format!("\"{}\"", "x".repeat(1 << 20))] {
+        let perform = format!("{url}/sim/v1/perform");
+        let many = format!("[{}]", vec!["{}"; 100_000].join(","));
+        for body in ["", "{", "{}", "[{\"session\":1}]", &many, &format!("\"{}\"", "x".repeat(20 << 20))] {
             let answer =
                 http.post(&perform).header("content-type", "application/json").body(body.to_owned()).send().await;
             // A body that is too large may be cut off before it was sent.

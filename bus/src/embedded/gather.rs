@@ -54,15 +54,7 @@ pub(super) struct Gather {
 
 impl Gather {
     pub(super) fn new(now: Mono) -> Self {
-        Self {
-            mode: Mode::AtOnce,
-            window: now,
-            requests: 0,
-            commits: 0,
-            at_once: 0.0,
-            try_at: now,
-            next_try: NEXT_TRY,
-        }
+        Self { mode: Mode::AtOnce, window: now, requests: 0, commits: 0, at_once: 0.0, try_at: now, next_try: NEXT_TRY }
     }
 
     /// How long after the beginning of the last commit the next may begin.

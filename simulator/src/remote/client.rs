@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 
 use crate::managers::Latency;
 
+use super::operations::Operations;
 use super::wire::{
-    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, PerformRequest,
-    ReadRequest,
+    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, ReadRequest,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +73,7 @@ pub struct RemoteFleet {
     http: reqwest::Client,
     base: Url,
     managers: BTreeMap<ManagerId, ManagerInfo>,
+    operations: Operations,
     env: Env,
 }
 
@@ -141,7 +142,8 @@ impl RemoteFleet {
         };
         let no_answer = |error| ConnectError::NoAnswer { url: url.to_owned(), source: unreachable(&error) };
         let http = http.build().map_err(no_answer)?;
-        Ok(Self { http, base, managers: BTreeMap::new(), env })
+        let operations = Operations::new(http.clone(), url_of(&base, &["perform"]), env.clone());
+        Ok(Self { http, base, managers: BTreeMap::new(), operations, env })
     }
 
     /// The managers that were served when it connected.
@@ -157,12 +159,16 @@ impl RemoteFleet {
     }
 
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["sim", "v1"]).extend(path);
-        }
-        url
+        url_of(&self.base, path)
     }
+}
+
+fn url_of(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(["sim", "v1"]).extend(path);
+    }
+    url
 }
 
 impl Drivers for RemoteFleet {
@@ -171,7 +177,7 @@ impl Drivers for RemoteFleet {
     }
 }
 
-fn unreachable(error: &dyn std::error::Error) -> Error {
+pub(super) fn unreachable(error: &dyn std::error::Error) -> Error {
     // The outer error says only that a request failed; its cause says why.
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     Error::Unreachable { detail: format!("{error}{cause}") }
@@ -186,14 +192,21 @@ async fn send<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T
     let response = request.send().await.map_err(|error| unreachable(&error))?;
     let status = response.status();
     let body = read(response).await?;
-    let garbled = |_| Error::Unreachable { detail: format!("the answer ({status}) is none of a simulated manager's") };
     if status == StatusCode::OK {
-        return serde_json::from_slice(&body).map_err(garbled);
+        return serde_json::from_slice(&body).map_err(|_| garbled(status));
     }
-    Err(serde_json::from_slice::<ErrorAnswer>(&body).map(|answer| answer.error).unwrap_or_else(garbled))
+    Err(refusal(status, &body))
 }
 
-async fn read(mut response: reqwest::Response) -> Result<Bytes, Error> {
+/// What an answer says that is no success.
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
+    serde_json::from_slice::<ErrorAnswer>(body).map_or_else(|_| garbled(status), |answer| answer.error)
+}
+fn garbled(status: StatusCode) -> Error {
+    Error::Unreachable { detail: format!("the answer ({status}) is none of a simulated manager's") }
+}
+
+pub(super) async fn read(mut response: reqwest::Response) -> Result<Bytes, Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -253,7 +266,7 @@ impl Driver for RemoteDriver {
         self.read("tasks", &ReadRequest { session: self.epoch() }).await
     }
     async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> {
-        self.call("perform", &PerformRequest { session: self.epoch(), op: op.clone() }).await
+        self.fleet.operations.perform(self.info.id, self.epoch(), op).await
     }
     async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> {
         self.read("inspect", &InspectRequest { session: self.epoch(), vm }).await

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,18 +16,21 @@ use cellbus_bus::ids::ManagerId;
 use cellbus_cell::driver::Error;
 use cellbus_cell::security::MembersTls;
 use cellbus_cell::security::listener::MembersListener;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{
-    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, PerformRequest,
-    ReadRequest,
+    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, PERFORM_MAX,
+    PerformAnswer, PerformRequest, ReadRequest,
 };
 use crate::managers::{Fleet, Manager};
 
-/// An operation names a VM with at most 64 labels: far below this.
+/// Nothing but operations is large.
 const BODY_BYTES_MAX: usize = 256 << 10;
+/// An operation names a VM with at most 64 labels: far below 64 KiB.
+const PERFORM_BYTES_MAX: usize = PERFORM_MAX * (64 << 10);
 /// Shorter than what proxies and clients cut off.
 const LISTEN_MAX: Duration = Duration::from_secs(25);
 
@@ -80,7 +83,7 @@ impl Service {
             .route("/sim/v1/managers", get(managers))
             .route("/sim/v1/status", get(status))
             .route("/sim/v1/managers/{id}/open", post(open))
-            .route("/sim/v1/managers/{id}/perform", post(perform))
+            .route("/sim/v1/perform", post(perform).layer(DefaultBodyLimit::max(PERFORM_BYTES_MAX)))
             .route("/sim/v1/managers/{id}/inventory", post(inventory))
             .route("/sim/v1/managers/{id}/tasks", post(tasks))
             .route("/sim/v1/managers/{id}/inspect", post(inspect))
@@ -154,13 +157,36 @@ async fn open(State(served): State<Served>, Path(id): Path<String>, body: Body<O
     let (tasks, cursor) = served.manager(&id)?.open(body?.epoch).await?;
     Ok(Json(OpenAnswer { tasks, cursor }))
 }
-async fn perform(
-    State(served): State<Served>,
-    Path(id): Path<String>,
-    body: Body<PerformRequest>,
-) -> Answer<Option<cellbus_directory::VmFacts>> {
-    let Json(PerformRequest { session, op }) = body?;
-    Ok(Json(served.manager(&id)?.perform(session, &op).await?))
+/// Each is answered when it has ended, whatever the others do.
+async fn perform(State(served): State<Served>, body: Body<Vec<PerformRequest>>) -> Result<Response, Refused> {
+    let Json(requests) = body?;
+    if requests.len() > PERFORM_MAX {
+        let detail = format!("one request has at most {PERFORM_MAX} operations");
+        return Err(Refused(Error::Invalid { detail }));
+    }
+    let running: FuturesUnordered<_> = requests
+        .into_iter()
+        .map(|PerformRequest { number, manager, session, op }| {
+            let manager = served.fleet.manager(manager).cloned();
+            async move {
+                let none = || Error::Invalid { detail: "there is no such manager here".to_owned() };
+                let result = match manager {
+                    Some(manager) => manager.perform(session, &op).await,
+                    None => Err(none()),
+                };
+                PerformAnswer { number, result }
+            }
+        })
+        .collect();
+    let lines = running.ready_chunks(PERFORM_MAX).map(|ended| {
+        let mut lines = Vec::new();
+        for answer in ended {
+            serde_json::to_writer(&mut lines, &answer)?;
+            lines.push(b'\n');
+        }
+        Ok::<_, serde_json::Error>(lines)
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(lines)).into_response())
 }
 async fn inventory(
     State(served): State<Served>,

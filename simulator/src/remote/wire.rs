@@ -1,8 +1,12 @@
-//! The bodies that go over the wire, as JSON.
+//! The bodies that go over the wire, as JSON; that of operations as a line for each that has ended.
 
 use cellbus_bus::ids::{Epoch, ManagerId, ManagerName, VmId};
 use cellbus_cell::driver::{Change, Error, Limits, Op, RunningTask};
+use cellbus_directory::VmFacts;
 use serde::{Deserialize, Serialize};
+
+/// Operations of one request. What a request may be in bytes follows from it.
+pub(super) const PERFORM_MAX: usize = 256;
 
 /// A manager that is served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,10 +30,20 @@ pub(super) struct OpenAnswer {
     pub(super) tasks: Vec<RunningTask>,
     pub(super) cursor: u64,
 }
-#[derive(Serialize, Deserialize)]
+/// One operation of several that go in one request.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PerformRequest {
+    /// Tells its answer from the others of the request.
+    pub(super) number: usize,
+    pub(super) manager: ManagerId,
     pub(super) session: Option<Epoch>,
     pub(super) op: Op,
+}
+/// A line of the answer: one operation has ended.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PerformAnswer {
+    pub(super) number: usize,
+    pub(super) result: Result<Option<VmFacts>, Error>,
 }
 #[derive(Serialize, Deserialize)]
 pub(super) struct ReadRequest {
