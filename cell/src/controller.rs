@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cellbus_bus::Mono;
-use cellbus_bus::ids::{ControllerId, ShardId};
-use cellbus_directory::scale::{Decision, Leader, Settings};
+use cellbus_bus::contract::Role;
+use cellbus_bus::ids::{CellId, ControllerId, ShardId};
+use cellbus_directory::scale::{Decision, Leader, Mode, Settings};
 use cellbus_workflows::autoscale::{Now, Policy, Tuning};
 use cellbus_workflows::{ControlItem, Scale};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ const TROUBLE_CHARS_MAX: usize = 300;
 pub struct Config {
     /// Which incarnation it is: never used before.
     pub id: ControllerId,
+    /// Under which name its process is among the members; `None` if it is not.
+    pub member: Option<CellId>,
     /// In force until an operator sets something.
     pub configured: Settings,
     /// How the policy decides.
@@ -133,6 +136,7 @@ impl Service {
             Some(Ok(kept)) => kept,
             Some(Err(error)) => {
                 tracing::debug!(%error, "how many cells there are to be cannot be read: the size holds");
+                self.begin().await;
                 return EVERY;
             }
             None => return EVERY,
@@ -180,6 +184,27 @@ impl Service {
             self.launcher.want(Wanted { desired, members: readings.members() });
         }
         EVERY
+    }
+
+    /// Without any cell nobody keeps who decides, and there will be none until somebody acts. Then the
+    /// controller that has been there longest asks for the fewest.
+    async fn begin(&self) {
+        let Some(member) = &self.config.member else { return };
+        let Ok(members) = self.gateway.process().bus.members().await else { return };
+        let of = |role| members.iter().filter(move |member| member.role == role);
+        let first = of(Role::Controller).min_by_key(|controller| (controller.joined_at, &controller.cell));
+        if of(Role::Cell).next().is_some() || first.is_none_or(|first| first.cell != *member) {
+            return;
+        }
+        let settings = &self.config.configured;
+        let desired = match settings.mode {
+            Mode::Auto => settings.min.max(1),
+            Mode::Fixed => settings.cells,
+            // The size is an operator's to change, and none at all is a size.
+            Mode::Paused => return,
+        };
+        tracing::info!(desired, "there is no cell: a first decision without any");
+        self.launcher.want(Wanted { desired, members });
     }
 
     /// What it remembers if it is the one that decides; else it says that it would.

@@ -184,36 +184,37 @@ impl Node {
                 }
                 if alone {
                     // The data directory is this process's alone: no other controller can be alive.
-                    node.control(Duration::ZERO);
+                    node.control(None, Duration::ZERO);
                 }
             }
-            Role::Directory => node.announce(bus, role, "directory"),
+            Role::Directory => drop(node.announce(bus, role, "directory")),
             Role::Controller => {
-                node.announce(bus, role, "controller");
-                node.control(node.cells.config.lease.ttl);
+                let member = node.announce(bus, role, "controller");
+                node.control(Some(member), node.cells.config.scale.controller_lease);
             }
         }
         node
     }
 
-    /// Says to the members that this process is there.
-    fn announce(&self, bus: Arc<dyn Bus>, role: Role, what: &str) {
+    /// Says to the members that this process is there, and gives the name that it has among them.
+    fn announce(&self, bus: Arc<dyn Bus>, role: Role, what: &str) -> CellId {
         let cells = &self.cells;
         let id = cells.next_id(what);
         let presence = presence::Presence {
             bus,
             env: self.env.clone(),
             address: cells.reach.address(&id),
-            id,
+            id: id.clone(),
             role,
             every: cells.config.lease.beat,
             ttl: cells.config.lease.ttl,
         };
         self.env.spawn("presence", cells.running.track_future(presence.run(cells.stop.clone())));
+        id
     }
 
     /// Starts the autoscaler; `lease` is how long another one may be silent before this one takes over.
-    fn control(&mut self, lease: Duration) {
+    fn control(&mut self, member: Option<CellId>, lease: Duration) {
         let (env, scale) = (&self.env, &self.cells.config.scale);
         let launcher: Arc<dyn Launcher> = match &scale.launcher {
             config::scale::Launcher::None => Arc::new(launcher::Advise),
@@ -228,6 +229,7 @@ impl Node {
         let id = format!("controller-{:016x}", env.random_u64());
         let config = controller::Config {
             id: id.parse().expect("letters, digits and dashes make a controller id"),
+            member,
             configured: scale.settings.clone(),
             tuning: scale.tuning.clone(),
             lease,

@@ -49,8 +49,13 @@ fn settings() -> Settings {
 
 fn controller(cluster: &Cluster, id: &str, lease: Duration) -> (Task, Handle, Arc<Told>) {
     let told = Arc::new(Told::default());
-    let config =
-        Config { id: id.parse().unwrap(), configured: settings(), tuning: Configured::default().tuning, lease };
+    let config = Config {
+        id: id.parse().unwrap(),
+        member: None,
+        configured: settings(),
+        tuning: Configured::default().tuning,
+        lease,
+    };
     let (service, handle) = Service::new(config, cluster.gateway.clone(), Arc::clone(&told) as Arc<dyn Launcher>);
     let task = cluster.env.spawn("controller", service.run(CancellationToken::new()));
     (task, handle, told)

@@ -43,7 +43,7 @@ pub struct Cluster {
     shape: Shape,
     section: String,
     started: usize,
-    /// The broker.
+    /// The broker, or the one of several that is not killed.
     pub nats: NatsServer,
     /// The managers.
     pub managers: Server,
@@ -101,7 +101,8 @@ impl Cluster {
         self.folder.path()
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration that all its processes have.
+    pub fn config(&self) -> PathBuf {
         self.folder.path().join("cellbus.toml")
     }
 
@@ -118,7 +119,12 @@ impl Cluster {
         text
     }
 
-    fn spawn(&mut self, role: &str, more: &[String]) -> Result<Server> {
+    /// Starts one more process of `role` with more settings (`key=value`), which is not counted among
+    /// the cells or directories.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn spawn(&mut self, role: &str, more: &[String]) -> Result<Server> {
         self.started += 1;
         let own = self.folder.path().join(format!("{role}-{}", self.started));
         let (config, data) = (self.config(), own.clone());

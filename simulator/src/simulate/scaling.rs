@@ -122,6 +122,7 @@ impl Scaling {
         let id = format!("controller-{}-{}", node.0, self.executor.incarnation(node));
         let config = Config {
             id: id.parse().expect("letters, digits and dashes make a controller id"),
+            member: None,
             configured: configured(self.most()),
             tuning: tuning(),
             lease: LEASE,
