@@ -134,12 +134,13 @@ impl Service {
         let env = &self.gateway.process().env;
         let kept = match env.timeout(KEPT_LIMIT, self.gateway.scale(1, None)).await {
             Some(Ok(kept)) => kept,
-            Some(Err(error)) => {
-                tracing::debug!(%error, "how many cells there are to be cannot be read: the size holds");
+            unread => {
+                if let Some(Err(error)) = unread {
+                    tracing::debug!(%error, "how many cells there are to be cannot be read: the size holds");
+                }
                 self.begin().await;
                 return EVERY;
             }
-            None => return EVERY,
         };
         let Some(acting) = self.leads(acting, &kept).await else {
             self.shown.store(Arc::new(Status::default()));
