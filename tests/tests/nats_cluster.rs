@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use cellbus_bus::nats::testing::left_out;
+use cellbus_bus::nats::testing::{NatsServer, left_out};
+use cellbus_bus::nats::{Config, Nats};
 use cellbus_tests::books::{Books, all_end, no_vm_twice};
 use cellbus_tests::cluster::{Cluster, Shape};
 use cellbus_tests::process::{event, long, wait_for};
@@ -195,6 +196,42 @@ async fn the_only_server_is_killed_and_started_again() -> Result<()> {
         cluster.nats.kill();
         cluster.nats.restart();
         producers.progress(20).await?;
+        cluster.settled().await?;
+    }
+    let books = producers.end().await?;
+    all_is_well(&cluster, books).await
+}
+
+/// Of three servers each leads a part of the streams: killed one after the other, every stream loses
+/// its leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_three_are_killed_one_after_the_other() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let mut servers = NatsServer::cluster(3);
+    let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
+    // Three that have just started elect first.
+    let config = Config { servers: urls.clone(), replicas: 3, ..servers[0].config() };
+    wait_for("three servers to agree", Duration::from_secs(120), async || {
+        let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+        match Nats::open(config.clone(), env).await {
+            Ok(bus) => Ok(Ok(bus.close().await)),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    })
+    .await?;
+    let section = format!("urls = {urls:?}\nreplicas = 3\n");
+    let mut cluster = Cluster::start_on(servers.remove(0), section, Shape::default(), 2, 1).await?;
+    let producers = Producers::start(&cluster, seed());
+    for killed in 0..=servers.len() {
+        let server = if killed == 0 { &mut cluster.nats } else { &mut servers[killed - 1] };
+        producers.progress(30).await?;
+        server.kill();
+        // Two of three are enough.
+        producers.progress(30).await?;
+        server.restart();
+        producers.progress(30).await?;
         cluster.settled().await?;
     }
     let books = producers.end().await?;
