@@ -5,7 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cellbus_bus::{Env, env};
+use cellbus_bus::contract::{Member, MemberState, Role};
+use cellbus_bus::{Env, WallMs, env};
 use cellbus_cell::controller::launcher::{CommandLauncher, Launcher, ProcessLauncher, Wanted};
 
 fn shell(script: String) -> Vec<String> {
@@ -107,6 +108,34 @@ async fn children_come_and_go_and_are_started_again_when_they_die() {
     for pid in lines(&pids) {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} still runs");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_children_of_a_controller_that_was_killed_count() {
+    let (env, dir) = (real(), tempfile::tempdir().unwrap());
+    let starts = dir.path().join("starts");
+    let launcher =
+        ProcessLauncher::start(env.clone(), shell(format!("echo x >> {}; exec sleep 600", starts.display())));
+    let cell = |id: &str, joined_at| Member {
+        cell: id.parse().unwrap(),
+        role: Role::Cell,
+        address: String::new(),
+        state: MemberState::Active,
+        joined_at,
+        beat: 1,
+    };
+    let mut members = vec![cell("a", WallMs(1)), cell("b", WallMs(2))];
+    launcher.want(Wanted { desired: 3, members: members.clone() });
+    until(&env, "one is started", || launcher.running(), |running| *running == 1).await;
+    // What joins later is its own.
+    members.push(cell("c", WallMs(env.wall().0 + 1)));
+    launcher.want(Wanted { desired: 4, members: members.clone() });
+    until(&env, "one more is started", || launcher.running(), |running| *running == 2).await;
+    launcher.want(Wanted { desired: 1, members });
+    until(&env, "its own leave", || launcher.running(), |running| *running == 0).await;
+    assert!(launcher.trouble().unwrap().starts_with("too many cells by 1"), "{:?}", launcher.trouble());
+    assert_eq!(lines(&starts).len(), 2);
+    launcher.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cellbus_bus::{Env, Mono};
+use cellbus_bus::contract::{Member, MemberState, Role};
+use cellbus_bus::{Env, Mono, WallMs};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,12 @@ const SOUND: Duration = Duration::from_secs(60);
 /// How long a child may take to hand its shards over before it is killed, which loses nothing either.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
-/// See the module. A child is asked to leave with SIGTERM, upon which a cell drains. All cells are its
-/// children: those that are started by other means come on top.
+/// See the module. A child is asked to leave with SIGTERM, upon which a cell drains.
+///
+/// Cells that were there before it was first told what is wanted count too: after a controller was
+/// killed, its children live on, and the next one starts so many fewer. It cannot have them leave, as
+/// they are nobody's children any more, and says so when they are too many. What is started by other
+/// means later comes on top.
 pub struct ProcessLauncher {
     inner: Arc<Inner>,
 }
@@ -40,9 +45,19 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    desired: Option<u32>,
+    wanted: Option<Split>,
+    /// When it was first told what is wanted.
+    told: Option<WallMs>,
     trouble: Option<String>,
     running: usize,
+}
+
+/// What is wanted of it, and what is there without it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Split {
+    children: usize,
+    /// Cells that are others' and too many.
+    surplus: usize,
 }
 
 struct Running {
@@ -88,12 +103,24 @@ impl Launcher for ProcessLauncher {
         "process"
     }
     fn want(&self, wanted: Wanted) {
-        if self.inner.state().desired.replace(wanted.desired) != Some(wanted.desired) {
+        let mut state = self.inner.state();
+        let told = *state.told.get_or_insert_with(|| self.inner.env.wall());
+        let others = |member: &&Member| {
+            member.role == Role::Cell && member.state == MemberState::Active && member.joined_at < told
+        };
+        let (desired, others) = (wanted.desired as usize, wanted.members.iter().filter(others).count());
+        let split = Split { children: desired.saturating_sub(others), surplus: others.saturating_sub(desired) };
+        if state.wanted.replace(split) != Some(split) {
             self.inner.changed.notify_one();
         }
     }
     fn trouble(&self) -> Option<String> {
-        self.inner.state().trouble.clone()
+        let state = self.inner.state();
+        let surplus = state.wanted.map_or(0, |wanted| wanted.surplus);
+        let surplus = (surplus > 0).then(|| {
+            format!("too many cells by {surplus}, started by somebody else: have them leave with `cellbus cells drain`")
+        });
+        state.trouble.clone().or(surplus)
     }
     async fn stop(&self) {
         self.inner.stop.cancel();
@@ -117,9 +144,9 @@ impl Inner {
         let mut children = Children::default();
         while !self.stop.is_cancelled() {
             self.reap(&mut children);
-            let desired = self.state().desired;
-            if let Some(desired) = desired {
-                self.towards(&mut children, desired as usize);
+            let wanted = self.state().wanted;
+            if let Some(Split { children: desired, .. }) = wanted {
+                self.towards(&mut children, desired);
             }
             self.state().running = children.running.len();
             tokio::select! {
