@@ -46,6 +46,7 @@ mod error;
 mod events;
 mod feed;
 mod fence;
+mod figures;
 mod inbox;
 mod ingress;
 mod kept;
@@ -64,6 +65,7 @@ mod trim;
 
 pub use config::{Auth, Config, LANES_DEFAULT, LANES_MAX, Limits, Secret, Tls};
 pub use error::{OpenError, Source};
+pub use figures::StreamFigures;
 
 use layout::{Family, Layout, Track};
 

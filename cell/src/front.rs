@@ -213,12 +213,9 @@ impl Front {
         cell: CellId,
         cordons: Vec<Option<HostId>>,
     ) -> (Self, Handle) {
-        let row = Arc::new(ArcSwap::from_pointee(unknown_row(
-            &config.name,
-            Some(cell.clone()),
-            epoch,
-            "its owner is opening it",
-        )));
+        let cordoned = cordons.contains(&None);
+        let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
+        let row = Arc::new(ArcSwap::from_pointee(ManagerRow { cordoned, ..row }));
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };

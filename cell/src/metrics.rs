@@ -1,22 +1,145 @@
-//! The metrics of a process: names with units, labels of fixed cardinality, one registry.
+//! The metrics of a process: names with units, labels of fixed cardinality, one page of them
+//! (`ops/docs/metrics.md`), made from what is registered.
 //!
 //! What is counted as it happens is here as counters and histograms; what is true at a moment
 //! (queue depths, states of managers) is asked for when `/metrics` is read. Never a VM, job,
-//! tenant or host as a label.
+//! tenant or host as a label; a manager only from the process that fronts it.
 
+mod cluster;
+mod described;
 pub mod embedded;
+mod managers;
 mod memory;
+mod nats;
 pub mod peers;
 pub mod security;
+#[cfg(test)]
+mod tests;
+pub(crate) mod work;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_workflows::Health;
+use cellbus_bus::nats::Nats;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
+use crate::gateway::ManagerRow;
 use crate::http::Api;
+use described::{register, signed};
+
+pub use described::{Described, Kind, Scope};
+
+const REQUESTS: Described = Described::counter(
+    "cellbus_http_requests_total",
+    "requests",
+    &["resource", "status"],
+    "Requests answered, by resource and class of status (2xx, 3xx, 4xx, 5xx)",
+    "5xx: the bodies have codes, see ops/docs/errors/",
+);
+const REQUEST_SECONDS: Described = Described::histogram(
+    "cellbus_http_request_seconds",
+    "seconds",
+    &["resource"],
+    "Time to answer, by resource; locate is the latency of look-ups, events and jobs hold calls that wait",
+    "Slow look-ups: a directory short of CPU; add a replica",
+);
+const CONNECTIONS: Described =
+    Described::gauge("cellbus_http_connections", "connections", &[], "Connections held", "To see who leaks them");
+const INTAKE: Described = Described::counter(
+    "cellbus_intake_jobs_total",
+    "jobs",
+    &["result"],
+    "Jobs that came in over HTTP, by what became of them at the door: accepted, refused (not valid), conflict, unavailable",
+    "unavailable: producers are told to come again; see the queue and the bus",
+);
+const EVENT_READERS: Described = Described::gauge(
+    "cellbus_http_event_readers",
+    "readers",
+    &[],
+    "Readers of /v1/events",
+    "At most `http.events_readers_max`",
+);
+const VMS: Described = Described::gauge(
+    "cellbus_directory_vms",
+    "VMs",
+    &["state"],
+    "VMs in this process's directory, by state: its size",
+    "Processes that differ for long: the smaller one is behind",
+);
+const SHARDS_BEHIND: Described = Described::gauge(
+    "cellbus_directory_shards_behind",
+    "shards",
+    &[],
+    "The directory's lag: shards of which this process's directory has not read all that their owners in other processes had written when they were last asked",
+    "Above 0 under load for a second, not for a minute: look-ups of this process are out of date then",
+);
+const BUS_LOSSES: Described = Described::gauge(
+    "cellbus_bus_losses",
+    "losses",
+    &[],
+    "Times that this process found the bus to have lost what it had acknowledged; its log says what to do",
+    "Never ignore it: an audit finds what no record names",
+);
+const BUS_SILENT: Described = Described::gauge(
+    "cellbus_bus_silent_seconds",
+    "seconds",
+    &[],
+    "How long this process has had no answer from the bus; below 2 while all is well",
+    "The bus or the network to it is down; nothing is lost, all waits",
+);
+const RESIDENT: Described = Described::gauge(
+    "process_resident_memory_bytes",
+    "bytes",
+    &[],
+    "Memory that this process has resident",
+    "Grows with VMs, and with jobs for `jobs.retention`",
+);
+const RESIDENT_PEAK: Described = Described::gauge(
+    "cellbus_process_resident_memory_peak_bytes",
+    "bytes",
+    &[],
+    "The most memory that this process has had resident",
+    "To size machines",
+);
+const BUILD: Described = Described::gauge(
+    "cellbus_build_info",
+    "1",
+    &["version"],
+    "1; the version of this process is its label",
+    "All processes of a cluster run the same build",
+);
+
+const ALL: &[Described] = &[
+    REQUESTS,
+    REQUEST_SECONDS,
+    CONNECTIONS,
+    INTAKE,
+    EVENT_READERS,
+    VMS,
+    SHARDS_BEHIND,
+    BUS_LOSSES,
+    BUS_SILENT,
+    RESIDENT,
+    RESIDENT_PEAK,
+    BUILD,
+];
+
+/// Every metric that there is, by subject.
+#[must_use]
+pub fn described() -> Vec<(&'static str, &'static [Described])> {
+    vec![
+        ("The cluster", cluster::ALL),
+        ("Managers", managers::ALL),
+        ("Work", work::ALL),
+        ("The process", ALL),
+        ("The bus on NATS", nats::ALL),
+        ("The embedded bus", embedded::ALL),
+        ("Calls between processes", peers::ALL),
+        ("Certificates and tokens", security::ALL),
+    ]
+}
 
 /// Resources of the HTTP API, as the label `resource`.
 const RESOURCES: &[&str] = &[
@@ -41,24 +164,22 @@ const RESOURCES: &[&str] = &[
 /// Metrics of one process. Cheap calls from many tasks at once.
 pub struct Metrics {
     registry: Registry,
+    /// Of the other parts of the process.
+    others: Vec<Registry>,
+    streams: Option<nats::Streams>,
+    cluster: cluster::Cluster,
+    managers: managers::Managers,
     requests_total: IntCounterVec,
     request_seconds: HistogramVec,
     locate_seconds: Histogram,
-    locate_ok: prometheus::IntCounter,
+    locate_ok: IntCounter,
     connections: IntGauge,
     intake_jobs_total: IntCounterVec,
     event_readers: IntGauge,
-    bus_losses: IntGauge,
-    shards_behind: IntGauge,
     vms: IntGaugeVec,
-    queue_jobs: IntGaugeVec,
-    dead_letters: IntGauge,
-    shards_unknown: IntGauge,
-    oldest_waiting_timestamp_seconds: IntGauge,
-    managers: IntGaugeVec,
-    cells: IntGauge,
-    cells_desired: IntGauge,
-    cells_draining: IntGauge,
+    shards_behind: IntGauge,
+    bus_losses: IntGauge,
+    bus_silent_seconds: Gauge,
     resident_bytes: IntGauge,
     resident_peak_bytes: IntGauge,
 }
@@ -75,72 +196,47 @@ impl Metrics {
     /// # Errors
     /// When the registry has one of them already: one registry a process, one set a registry.
     pub fn new(registry: Registry) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
-        let gauge = |name: &str, help: &str| {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            prometheus::Result::Ok(metric)
-        };
         // 100 us to 100 s: from a look-up to a wait.
         let buckets = prometheus::exponential_buckets(0.000_1, 10_f64.sqrt(), 13)?;
-        let request_seconds = HistogramVec::new(
-            HistogramOpts::new("cellbus_http_request_seconds", "Time to answer, by resource").buckets(buckets),
-            &["resource"],
-        )?;
-        registry.register(Box::new(request_seconds.clone()))?;
-        let requests_total = counter(
-            "cellbus_http_requests_total",
-            "Requests answered, by resource and class of status",
-            &["resource", "status"],
-        )?;
+        let request_seconds = register(&registry, REQUEST_SECONDS.observed_by(&buckets))?;
+        let requests_total = register(&registry, REQUESTS.int_counters())?;
+        register(&registry, BUILD.int_gauges())?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
+            others: Vec::new(),
+            streams: None,
+            cluster: cluster::Cluster::new(&registry)?,
+            managers: managers::Managers::new(&registry)?,
             locate_seconds: request_seconds.with_label_values(&["locate"]),
             locate_ok: requests_total.with_label_values(&["locate", "2xx"]),
             requests_total,
             request_seconds,
-            connections: gauge("cellbus_http_connections", "Connections held")?,
-            intake_jobs_total: counter(
-                "cellbus_intake_jobs_total",
-                "Jobs that came in, by what became of them at the door",
-                &["result"],
-            )?,
-            event_readers: gauge("cellbus_http_event_readers", "Readers of /v1/events")?,
-            shards_behind: gauge(
-                "cellbus_directory_shards_behind",
-                "Shards of which this process's directory has not read all that their owners in other processes had written when they were last asked.",
-            )?,
-            bus_losses: gauge(
-                "cellbus_bus_losses",
-                "Times that this process found the bus to have lost what it had acknowledged; its log says what to do",
-            )?,
-            vms: gauges("cellbus_directory_vms", "VMs in this process's directory, by state", &["state"])?,
-            queue_jobs: gauges("cellbus_queue_jobs", "Jobs and work over all shards, by where they are", &["stage"])?,
-            dead_letters: gauge("cellbus_dead_letters", "Dead letters kept")?,
-            shards_unknown: gauge("cellbus_shards_unknown", "Shards that could not be asked when this was read")?,
-            oldest_waiting_timestamp_seconds: gauge(
-                "cellbus_queue_oldest_waiting_timestamp_seconds",
-                "When the oldest work that has not started was accepted; 0 if there is none",
-            )?,
-            managers: gauges("cellbus_managers", "Managers, by health", &["health"])?,
-            cells: gauge("cellbus_cells", "Live cells")?,
-            cells_desired: gauge("cellbus_cells_desired", "Cells that there are to be, as was decided last")?,
-            cells_draining: gauge("cellbus_cells_draining", "Live cells that hand their shards over")?,
-            resident_bytes: gauge("process_resident_memory_bytes", "Memory that this process has resident")?,
-            resident_peak_bytes: gauge(
-                "cellbus_process_resident_memory_peak_bytes",
-                "The most memory that this process has had resident",
-            )?,
+            connections: register(&registry, CONNECTIONS.int_gauge())?,
+            intake_jobs_total: register(&registry, INTAKE.int_counters())?,
+            event_readers: register(&registry, EVENT_READERS.int_gauge())?,
+            vms: register(&registry, VMS.int_gauges())?,
+            shards_behind: register(&registry, SHARDS_BEHIND.int_gauge())?,
+            bus_losses: register(&registry, BUS_LOSSES.int_gauge())?,
+            bus_silent_seconds: register(&registry, BUS_SILENT.float_gauge())?,
+            resident_bytes: register(&registry, RESIDENT.int_gauge())?,
+            resident_peak_bytes: register(&registry, RESIDENT_PEAK.int_gauge())?,
             registry,
         })
+    }
+
+    /// With those of another part of the process ([`crate::Process::registry`]).
+    #[must_use]
+    pub fn beside(mut self, other: &Registry) -> Self {
+        self.others.push(other.clone());
+        self
+    }
+
+    /// With those of the streams of its bus.
+    ///
+    /// # Errors
+    /// When the registry has them already.
+    pub fn on_nats(mut self, bus: Arc<Nats>) -> prometheus::Result<Self> {
+        self.streams = Some(nats::Streams::new(&self.registry, bus)?);
+        Ok(self)
     }
 
     /// The registry, for other parts' metrics.
@@ -177,63 +273,42 @@ impl Metrics {
         self.connections.add(change);
     }
     pub(crate) fn event_readers(&self, now: usize) {
-        self.event_readers.set(i64::try_from(now).unwrap_or(i64::MAX));
+        self.event_readers.set(signed(now as u64));
     }
 
-    /// Asks for what is true now. What cannot be had keeps its last value, and `shards_unknown`
-    /// or the log says so.
-    pub(crate) async fn gather_cluster(&self, api: &dyn Api) {
-        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    /// Asks for what is true now, all at once: a cell that does not answer holds up nothing but
+    /// itself. What cannot be had keeps its last value, and `cellbus_cluster_read_failed` says so.
+    pub(crate) async fn gather(&self, api: &dyn Api) {
         self.bus_losses.set(signed(api.bus_losses()));
+        self.bus_silent_seconds.set(api.bus_silent().as_secs_f64());
         self.shards_behind.set(signed(api.shards_behind() as u64));
         for (state, count) in api.vm_counts() {
             self.vms.with_label_values(&[state.as_str()]).set(signed(count as u64));
         }
-        match api.queue().await {
-            Ok(queue) => {
-                for (stage, count) in [
-                    ("unread", queue.unread),
-                    ("control_unread", queue.control_unread),
-                    ("waiting", queue.waiting),
-                    ("waiting_for_managers", queue.waiting_for_managers),
-                    ("running", queue.running),
-                    ("parked", queue.parked),
-                    ("open", queue.jobs_open),
-                ] {
-                    self.queue_jobs.with_label_values(&[stage]).set(signed(count));
-                }
-                self.dead_letters.set(signed(queue.dead_letters));
-                self.shards_unknown.set(i64::from(queue.shards_unknown));
-                self.oldest_waiting_timestamp_seconds.set(queue.oldest_waiting_at.map_or(0, |at| signed(at.0 / 1_000)));
+        let streams = async {
+            if let Some(streams) = &self.streams {
+                streams.gather().await;
             }
-            Err(error) => tracing::debug!(%error, "the queue could not be read for metrics"),
+        };
+        let (queue, shards, managers, cells, scale, ()) =
+            futures::join!(api.queue(), api.shards(), api.managers(), api.cells(), api.scale(), streams);
+        let cluster = &self.cluster;
+        if let Some(queue) = cluster.read("queue", queue) {
+            cluster.queue(&queue);
         }
-        match api.managers().await {
-            Ok(managers) => {
-                for (health, name) in
-                    [(Health::Unknown, "unknown"), (Health::Healthy, "healthy"), (Health::CircuitOpen, "circuit_open")]
-                {
-                    let count = managers.iter().filter(|row| row.health == health).count();
-                    self.managers.with_label_values(&[name]).set(signed(count as u64));
-                }
-            }
-            Err(error) => tracing::debug!(%error, "managers could not be read for metrics"),
+        if let Some(shards) = cluster.read("shards", shards) {
+            cluster.shards(&shards);
         }
-        match api.cells().await {
-            Ok(cells) => self.cells.set(signed(cells.len() as u64)),
-            Err(error) => tracing::debug!(%error, "cells could not be read for metrics"),
+        if let Some(managers) = cluster.read("managers", managers) {
+            cluster.managers(&managers);
+            let here = |row: &&ManagerRow| row.cell.as_ref().is_some_and(|cell| api.is_here(cell));
+            self.managers.show(managers.iter().filter(here));
         }
-    }
-
-    /// How many cells there are to be, as [`Metrics::gather_cluster`].
-    pub(crate) async fn gather_scale(&self, api: &dyn Api) {
-        match api.scale().await {
-            Ok(scale) => {
-                let desired = scale.kept.decisions.back().map_or(scale.cells_active, |last| last.desired);
-                self.cells_desired.set(i64::from(desired));
-                self.cells_draining.set(i64::from(scale.cells_draining));
-            }
-            Err(error) => tracing::debug!(%error, "how many cells there are to be could not be read for metrics"),
+        if let Some(cells) = cluster.read("cells", cells) {
+            cluster.cells(&cells);
+        }
+        if let Some(scale) = cluster.read("scale", scale) {
+            cluster.scale(&scale);
         }
     }
 
@@ -246,7 +321,9 @@ impl Metrics {
             self.resident_bytes.set(now);
             self.resident_peak_bytes.set(peak);
         }
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let mut families = self.registry.gather();
+        families.extend(self.others.iter().flat_map(Registry::gather));
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 

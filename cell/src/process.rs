@@ -11,9 +11,11 @@ use cellbus_bus::ids::{Epoch, ManagerId, Seq, ShardCount, ShardId};
 use cellbus_bus::{Bus, Env};
 use cellbus_directory::replica::Replica;
 use cellbus_workflows::ManagerNames;
+use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
+use crate::metrics::work;
 use crate::peers::{LocalPeers, Peer, Peers, Request, Response};
 
 /// How often cells of other processes are asked what they own.
@@ -33,6 +35,9 @@ pub struct Process {
     pub(crate) replica: Arc<Replica>,
     pub(crate) board: Arc<Board>,
     pub(crate) routes: Arc<Routes>,
+    /// Counts what its cells do.
+    pub(crate) work: Arc<work::Metrics>,
+    registry: Registry,
     /// When the bus answered last; zero: never yet.
     heard_ms: Arc<AtomicU64>,
 }
@@ -50,7 +55,10 @@ impl Process {
     ) -> Self {
         let (board, count) = (Arc::new(Board::new(&names)), replica.shards());
         let routes = Arc::new(Routes::new(count));
-        Self { env, bus, peers, local, names, count, replica, board, routes, heard_ms: Arc::default() }
+        let registry = Registry::new();
+        let work = work::Metrics::new(&registry).expect("a new registry has none of them, and their names are fixed");
+        let work = Arc::new(work);
+        Self { env, bus, peers, local, names, count, replica, board, routes, work, registry, heard_ms: Arc::default() }
     }
     /// Everything in one process.
     #[must_use]
@@ -140,6 +148,11 @@ impl Process {
     #[must_use]
     pub fn local(&self) -> &LocalPeers {
         &self.local
+    }
+    /// The metrics of what its cells do.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
     /// Number of shards.
     #[must_use]

@@ -99,6 +99,61 @@ pub enum Step {
     /// Migrate between managers, after `Moved`: whether the source is there, the copy being gone.
     CheckSource,
 }
+impl Step {
+    /// Every step.
+    pub const ALL: &[Self] = &[
+        Self::Create,
+        Self::UndoCreate,
+        Self::Start,
+        Self::Stop,
+        Self::Restart,
+        Self::Suspend,
+        Self::Resume,
+        Self::Resize,
+        Self::Snapshot,
+        Self::Revert,
+        Self::SnapshotDelete,
+        Self::Relocate,
+        Self::Quiesce,
+        Self::Copy,
+        Self::StartCopy,
+        Self::DropSource,
+        Self::UndoCopy,
+        Self::UndoQuiesce,
+        Self::Delete,
+        Self::Inspect,
+        Self::CheckCopy,
+        Self::CheckSource,
+    ];
+    /// As in metrics and messages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::UndoCreate => "undo-create",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Resize => "resize",
+            Self::Snapshot => "snapshot",
+            Self::Revert => "revert",
+            Self::SnapshotDelete => "snapshot-delete",
+            Self::Relocate => "relocate",
+            Self::Quiesce => "quiesce",
+            Self::Copy => "copy",
+            Self::StartCopy => "start-copy",
+            Self::DropSource => "drop-source",
+            Self::UndoCopy => "undo-copy",
+            Self::UndoQuiesce => "undo-quiesce",
+            Self::Delete => "delete",
+            Self::Inspect => "inspect",
+            Self::CheckCopy => "check-copy",
+            Self::CheckSource => "check-source",
+        }
+    }
+}
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

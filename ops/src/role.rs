@@ -75,6 +75,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     let node = Node::start(parts, env.clone()).await;
     let served = Arc::new(Served::new(node.gateway().clone()).scaled(scale));
     let settings = http::Settings { members: node.members(), ..settings };
+    let metrics = metrics.beside(node.gateway().process().registry()).on_nats(connection.clone()).context("metrics")?;
     let app = App::new(served, env.clone(), settings, Arc::new(metrics), Arc::new(level));
     let (serving, stop_serving) = (TaskTracker::new(), CancellationToken::new());
     env.spawn("http", serving.track_future(http::serve(app, listener, stop_serving.clone())));

@@ -41,6 +41,10 @@ pub(super) enum Family {
 impl Family {
     pub(super) const ALL: [Self; 3] = [Self::Queue(QueueKind::Jobs), Self::Queue(QueueKind::Control), Self::Log];
 
+    /// The stream of a lane, without the prefix.
+    pub(super) fn lane(self, lane: u16) -> String {
+        format!("{}_{lane}", self.stream())
+    }
     fn stream(self) -> &'static str {
         match self {
             Self::Queue(QueueKind::Jobs) => "queue_jobs",
@@ -82,7 +86,7 @@ impl Layout {
         shard.index() % self.lanes
     }
     pub(super) fn lane_stream(&self, family: Family, lane: u16) -> String {
-        format!("{}_{}_{lane}", self.prefix, family.stream())
+        format!("{}_{}", self.prefix, family.lane(lane))
     }
     /// The subjects of a lane.
     pub(super) fn lane_subjects(&self, family: Family, lane: u16) -> String {

@@ -69,3 +69,26 @@ async fn an_entry_that_is_no_appends_is_a_hole() {
     let noise = reader.next(10).await;
     assert!(matches!(noise, Err(Error::Trimmed { .. })), "{noise:?}");
 }
+
+#[tokio::test]
+async fn streams_say_how_full_they_are() {
+    if left_out() {
+        return;
+    }
+    let bus = open().await;
+    let named = |figures: &[super::StreamFigures], name: &str| {
+        figures.iter().find(|figures| figures.stream == name).cloned().expect("every stream is there")
+    };
+    let empty = bus.figures().await.unwrap();
+    let names: Vec<&str> = empty.iter().map(|figures| figures.stream.as_str()).collect();
+    assert_eq!(names, ["jobs", "events", "snapshots", "queue_jobs_0", "queue_control_0", "log_0"]);
+    let log = named(&empty, "log_0");
+    assert_eq!((log.messages, log.bytes, log.oldest_at, log.bytes_max), (0, 0, None, None));
+    assert_eq!(named(&empty, "events").bytes_max, Some(1 << 20));
+
+    let first = bus.append(shard(), Seq::ZERO, Bytes::from("entry")).await.unwrap();
+    let second = bus.append(shard(), first, Bytes::from("entry")).await.unwrap();
+    let log = named(&bus.figures().await.unwrap(), "log_0");
+    assert_eq!((log.messages, log.first_seq, log.last_seq), (2, first.0, second.0));
+    assert!(log.bytes > 0 && log.oldest_at.is_some(), "{log:?}");
+}

@@ -11,6 +11,7 @@ use cellbus_workflows::{Later, LaterReason};
 
 use super::{Front, Message, unknown_row, unknown_summary};
 use crate::driver::{Error, Inventory, RunningTask};
+use crate::gateway::ManagerRow;
 use crate::peers::{Answered, Peer};
 
 /// How often a shard is told that a manager refuses its epoch: a successor has fenced it long before,
@@ -44,7 +45,7 @@ impl Front {
 
     fn not_open(&self, why: &str) {
         tracing::warn!(manager = %self.config.name, why, "manager cannot be opened; trying again");
-        let row = unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why);
+        let row = self.closed_row(why);
         self.row.store(Arc::new(row));
         self.board.publish(self.epoch, unknown_summary(&self.config.name));
     }
@@ -69,6 +70,13 @@ impl Front {
         }
     }
 
+    /// What is shown of a manager that is not open, its cordon included: one that is switched off for
+    /// maintenance is not to raise an alarm with each new owner.
+    fn closed_row(&self, why: &str) -> ManagerRow {
+        let cordoned = self.cordons.contains(&None);
+        ManagerRow { cordoned, ..unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why) }
+    }
+
     fn put_off(&mut self, messages: Vec<Message>, reason: LaterReason, detail: &str, after: Option<Duration>) {
         let mut batches: BTreeMap<(Arc<Peer>, ShardId), Vec<Answered>> = BTreeMap::new();
         for message in messages {
@@ -79,7 +87,11 @@ impl Front {
                         batches.entry((Arc::clone(&from), asked.call.shard)).or_default().push(answered);
                     }
                 }
-                Message::Cordons(cordons) => self.cordons = cordons,
+                Message::Cordons(cordons) => {
+                    self.cordons = cordons;
+                    let detail = self.row.load().detail.clone();
+                    self.row.store(Arc::new(self.closed_row(&detail)));
+                }
                 // Whoever asks is told by the dropped sender.
                 Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) => {}
             }
@@ -95,12 +107,7 @@ impl Front {
     pub(super) async fn refuse_all(mut self) {
         tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
         self.board.withdraw(&self.id(), self.epoch);
-        self.row.store(Arc::new(unknown_row(
-            &self.config.name,
-            Some(self.cell.clone()),
-            self.epoch,
-            "a newer owner has opened it",
-        )));
+        self.row.store(Arc::new(self.closed_row("a newer owner has opened it")));
         let mut tell = self.env.sleep(TELL_EVERY);
         loop {
             tokio::select! {

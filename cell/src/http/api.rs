@@ -137,6 +137,10 @@ pub trait Api: Send + Sync {
     fn vm_counts(&self) -> Vec<(VmState, usize)>;
     /// How often this process found that the bus had lost what it had acknowledged.
     fn bus_losses(&self) -> u64;
+    /// How long the bus has given this process no answer.
+    fn bus_silent(&self) -> Duration;
+    /// Whether a cell is one of this process.
+    fn is_here(&self, cell: &CellId) -> bool;
     /// Of how many shards this process's directory is behind what their owners have written.
     fn shards_behind(&self) -> usize;
 

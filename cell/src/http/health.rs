@@ -30,8 +30,7 @@ pub(super) async fn ready(State(app): State<App>, _: Query) -> Result<Json<Value
     responses((status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<App>, _: Query) -> Result<Response, Problem> {
     app.metrics.event_readers(app.settings.http.events_readers_max - app.event_readers.available_permits());
-    app.metrics.gather_cluster(&*app.api).await;
-    app.metrics.gather_scale(&*app.api).await;
+    app.metrics.gather(&*app.api).await;
     match app.metrics.text() {
         Ok(text) => Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()),
         Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())),

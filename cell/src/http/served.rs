@@ -188,6 +188,12 @@ impl Api for Served {
         let replica = self.gateway.replica();
         replica.shards().shards().map(|shard| replica.losses(shard)).sum()
     }
+    fn bus_silent(&self) -> Duration {
+        self.gateway.process().bus_silent()
+    }
+    fn is_here(&self, cell: &CellId) -> bool {
+        self.gateway.process().local().has(cell)
+    }
     fn shards_behind(&self) -> usize {
         self.gateway.process().shards_behind()
     }

@@ -1,6 +1,32 @@
 //! Figures of certificates, tokens and handshakes.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
+
+use super::described::{Described, register};
+
+const BROKEN: Described = Described::gauge(
+    "cellbus_security_file_broken",
+    "0 or 1",
+    &["files"],
+    "1 while new files of this kind (tls, tokens, members) cannot be used and the old ones stay in force",
+    "The log says what is wrong with them: mend them before the old certificate runs out",
+);
+const READ: Described = Described::counter(
+    "cellbus_security_files_read_total",
+    "readings",
+    &["files"],
+    "How often new files of this kind came into force",
+    "To see that a renewed certificate has arrived",
+);
+const HANDSHAKES_FAILED: Described = Described::counter(
+    "cellbus_tls_handshakes_failed_total",
+    "connections",
+    &[],
+    "Connections that did not become TLS: no client of ours, a wrong certificate, or too slow",
+    "Some are port scanners. A jump after a renewal: callers have the old CA",
+);
+
+pub(super) const ALL: &[Described] = &[BROKEN, READ, HANDSHAKES_FAILED];
 
 /// Counters, cheap to clone.
 #[derive(Clone, Debug)]
@@ -16,27 +42,11 @@ impl Metrics {
     /// # Errors
     /// When the registry has one of them already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self {
-            broken: IntGaugeVec::new(
-                Opts::new(
-                    "cellbus_security_file_broken",
-                    "1 while new files of this kind cannot be used and the old ones stay in force",
-                ),
-                &["files"],
-            )?,
-            reloaded: IntCounterVec::new(
-                Opts::new("cellbus_security_files_read_total", "How often new files of this kind came into force"),
-                &["files"],
-            )?,
-            handshakes_failed: IntCounter::new(
-                "cellbus_tls_handshakes_failed_total",
-                "Connections that did not become TLS: no client of ours, a wrong certificate, or too slow",
-            )?,
-        };
-        registry.register(Box::new(metrics.broken.clone()))?;
-        registry.register(Box::new(metrics.reloaded.clone()))?;
-        registry.register(Box::new(metrics.handshakes_failed.clone()))?;
-        Ok(metrics)
+        Ok(Self {
+            broken: register(registry, BROKEN.int_gauges())?,
+            reloaded: register(registry, READ.int_counters())?,
+            handshakes_failed: register(registry, HANDSHAKES_FAILED.int_counter())?,
+        })
     }
     pub(crate) fn broken(&self, files: &'static str, broken: bool) {
         self.broken.with_label_values(&[files]).set(i64::from(broken));

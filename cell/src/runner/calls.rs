@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cellbus_bus::Mono;
 use cellbus_bus::ids::{Epoch, ManagerId, OpNumber, VmId};
+use cellbus_directory::Step;
 use foldhash::fast::FixedState;
 
 use crate::peers::AskNumber;
@@ -28,6 +29,8 @@ pub(super) struct Calls {
 struct Out {
     op: OpNumber,
     ask: AskNumber,
+    step: Step,
+    began: Mono,
     heard: Mono,
     manager: ManagerId,
     epoch: Epoch,
@@ -35,10 +38,18 @@ struct Out {
 
 impl Calls {
     /// A call is sent to the owner of its manager under this epoch. Gives the number of the ask.
-    pub(super) fn sent(&mut self, now: Mono, vm: VmId, op: OpNumber, manager: ManagerId, epoch: Epoch) -> AskNumber {
+    pub(super) fn sent(
+        &mut self,
+        now: Mono,
+        vm: VmId,
+        op: OpNumber,
+        step: Step,
+        manager: ManagerId,
+        epoch: Epoch,
+    ) -> AskNumber {
         self.asks += 1;
         let ask = AskNumber(self.asks);
-        self.out.insert(vm, Out { op, ask, heard: now, manager, epoch });
+        self.out.insert(vm, Out { op, ask, step, began: now, heard: now, manager, epoch });
         self.order.push_back((now, vm, op));
         ask
     }
@@ -51,10 +62,10 @@ impl Calls {
             self.order.push_back((now, vm, op));
         }
     }
-    /// An ask was answered; whether it was the last one of its call.
-    pub(super) fn answered(&mut self, vm: VmId, op: OpNumber, ask: AskNumber) -> bool {
-        let last = self.out.get(&vm).is_some_and(|out| out.op == op && out.ask == ask);
-        if last {
+    /// An ask was answered: of which step, and when it was sent, if it was the last one of its call.
+    pub(super) fn answered(&mut self, vm: VmId, op: OpNumber, ask: AskNumber) -> Option<(Step, Mono)> {
+        let last = self.out.get(&vm).filter(|out| out.op == op && out.ask == ask).map(|out| (out.step, out.began));
+        if last.is_some() {
             self.out.remove(&vm);
         }
         // What is over at the front is dropped as it comes, so that the order stays short.
@@ -113,10 +124,10 @@ mod tests {
         let (one, limit) = (OpNumber(1), Duration::from_secs(30));
         let manager = ManagerId::derive("vc-1");
         let mut calls = Calls::default();
-        let asks: Vec<_> = (0..4).map(|i| calls.sent(at(0), vm(i), one, manager, Epoch(3))).collect();
-        assert!(calls.answered(vm(0), one, asks[0]));
+        let asks: Vec<_> = (0..4).map(|i| calls.sent(at(0), vm(i), one, Step::Create, manager, Epoch(3))).collect();
+        assert_eq!(calls.answered(vm(0), one, asks[0]), Some((Step::Create, at(0))));
         calls.heard(at(20), vm(1), one);
-        assert!(!calls.answered(vm(2), OpNumber(7), asks[2]));
+        assert_eq!(calls.answered(vm(2), OpNumber(7), asks[2]), None);
         assert_eq!(calls.orphaned(|_| Some(Epoch(3))), []);
         assert_eq!(calls.silent(at(29), limit), []);
         assert_eq!(calls.silent(at(30), limit), [(vm(2), one), (vm(3), one)]);
@@ -131,11 +142,11 @@ mod tests {
         let (vm, one) = (JobId::derive("a", "b", "c").vm(0), OpNumber(1));
         let (now, manager) = (Mono(Duration::ZERO), ManagerId::derive("vc-1"));
         let mut calls = Calls::default();
-        let first = calls.sent(now, vm, one, manager, Epoch(3));
-        let again = calls.sent(now, vm, one, manager, Epoch(3));
+        let first = calls.sent(now, vm, one, Step::Create, manager, Epoch(3));
+        let again = calls.sent(now, vm, one, Step::Create, manager, Epoch(3));
         assert!(again > first);
-        assert!(!calls.answered(vm, one, first), "the second may yet be carried out");
-        assert!(calls.answered(vm, one, again));
-        assert!(!calls.answered(vm, one, again), "and once only");
+        assert_eq!(calls.answered(vm, one, first), None, "the second may yet be carried out");
+        assert!(calls.answered(vm, one, again).is_some());
+        assert_eq!(calls.answered(vm, one, again), None, "and once only");
     }
 }

@@ -54,6 +54,7 @@ impl Runner {
 
     /// An append was fenced, where the log ends at `found`.
     pub(super) fn fenced(&mut self, found: Seq) {
+        self.process.work.fenced();
         if let Some(last) = self.acknowledged.filter(|last| found < last.seq) {
             self.log_lost(last.seq, found);
         }

@@ -12,6 +12,7 @@ use cellbus_workflows::Shard;
 use super::lost::Acknowledged;
 use super::{Runner, context};
 use crate::gateway::ShardState;
+use crate::metrics::work::From;
 use crate::peers::Peer;
 
 /// Log entries read at once on replay.
@@ -96,15 +97,27 @@ impl Runner {
                 LetGo::Free => {}
             }
             self.catch_up(&mut replayed).await?;
+            let from = match &replayed.last {
+                _ if replayed.shard.epoch() == Epoch::ZERO => From::Nobody,
+                Some(last) if last.cell == self.me.cell => From::Itself,
+                // Whose name a snapshot has made superfluous was somebody else: this cell would have known.
+                Some(_) | None => From::Other,
+            };
             match self.claim(&mut replayed.shard, &mut replayed.end).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.process.work.opened(from);
+                    break;
+                }
                 // What was read is not there any more.
                 Err(BusError::Fenced { found, .. }) if found < replayed.end => {
                     self.log_lost(replayed.end, found);
                     replayed = self.replay().await?;
                 }
                 // Somebody was faster. Whether it is still there is asked above.
-                Err(BusError::Fenced { .. }) => self.catch_up(&mut replayed).await?,
+                Err(BusError::Fenced { .. }) => {
+                    self.process.work.fenced();
+                    self.catch_up(&mut replayed).await?;
+                }
                 // Whether it was written, the log says.
                 Err(BusError::Unknown { .. }) => replayed = self.replay().await?,
                 Err(error) => return Err(error.to_string()),

@@ -22,6 +22,7 @@ use super::permits::Held;
 use super::{Ended, Handle, Message, Next, Poison, Runner};
 use crate::effects::Whose;
 use crate::gateway::{ShardRow, ShardState};
+use crate::metrics::work;
 use crate::peers::{Asked, Peer, Post};
 
 /// How often a runner looks for calls that were lost and for waiters that have gone.
@@ -220,8 +221,11 @@ impl Runner {
                     for answered in answers {
                         // One to an older ask says nothing: the newer one may be carried out yet.
                         if answered.shard_epoch == epoch
-                            && serving.calls.answered(answered.vm, answered.op, answered.ask)
+                            && let Some((step, sent)) = serving.calls.answered(answered.vm, answered.op, answered.ask)
                         {
+                            if !matches!(answered.answer, Answer::Later(_)) {
+                                self.process.work.stepped(step, now.since(sent));
+                            }
                             serving.backlog.push_back(called(answered.vm, answered.op, answered.answer));
                         }
                     }
@@ -387,19 +391,27 @@ impl Runner {
         batch.entry.prev = serving.open.end;
         let body = batch.entry.encode();
         let stamp = Stamp::of(&batch.entry);
+        let decided = work::Decided::of(&serving.open.shard, &batch.entry);
+        let count = batch.entry.records.len();
         let traced = super::trace::wanted().then(|| std::mem::take(&mut batch.entry.records));
         drop(batch);
         let bytes = body.len() as u64;
         let mut pause = APPEND_AGAIN;
+        let figures = Arc::clone(&self.process.work);
         let seq = loop {
+            let began = self.process.env.mono();
             match self.process.bus.append(self.shard, serving.open.end, body.clone()).await {
-                Ok(seq) => break seq,
+                Ok(seq) => {
+                    figures.appended(count, bytes, self.process.env.mono().since(began));
+                    break seq;
+                }
                 Err(BusError::Fenced { found, .. }) => {
                     self.fenced(found);
                     tracing::info!(shard = %self.shard, %found, "another owner has written: shard given up");
                     return Some(Next::Ended(Ended::Fenced));
                 }
                 Err(error @ (BusError::Full { .. } | BusError::Unavailable { .. })) => {
+                    figures.append_refused();
                     // Nothing was written. The cell may lose its lease meanwhile; then it reads again.
                     if !self.lease.held(self.process.env.mono()) {
                         return Some(Next::Reopen(error.to_string()));
@@ -411,6 +423,7 @@ impl Runner {
                 Err(error) => return Some(Next::Reopen(error.to_string())),
             }
         };
+        figures.decided(&decided);
         serving.open.end = seq;
         self.acknowledged = Some(Acknowledged { seq, stamp });
         serving.open.tail_bytes += bytes;
@@ -458,7 +471,7 @@ impl Runner {
             let asked: Vec<Asked> = calls
                 .into_iter()
                 .map(|(call, slice_epoch)| {
-                    let number = serving.calls.sent(now, call.vm, call.op, call.manager, slice_epoch);
+                    let number = serving.calls.sent(now, call.vm, call.op, call.step, call.manager, slice_epoch);
                     Asked { call, slice_epoch, number }
                 })
                 .collect();

@@ -24,11 +24,13 @@ impl Runner {
         let body: Bytes = open.shard.snapshot(open.end).encode();
         let bytes = body.len() as u64;
         if let Err(error) = self.process.bus.write_snapshot(id, body).await {
+            self.process.work.snapshot(false);
             tracing::warn!(shard = %self.shard, %error, "snapshot was not written");
             // So that it is not tried after each append.
             open.tail_bytes /= 2;
             return None;
         }
+        self.process.work.snapshot(true);
         let view = self.process.board.view();
         open.shard.note(&context(&self.process, &view), Record::Snapshot { id });
         open.snapshot_bytes = bytes;

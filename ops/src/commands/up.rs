@@ -65,7 +65,8 @@ impl Command {
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
         let served = Arc::new(Served::new(cluster.gateway().clone()).scaled(scale));
-        let app = App::new(served, env.clone(), http, Arc::new(metrics), Arc::new(level));
+        let metrics = Arc::new(metrics.beside(cluster.gateway().process().registry()));
+        let app = App::new(served, env.clone(), http, metrics, Arc::new(level));
         let serving = TaskTracker::new();
         env.spawn("http", serving.track_future(http::serve(app, listener, stop.clone())));
         serving.close();

@@ -84,6 +84,20 @@ impl Shard {
         Some((state, entry.digest))
     }
 
+    /// The type of a job, and when it was accepted, while it is listed.
+    #[must_use]
+    pub fn job_began(&self, id: &JobId) -> Option<(JobKind, WallMs)> {
+        self.state.jobs.get(id).map(|entry| (entry.row.kind, entry.row.accepted_at))
+    }
+
+    /// When the work under way on a VM was accepted, if all that was done for it is its first call.
+    #[must_use]
+    pub fn first_call_of(&self, vm: &VmId) -> Option<WallMs> {
+        let run = self.state.vms.get(vm)?.run.as_ref()?;
+        let first = run.begun.len() == 1 && run.done.is_empty() && run.refusals.is_empty() && run.undoing.is_none();
+        first.then_some(run.work.accepted_at)
+    }
+
     /// How far a job has come whose VM lives here too, and what one waits for that has not set out.
     fn progress(&self, id: &JobId, row: &mut JobRow, waits_for: &mut String) {
         let Some(entry) = self.state.jobs.get(id) else { return };
@@ -237,18 +251,13 @@ impl Shard {
     }
 }
 
-fn step_word(step: cellbus_directory::Step) -> String {
-    // Steps are named in kebab case everywhere; serde knows the names.
-    serde_json::to_value(step).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 fn in_words(what: Happened) -> String {
     match what {
         Happened::Accepted(kind) => format!("{kind} accepted"),
-        Happened::Called(step) => format!("{} called", step_word(step)),
-        Happened::Done(step) => format!("{} done", step_word(step)),
-        Happened::Refused(step) => format!("{} refused", step_word(step)),
-        Happened::Failed(step) => format!("{} failed", step_word(step)),
+        Happened::Called(step) => format!("{} called", step.as_str()),
+        Happened::Done(step) => format!("{} done", step.as_str()),
+        Happened::Refused(step) => format!("{} refused", step.as_str()),
+        Happened::Failed(step) => format!("{} failed", step.as_str()),
         Happened::Moved => "moved: the copy is now the VM".to_owned(),
         Happened::Undoing => "being undone".to_owned(),
         Happened::Parked => "parked: an operator must decide".to_owned(),

@@ -365,6 +365,12 @@ impl Api for Fake {
     fn bus_losses(&self) -> u64 {
         2
     }
+    fn bus_silent(&self) -> Duration {
+        Duration::from_millis(1_500)
+    }
+    fn is_here(&self, cell: &CellId) -> bool {
+        cell.as_str() == "cell-1"
+    }
     fn shards_behind(&self) -> usize {
         4
     }
