@@ -194,6 +194,9 @@ struct Work {
     changes_awaited: bool,
     /// Waiting for them failed: it is begun anew at the next tick, not at once.
     changes_lost: bool,
+    /// How often in a row the manager was out of reach when changes were waited for, and nothing else
+    /// was heard of it.
+    unheard: u32,
     dirty: bool,
     published_at: cellbus_bus::Mono,
 }
@@ -258,6 +261,7 @@ impl Front {
             asking_tasks: false,
             changes_awaited: false,
             changes_lost: false,
+            unheard: 0,
             dirty: true,
             published_at: cellbus_bus::Mono::default(),
         };
@@ -388,6 +392,7 @@ impl Front {
                 work.rereading = false;
                 match result {
                     Ok(inventory) => {
+                        work.unheard = 0;
                         let news = work.desk.reread(&inventory, began);
                         if !news.is_empty() {
                             self.outside.observed(self.id(), news);
@@ -399,6 +404,7 @@ impl Front {
             }
             Done::Changes(Ok(changes)) => {
                 work.changes_awaited = false;
+                work.unheard = 0;
                 for change in changes {
                     match change {
                         Change::Vm(vm) => {
@@ -410,11 +416,31 @@ impl Front {
             }
             // They are awaited again at the next tick, and what was missed is read.
             Done::Changes(Err(Error::Revoked)) => work.desk.revoked = true,
-            Done::Changes(Err(_)) => {
+            Done::Changes(Err(error)) => {
                 work.reread_wanted = true;
                 work.changes_lost = true;
+                if matches!(error, Error::Unreachable { .. }) {
+                    self.unheard(work, now, &error.to_string());
+                }
             }
             Done::Told => {}
+        }
+    }
+
+    /// A manager that nothing is asked of would seem well for ever: one that cannot be reached as often
+    /// in a row as failures open the circuit has it opened.
+    fn unheard(&self, work: &mut Work, now: cellbus_bus::Mono, reason: &str) {
+        work.unheard = work.unheard.saturating_add(1);
+        if work.unheard < self.config.circuit.failures_max {
+            return;
+        }
+        let circuit = &mut work.desk.circuit;
+        if circuit.closed() {
+            let random = self.env.random_u64();
+            // Each is one more failure, so this ends.
+            while !circuit.ill(now, random, reason) {}
+            tracing::warn!(manager = %self.config.name, reason, "manager out of reach: circuit open");
+            work.dirty = true;
         }
     }
 

@@ -605,3 +605,15 @@ pub enum IntentKey {
     /// Publish an event: the VM's state changed without a job; the number is the op that saw it.
     VmEvent(VmId, OpNumber),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_have_one_name_each() {
+        for step in Step::ALL {
+            assert_eq!(serde_json::to_value(step).unwrap(), step.as_str());
+        }
+    }
+}

@@ -11,6 +11,9 @@
 //! - `nats_deploy`: the three servers of `ops/deploy/nats/` as shipped, with tenants that are kept apart;
 //! - `nats_producers`: producers in other languages on a real cluster;
 //! - `security`: TLS, tokens and certificates of members, as `ops/docs/security.md` says to make them;
+//! - `alerts`: the rules of `ops/alerts/`, with promtool, and with a real Prometheus and Alertmanager over a real cluster;
+//! - `dashboards`: the queries of `ops/dashboards/`;
+//! - `deploy`: the units, manifests and configurations that `ops/` offers;
 //! - `traces`: one job followed through the log.
 
 // Edges: real processes, sockets and clocks stand on this side of the code under test.
@@ -20,6 +23,8 @@ pub mod binary;
 pub mod books;
 pub mod cluster;
 pub mod process;
+pub mod prometheus;
+pub mod promql;
 pub mod proxy;
 pub mod script;
 pub mod server;
