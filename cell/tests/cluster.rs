@@ -150,6 +150,26 @@ async fn a_manager_that_hangs_holds_up_nobody_else() {
     assert_eq!(cluster.vms().len(), 60 + made);
 }
 
+/// Nothing is asked of it, so no operation can fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_manager_that_is_gone_is_noticed_and_then_heard_of_again() {
+    use cellbus_workflows::Health;
+    let cluster = Cluster::start(1, 4, &[("vc-1", 4, 64), ("vc-2", 4, 64)]).await;
+    let healths = || async {
+        let rows = cluster.gateway.managers().await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((rows[0].health, rows[1].health))
+    };
+    let until = async |what: &str, wanted: (Health, Health)| {
+        let said =
+            || async { healths().await.and_then(|is| if is == wanted { Ok(()) } else { Err(format!("{is:?}")) }) };
+        cluster.until(what, said).await;
+    };
+    cluster.managers[0].set_gone(true);
+    until("the circuit to open", (Health::CircuitOpen, Health::Healthy)).await;
+    cluster.managers[0].set_gone(false);
+    until("the circuit to close", (Health::Healthy, Health::Healthy)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn capacity_is_never_overfilled_and_then_it_is_no_room() {
     let cluster = Cluster::start(2, 16, &[("vc-1", 3, 8), ("vc-2", 3, 8)]).await;

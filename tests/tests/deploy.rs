@@ -63,6 +63,7 @@ fn with_our_binary(folder: &Path) -> Result<Vec<PathBuf>> {
 fn systemd_takes_the_units_and_finds_them_hardened() -> Result<()> {
     let there = Command::new("systemd-analyze").arg("--version").output().is_ok_and(|out| out.status.success());
     if !there {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no systemd-analyze on this machine");
         eprintln!("LEFT OUT: no systemd-analyze on this machine");
         return Ok(());
     }

@@ -18,7 +18,7 @@ use super::*;
 use crate::gateway::{CircuitState, FreeOf, QueueRow, ScaleShown};
 
 /// Series that one process may have beside those of the managers that it fronts.
-const PROCESS_SERIES_MAX: usize = 1_700;
+const PROCESS_SERIES_MAX: usize = 1_500;
 /// Series of one manager.
 const MANAGER_SERIES_MAX: usize = 15;
 

@@ -38,7 +38,7 @@ const START_SECONDS: Described = Described::histogram(
     "cellbus_job_start_seconds",
     "seconds",
     &[],
-    "From when a job was accepted to the first call for each of its VMs; what the latency objective is about",
+    "From when a job was accepted to the first call for each of its VMs; what the latency objective is about. Waiting for a predecessor (`after`) counts too",
     "99 of 100 are to be within the objective: more cells, or managers that are not saturated",
 );
 const STEP_SECONDS: Described = Described::histogram(

@@ -32,6 +32,7 @@ pub struct FakeManager {
     state: Mutex<FakeState>,
     /// Operations never end while this is set.
     pub hangs: AtomicBool,
+    gone: AtomicBool,
     /// How long an operation takes.
     pub takes_ms: AtomicU64,
     changed: tokio::sync::Notify,
@@ -66,6 +67,7 @@ impl FakeManager {
             hosts: hosts.collect(),
             state: Mutex::default(),
             hangs: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             takes_ms: AtomicU64::new(0),
             changed: tokio::sync::Notify::new(),
             limits: Limits {
@@ -104,6 +106,19 @@ impl FakeManager {
         state.changes.push(Change::Vm(*vm));
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// Its process is away, or there again.
+    pub fn set_gone(&self, gone: bool) {
+        self.gone.store(gone, Ordering::Relaxed);
+        // Who waits for changes loses the connection.
+        self.changed.notify_one();
+    }
+    fn reached(&self) -> Result<(), Error> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(Error::Unreachable { detail: "nobody listens there".into() });
+        }
+        Ok(())
     }
 
     fn do_it(&self, epoch: Epoch, op: &Op) -> Result<Option<VmFacts>, Error> {
@@ -195,10 +210,12 @@ impl Driver for Session {
         Ok(vec![])
     }
     async fn inventory(&self) -> Result<Inventory, Error> {
+        self.manager.reached()?;
         let state = self.manager.state.lock().unwrap();
         Ok(Inventory { hosts: self.manager.hosts.clone(), vms: state.vms.values().cloned().collect(), foreign_vms: 0 })
     }
     async fn tasks(&self) -> Result<Vec<RunningTask>, Error> {
+        self.manager.reached()?;
         if self.manager.hangs.load(Ordering::Relaxed) {
             return Err(Error::Unreachable { detail: "hangs".into() });
         }
@@ -226,6 +243,7 @@ impl Driver for Session {
     }
     async fn changes(&self) -> Result<Vec<Change>, Error> {
         loop {
+            self.manager.reached()?;
             let changes = std::mem::take(&mut self.manager.state.lock().unwrap().changes);
             if !changes.is_empty() {
                 return Ok(changes);
