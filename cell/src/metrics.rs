@@ -30,6 +30,7 @@ const RESOURCES: &[&str] = &[
     "hosts",
     "queue",
     "scale",
+    "upgrade",
     "dead-letters",
     "audit",
     "events",
@@ -50,6 +51,7 @@ pub struct Metrics {
     event_readers: IntGauge,
     bus_losses: IntGauge,
     shards_behind: IntGauge,
+    shards_unreadable: IntGauge,
     vms: IntGaugeVec,
     queue_jobs: IntGaugeVec,
     dead_letters: IntGauge,
@@ -117,6 +119,10 @@ impl Metrics {
             shards_behind: gauge(
                 "cellbus_directory_shards_behind",
                 "Shards of which this process's directory has not read all that their owners in other processes had written when they were last asked.",
+            )?,
+            shards_unreadable: gauge(
+                "cellbus_shards_unreadable",
+                "Shards that this process's cells should own and cannot, since a newer build has written to them",
             )?,
             bus_losses: gauge(
                 "cellbus_bus_losses",
@@ -186,6 +192,7 @@ impl Metrics {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.bus_losses.set(signed(api.bus_losses()));
         self.shards_behind.set(signed(api.shards_behind() as u64));
+        self.shards_unreadable.set(signed(api.shards_unreadable() as u64));
         for (state, count) in api.vm_counts() {
             self.vms.with_label_values(&[state.as_str()]).set(signed(count as u64));
         }

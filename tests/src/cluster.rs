@@ -4,12 +4,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::env;
 use cellbus_bus::nats::testing::NatsServer;
+use cellbus_bus::nats::{self, Nats};
 use serde_json::Value;
 
+use crate::binary::cellbus;
 use crate::process::{Server, wait_for};
 use crate::proxy::Proxy;
 
@@ -43,6 +47,8 @@ pub struct Cluster {
     shape: Shape,
     section: String,
     started: usize,
+    /// Of which build the cells and directories are that are started from now on.
+    pub binary: PathBuf,
     /// The broker, or the one of several that is not killed.
     pub nats: NatsServer,
     /// The managers.
@@ -83,8 +89,17 @@ impl Cluster {
         let arguments = ["sim-managers", "--listen", "127.0.0.1:0", "--managers", &managers, "--hosts-per-manager"];
         let more = [hosts.as_str(), "--latency", shape.latency, "--data", data.to_str().context("UTF-8")?];
         let managers = Server::spawn(&folder.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
-        let mut cluster =
-            Self { folder, shape, section, started: 0, nats, managers, cells: Vec::new(), directories: Vec::new() };
+        let mut cluster = Self {
+            folder,
+            shape,
+            section,
+            started: 0,
+            binary: cellbus().to_owned(),
+            nats,
+            managers,
+            cells: Vec::new(),
+            directories: Vec::new(),
+        };
         fs::write(cluster.config(), cluster.toml())?;
         for _ in 0..cells {
             cluster.add_cell()?;
@@ -132,7 +147,7 @@ impl Cluster {
         let (config, data) = (text(&config)?, text(&data)?);
         let more = more.iter().flat_map(|set| ["--set", set.as_str()]);
         let arguments: Vec<&str> = [role, "--config", &config, "--data", &data].into_iter().chain(more).collect();
-        Server::spawn(&own, &arguments)
+        Server::spawn_of(&self.binary, &own, &arguments)
     }
 
     /// Starts one more cell; it is ready a little later.
@@ -172,6 +187,15 @@ impl Cluster {
             _ => self.directories.push(server),
         }
         Ok((out, back))
+    }
+
+    /// Where its shards' logs are: the bus, as somebody has it who is no part of the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn bus(&self) -> Result<Arc<Nats>> {
+        let config = nats::Config::new(vec![self.nats.url()]);
+        Ok(Nats::attach(config, env::real(tokio::runtime::Handle::current())).await?)
     }
 
     /// Every process that serves the HTTP API.

@@ -60,7 +60,7 @@ impl Inner {
         let mut gathered = false;
         let mut draining_since: Option<Mono> = None;
         loop {
-            if stop.is_cancelled() {
+            if stop.is_cancelled() || inner.process.outdated().is_some() {
                 inner.draining.store(true, Ordering::Release);
             }
             if inner.killed.load(Ordering::Acquire) {
@@ -74,6 +74,7 @@ impl Inner {
                 state: if draining { MemberState::Draining } else { MemberState::Active },
                 joined_at,
                 beat,
+                build: inner.process.build().clone(),
             };
             beat += 1;
             match inner.beat(member).await {
@@ -134,8 +135,11 @@ impl Inner {
     }
 
     fn look_at(&self, members: Vec<Member>, takeover_from: Mono) {
-        let active: Vec<CellId> =
-            members.iter().filter(|m| m.state == MemberState::Active).map(|m| m.cell.clone()).collect();
+        let active: Vec<CellId> = members
+            .iter()
+            .filter(|m| m.state == MemberState::Active && self.process.keeps_up(m))
+            .map(|m| m.cell.clone())
+            .collect();
         let live = members.into_iter().map(|m| (m.cell.clone(), Peer { cell: m.cell, address: m.address })).collect();
         let before = self.view.load();
         let assignment = if before.active == active {

@@ -30,6 +30,12 @@ impl Bus for Flaky {
     async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> {
         self.inner.cluster(initial).await
     }
+    async fn cluster_record(&self) -> Result<Option<ClusterRecord>> {
+        self.inner.cluster_record().await
+    }
+    async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
+        self.inner.replace_cluster(expected, new).await
+    }
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
         self.inner.ingress_publish(tenant, headers, body).await
     }

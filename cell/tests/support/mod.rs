@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::cloudevent::{Limits as EventLimits, TenantFrom, TenantRule, Tenants, parse_structured};
+use cellbus_bus::contract::ClusterRecord;
 use cellbus_bus::embedded::{Config as BusConfig, Embedded};
 use cellbus_bus::env;
+use cellbus_bus::format::Build;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardCount, VmId};
 use cellbus_bus::job::{Job, Labels, Size};
 use cellbus_bus::{Bus, Env};
@@ -328,6 +330,9 @@ impl Cluster {
         for _ in 0..cells {
             cluster.add_cell_of(cells);
         }
+        if cells == 0 {
+            return cluster;
+        }
         cluster.until("ready", || async { cluster.gateway.ready().map_err(|e| e.to_string()) }).await;
         cluster
     }
@@ -335,7 +340,17 @@ impl Cluster {
     pub fn add_cell(&mut self) -> Handle {
         self.add_cell_of(1)
     }
+    /// Starts a cell of another build, as in a process of its own that found this record.
+    pub fn add_cell_of_build(&mut self, build: Build, record: &ClusterRecord) -> Handle {
+        let process = self.process.clone().of_build(build, record);
+        let (running, stop) = (process.clone(), self.stop.clone());
+        self.env.spawn("process", async move { running.run(stop).await });
+        self.add_cell_to(process, 1)
+    }
     fn add_cell_of(&mut self, gather: usize) -> Handle {
+        self.add_cell_to(self.process.clone(), gather)
+    }
+    fn add_cell_to(&mut self, process: Process, gather: usize) -> Handle {
         self.incarnations += 1;
         let id: CellId = format!("cell-{}", self.incarnations).parse().unwrap();
         let managers = self.managers.iter().map(|m| {
@@ -348,7 +363,7 @@ impl Cluster {
         config.runner.snapshot_bytes_min = self.snapshot_bytes_min;
         config.gather = (gather, Duration::from_secs(2));
         config.ingress = Some(self.tenants.clone());
-        let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
+        let (cell, handle) = Cell::new(config, process, self.drivers.clone());
         self.env.spawn("cell", cell.run(self.stop.clone()));
         self.cells.push(handle.clone());
         handle
