@@ -270,6 +270,7 @@ pub struct Cluster {
     drivers: Arc<FakeDrivers>,
     incarnations: u32,
     snapshot_bytes_min: u64,
+    names: Arc<ManagerNames>,
     flaky: Arc<flaky::Flaky>,
     _dir: tempfile::TempDir,
 }
@@ -303,10 +304,14 @@ impl Cluster {
         let names = Arc::new(ManagerNames::new(managers.iter().map(|m| m.name.clone())));
         let replica = Arc::new(Replica::new(count, 7));
         let stop = CancellationToken::new();
-        let flaky = Arc::new(flaky::Flaky { inner: bus.clone() as Arc<dyn Bus>, members_away: AtomicBool::new(false) });
+        let flaky = Arc::new(flaky::Flaky {
+            inner: bus.clone() as Arc<dyn Bus>,
+            members_away: AtomicBool::new(false),
+            depths: flaky::Depths::default(),
+        });
         let (tail, _) = Tail::new(bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
         env.spawn("tail", tail.run(stop.clone()));
-        let process = Process::alone(env.clone(), flaky.clone() as Arc<dyn Bus>, names, replica);
+        let process = Process::alone(env.clone(), flaky.clone() as Arc<dyn Bus>, names.clone(), replica);
         let (running, token) = (process.clone(), stop.clone());
         env.spawn("process", async move { running.run(token).await });
         let drivers = Arc::new(FakeDrivers(managers.iter().map(|m| (m.id(), Arc::clone(m))).collect()));
@@ -324,6 +329,7 @@ impl Cluster {
             drivers,
             incarnations: 0,
             snapshot_bytes_min,
+            names,
             flaky,
             _dir: dir,
         };
@@ -340,11 +346,19 @@ impl Cluster {
     pub fn add_cell(&mut self) -> Handle {
         self.add_cell_of(1)
     }
-    /// Starts a cell of another build, as in a process of its own that found this record.
+    /// Starts a cell of another build, as in a process of its own that found this record, with a
+    /// directory of its own. Its gateway is the cluster's from now on.
     pub fn add_cell_of_build(&mut self, build: Build, record: &ClusterRecord) -> Handle {
-        let process = self.process.clone().of_build(build, record);
-        let (running, stop) = (process.clone(), self.stop.clone());
-        self.env.spawn("process", async move { running.run(stop).await });
+        let (env, stop) = (&self.env, &self.stop);
+        let replica = Arc::new(Replica::new(self.process.shard_count(), 8));
+        let (tail, _) = Tail::new(self.bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
+        env.spawn("tail", tail.reading(build.formats).run(stop.clone()));
+        let local = self.process.local().clone();
+        let (bus, peers) = (self.flaky.clone() as Arc<dyn Bus>, Arc::new(local.clone()));
+        let process = Process::new(env.clone(), bus, peers, local, self.names.clone(), replica).of_build(build, record);
+        let (running, token) = (process.clone(), stop.clone());
+        env.spawn("process", async move { running.run(token).await });
+        self.gateway = Gateway::new(process.clone());
         self.add_cell_to(process, 1)
     }
     fn add_cell_of(&mut self, gather: usize) -> Handle {
@@ -382,6 +396,10 @@ impl Cluster {
         panic!("{what}: still {last}");
     }
 
+    /// The most questions for depths that were under way at once since this was last asked.
+    pub fn depths_at_once(&self) -> usize {
+        self.flaky.depths.most.swap(0, Ordering::SeqCst)
+    }
     /// Takes membership away, or gives it back.
     pub fn members_away(&self, away: bool) {
         self.flaky.members_away.store(away, Ordering::Relaxed);
