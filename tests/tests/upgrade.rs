@@ -57,6 +57,11 @@ impl Producers {
         }
         Ok(Self { told, stop, tasks })
     }
+    fn said(&self) -> String {
+        let told = self.told.lock().expect("no holder panics");
+        let (jobs, again) = (told.books.jobs.len(), told.sent_again);
+        format!("{jobs} jobs, {again} sent again, the slowest answer after {:?}", told.slowest)
+    }
     fn answered(&self) -> usize {
         let told = self.told.lock().expect("no holder panics");
         told.books.jobs.values().filter(|job| job.acknowledged.is_some()).count()
@@ -197,6 +202,7 @@ async fn cells_of_two_builds_take_turns_and_no_producer_sees_an_error() -> Resul
     ensure!(!asked.run(&["upgrade", "finalize"])?.status.success(), "nor by the command");
     ensure!(written(&cluster, shards).await?.iter().all(|format| *format == 1), "what the old ones read");
 
+    println!("rolled: {}", producers.said());
     // The old cell sleeps through what follows; the old directory is stopped.
     let zombie = cluster.cells.pop().context("the old one")?;
     zombie.signal(Signal::STOP)?;
@@ -240,13 +246,8 @@ async fn cells_of_two_builds_take_turns_and_no_producer_sees_an_error() -> Resul
     producers.progress(20).await?;
     cluster.settled().await?;
 
+    println!("in the end: {}", producers.said());
     let mut told = producers.end().await?;
-    println!(
-        "{} jobs, {} sent again, the slowest answer after {:?}",
-        told.books.jobs.len(),
-        told.sent_again,
-        told.slowest
-    );
     ensure!(told.errors.is_empty(), "producers were told: {:?}", told.errors);
     let asked = &cluster.directories[0];
     all_end(asked, &mut told.books).await.with_context(|| asked.log_tail())?;

@@ -15,6 +15,7 @@ use cellbus_bus::ids::{CellId, ShardCount};
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
+use crate::gateway::ShardState;
 use crate::ownership::Assignment;
 use crate::peers::Peer;
 use crate::runner;
@@ -167,13 +168,12 @@ impl Inner {
     /// they take too long, they are closed.
     fn let_all_go(&self, since: Duration) -> bool {
         let alone = self.view.load().active.iter().all(|cell| *cell == self.me.cell);
-        if alone || since > HAND_OVER {
-            for slot in &self.runners {
-                if let Some(runner) = slot.load().as_ref() {
-                    let (told, _) = tokio::sync::oneshot::channel();
-                    // One whose mailbox is full is told again in a moment.
-                    let _ = runner.put(runner::Message::Release(told));
-                }
+        for runner in self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full) {
+            // One that could not be opened here is not asked for by those who can.
+            if alone || since > HAND_OVER || matches!(runner.row().state, ShardState::Failed { .. }) {
+                let (told, _) = tokio::sync::oneshot::channel();
+                // One whose mailbox is full is told again in a moment.
+                let _ = runner.put(runner::Message::Release(told));
             }
         }
         self.runners_count() == 0
