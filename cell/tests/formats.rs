@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::Bus as _;
-use cellbus_bus::contract::{ClusterRecord, Queue, QueueKind};
+use cellbus_bus::contract::{ClusterRecord, Member, MemberState, Queue, QueueKind, Role};
 use cellbus_bus::format::Build;
 use cellbus_bus::ids::{Seq, ShardId};
 use cellbus_cell::gateway::ShardState;
@@ -183,4 +183,33 @@ async fn what_is_written_follows_the_record() {
         })
         .await;
     all_succeed(&cluster, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_cannot_read_what_is_written_owns_nothing() {
+    let mut cluster = Cluster::start_with(0, 16, &[("vc-1", 20, 64)], 1 << 20).await;
+    let first = record(&cluster).await;
+    // An old one that lives, and does nothing.
+    let old = Member {
+        cell: "old".parse().unwrap(),
+        role: Role::Cell,
+        address: "local:old".to_owned(),
+        state: MemberState::Active,
+        joined_at: cluster.env.wall(),
+        beat: 1,
+        build: Build::current(),
+    };
+    cluster.bus.beat(old, Duration::from_secs(3600)).await.unwrap();
+    let new = cluster.add_cell_of_build(Build::next(), &first);
+    cluster
+        .until("the new cell to have its share", || async {
+            if new.shards_open() == 8 { Ok(()) } else { Err(format!("{} open", new.shards_open())) }
+        })
+        .await;
+    raise(&cluster, &first).await;
+    cluster
+        .until("the new cell to have all", || async {
+            if new.shards_open() == 16 { Ok(()) } else { Err(format!("{} open", new.shards_open())) }
+        })
+        .await;
 }
