@@ -203,7 +203,8 @@ async fn a_member_that_cannot_read_what_is_written_owns_nothing() {
     let new = cluster.add_cell_of_build(Build::next(), &first);
     cluster
         .until("the new cell to have its share", || async {
-            if new.shards_open() == 8 { Ok(()) } else { Err(format!("{} open", new.shards_open())) }
+            // Bounded load: half, give or take a few.
+            if (6..=10).contains(&new.shards_open()) { Ok(()) } else { Err(format!("{} open", new.shards_open())) }
         })
         .await;
     raise(&cluster, &first).await;
