@@ -69,7 +69,8 @@ impl Producers {
     /// Waits until so many more jobs have been accepted.
     async fn progress(&self, more: usize) -> Result<()> {
         let wanted = self.answered() + more;
-        wait_for("more jobs to be accepted", Duration::from_secs(120), async || {
+        // A process that is stopped keeps what it had fetched for 30 s, and may be given some of it again.
+        wait_for("more jobs to be accepted", Duration::from_secs(300), async || {
             let now = self.answered();
             Ok(if now >= wanted { Ok(()) } else { Err(format!("{now} of {wanted}")) })
         })
