@@ -2,12 +2,11 @@
 //! cluster record.
 
 use crate::contract::ClusterRecord;
+use crate::format::Formats;
 use crate::ids::ShardCount;
 
 /// How keys map to shards in this build ([`crate::ids::ShardId::of`]).
 pub const HASH_SCHEME: u16 = 1;
-/// The newest format of records that this build reads and writes.
-pub const FORMAT: u16 = 1;
 
 /// Why a cell may not take part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,10 +31,22 @@ pub enum Mismatch {
         stored: u16,
     },
     /// Cells write what this build cannot read.
-    #[error("this cluster writes format {stored}, and this build reads up to {FORMAT}; run a newer build")]
-    Format {
+    #[error("this cluster writes format {stored}, and this build reads {known}; run a newer build")]
+    NewerFormat {
         /// In the record.
         stored: u16,
+        /// What this build reads.
+        known: Formats,
+    },
+    /// This build would not write what the others read.
+    #[error(
+        "this cluster writes format {stored}, and this build knows only {known}; run the build before it and `cellbus upgrade finalize` first"
+    )]
+    OlderFormat {
+        /// In the record.
+        stored: u16,
+        /// What this build reads.
+        known: Formats,
     },
 }
 
@@ -46,7 +57,8 @@ impl Mismatch {
         match self {
             Self::Shards { .. } => "cluster_shards_differ",
             Self::HashScheme { .. } => "cluster_hash_scheme_unknown",
-            Self::Format { .. } => "cluster_newer_format",
+            Self::NewerFormat { .. } => "cluster_newer_format",
+            Self::OlderFormat { .. } => "cluster_older_format",
         }
     }
     /// Never: a person must change the configuration or the build.
@@ -57,19 +69,32 @@ impl Mismatch {
 }
 
 impl ClusterRecord {
-    /// Whether a process that is configured for `shards` may take part.
+    /// Whether a process that reads `known` and is configured for `shards` may take part.
     ///
     /// # Errors
     /// [`Mismatch`], with what to do.
-    pub fn check(&self, shards: ShardCount) -> Result<(), Mismatch> {
+    pub fn check(&self, shards: ShardCount, known: Formats) -> Result<(), Mismatch> {
         if self.hash_scheme != HASH_SCHEME {
             return Err(Mismatch::HashScheme { stored: self.hash_scheme });
         }
-        if self.format > FORMAT {
-            return Err(Mismatch::Format { stored: self.format });
-        }
+        self.check_format(known)?;
         if self.shards != shards {
             return Err(Mismatch::Shards { stored: self.shards, wanted: shards });
+        }
+        Ok(())
+    }
+
+    /// Whether a process that reads `known` may write what this cluster's cells write.
+    ///
+    /// # Errors
+    /// [`Mismatch::NewerFormat`], [`Mismatch::OlderFormat`].
+    pub fn check_format(&self, known: Formats) -> Result<(), Mismatch> {
+        let stored = self.format;
+        if stored > known.newest {
+            return Err(Mismatch::NewerFormat { stored, known });
+        }
+        if stored < known.oldest {
+            return Err(Mismatch::OlderFormat { stored, known });
         }
         Ok(())
     }
@@ -86,18 +111,20 @@ mod tests {
             cluster_id: uuid::Uuid::nil(),
             shards: ShardCount::DEFAULT,
             hash_scheme: HASH_SCHEME,
-            format: FORMAT,
+            format: 1,
             created_at: WallMs(0),
         };
-        assert_eq!(record.check(ShardCount::DEFAULT), Ok(()));
+        let code = |record: &ClusterRecord, shards, known| record.check(shards, known).map_err(|m| m.code());
+        let known = Formats::KNOWN;
+        assert_eq!(record.check(ShardCount::DEFAULT, known), Ok(()));
         let wanted = ShardCount::new(64).unwrap();
-        assert_eq!(record.check(wanted).map_err(|mismatch| mismatch.code()), Err("cluster_shards_differ"));
+        assert_eq!(code(&record, wanted, known), Err("cluster_shards_differ"));
         let other = ClusterRecord { hash_scheme: 2, ..record.clone() };
-        assert_eq!(
-            other.check(ShardCount::DEFAULT).map_err(|mismatch| mismatch.code()),
-            Err("cluster_hash_scheme_unknown")
-        );
-        let newer = ClusterRecord { format: FORMAT + 1, ..record };
-        assert_eq!(newer.check(ShardCount::DEFAULT).map_err(|mismatch| mismatch.code()), Err("cluster_newer_format"));
+        assert_eq!(code(&other, ShardCount::DEFAULT, known), Err("cluster_hash_scheme_unknown"));
+        let newer = ClusterRecord { format: 2, ..record.clone() };
+        assert_eq!(code(&newer, ShardCount::DEFAULT, known), Err("cluster_newer_format"));
+        assert_eq!(code(&newer, ShardCount::DEFAULT, Formats::NEXT), Ok(()));
+        let later = Formats { oldest: 2, newest: 3 };
+        assert_eq!(code(&record, ShardCount::DEFAULT, later), Err("cluster_older_format"));
     }
 }

@@ -7,8 +7,12 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The format that this build writes. Formats that it reads are matched in [`decode`].
+use crate::format::Formats;
+
+/// The format of what is not kept for long, and the first of what is ([`crate::format`]).
 pub const FORMAT: u8 = 1;
+/// [`FORMAT`] behind a CRC-32 of it, in little endian.
+const CHECKED: u8 = 2;
 
 /// The most that [`decode`] allocates for one value: well above any message.
 const DECODE_BYTES_MAX: usize = 64 << 20;
@@ -23,11 +27,16 @@ pub enum Error {
     #[error("the value is empty")]
     Empty,
     /// Written by a build that knows more than this one.
-    #[error("format {found} is not known to this build, which reads format 1; run a newer build")]
+    #[error("format {found} is not known to this build, which reads {known}; run {}", which(*found, *known))]
     UnknownFormat {
         /// The format byte found.
         found: u8,
+        /// What this build reads.
+        known: Formats,
     },
+    /// Not what was written: its checksum is another.
+    #[error("the value is damaged: its checksum is wrong")]
+    Checksum,
     /// Not what was written.
     #[error("the value is damaged")]
     Damaged(#[source] bincode::error::DecodeError),
@@ -37,6 +46,14 @@ pub enum Error {
         /// How many.
         extra: usize,
     },
+}
+
+fn which(found: u8, known: Formats) -> &'static str {
+    if u16::from(found) < known.oldest {
+        "the build before it, until nothing of that format is left"
+    } else {
+        "a newer build"
+    }
 }
 
 fn config<const BYTES_MAX: usize>() -> impl bincode::config::Config {
@@ -60,6 +77,53 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     out
 }
 
+/// `value` in one of the formats of [`crate::format`], as the cluster record says.
+///
+/// # Panics
+/// For a format that no build has: a process that is told of one does not start.
+#[must_use]
+pub fn encode_as<T: Serialize + ?Sized>(format: u16, value: &T) -> Vec<u8> {
+    match u8::try_from(format) {
+        Ok(FORMAT) => encode(value),
+        Ok(CHECKED) => {
+            let mut out = Vec::with_capacity(256);
+            out.extend_from_slice(&[CHECKED, 0, 0, 0, 0]);
+            bincode::serde::encode_into_std_write(value, &mut out, bincode::config::standard())
+                .expect("our own types always encode");
+            let sum = crc32fast::hash(&out[5..]).to_le_bytes();
+            out[1..5].copy_from_slice(&sum);
+            out
+        }
+        Ok(_) | Err(_) => panic!("format {format} cannot be written"),
+    }
+}
+
+/// Reads what [`encode_as`] wrote in any format, all of it. Whether this build is to read that format
+/// is asked before, of [`Formats::admit`].
+///
+/// # Errors
+/// When the bytes are damaged, or written by a newer build.
+pub fn decode_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    any_within::<T, DECODE_BYTES_MAX>(bytes)
+}
+
+/// [`decode_any`] for the snapshot of a shard, which may be far larger than a message.
+///
+/// # Errors
+/// When the bytes are damaged, or written by a newer build.
+pub fn decode_any_snapshot<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    any_within::<T, SNAPSHOT_BYTES_MAX>(bytes)
+}
+
+fn any_within<T: DeserializeOwned, const BYTES_MAX: usize>(bytes: &[u8]) -> Result<T, Error> {
+    let Some((&CHECKED, rest)) = bytes.split_first() else { return decode_within::<T, BYTES_MAX>(bytes) };
+    let (sum, body) = rest.split_first_chunk().ok_or(Error::Checksum)?;
+    if crc32fast::hash(body).to_le_bytes() != *sum {
+        return Err(Error::Checksum);
+    }
+    body_within::<T, BYTES_MAX>(body)
+}
+
 /// Reads what [`encode`] wrote, all of it.
 ///
 /// # Errors
@@ -79,8 +143,12 @@ pub fn decode_snapshot<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 fn decode_within<T: DeserializeOwned, const BYTES_MAX: usize>(bytes: &[u8]) -> Result<T, Error> {
     let (&format, body) = bytes.split_first().ok_or(Error::Empty)?;
     if format != FORMAT {
-        return Err(Error::UnknownFormat { found: format });
+        return Err(Error::UnknownFormat { found: format, known: Formats::KNOWN });
     }
+    body_within::<T, BYTES_MAX>(body)
+}
+
+fn body_within<T: DeserializeOwned, const BYTES_MAX: usize>(body: &[u8]) -> Result<T, Error> {
     let (value, used) = bincode::serde::decode_from_slice(body, config::<BYTES_MAX>()).map_err(Error::Damaged)?;
     if used == body.len() { Ok(value) } else { Err(Error::Trailing { extra: body.len() - used }) }
 }
@@ -114,6 +182,24 @@ mod tests {
         assert!(matches!(decode::<(String, u32)>(&more), Err(Error::Trailing { extra: 1 })));
         let mut newer = bytes;
         newer[0] = 2;
-        assert!(matches!(decode::<(String, u32)>(&newer), Err(Error::UnknownFormat { found: 2 })));
+        assert!(matches!(decode::<(String, u32)>(&newer), Err(Error::UnknownFormat { found: 2, .. })));
+    }
+
+    #[test]
+    fn every_format_is_read_back_and_told_apart() {
+        let value = (7_u64, "seven".to_owned());
+        for format in 1..=2 {
+            let bytes = encode_as(format, &value);
+            assert_eq!(u16::from(bytes[0]), format);
+            assert_eq!(decode_any::<(u64, String)>(&bytes).unwrap(), value);
+            assert_eq!(decode_any_snapshot::<(u64, String)>(&bytes).unwrap(), value);
+            for cut in 0..bytes.len() {
+                assert!(decode_any::<(u64, String)>(&bytes[..cut]).is_err());
+            }
+        }
+        let mut damaged = encode_as(2, &value);
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(matches!(decode_any::<(u64, String)>(&damaged), Err(Error::Checksum)));
+        assert!(matches!(decode::<(u64, String)>(&encode_as(2, &value)), Err(Error::UnknownFormat { found: 2, .. })));
     }
 }

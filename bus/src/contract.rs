@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::env::WallMs;
+use crate::format::Build;
 use crate::ids::{CellId, Epoch, Seq, ShardCount, ShardId, TenantId};
 use crate::job::Digest;
 
@@ -188,7 +189,13 @@ pub struct SnapshotId {
     pub epoch: Epoch,
 }
 
-/// One message from a producer, as it came, not yet acknowledged.
+/// How long a delivery that was dropped stays away: long enough not to spin while what it needs is
+/// away, short enough to be taken up by another at once in the eyes of a producer.
+pub const DROPPED_FOR: Duration = Duration::from_millis(500);
+
+/// One message from a producer, as it came, not yet acknowledged. Dropped without an ack, it comes
+/// again after [`DROPPED_FOR`], to any cell: whoever could not take it gives it back by that. (After
+/// the time given to [`Bus::ingress_next`] where the process, or its way to the bus, was lost.)
 #[async_trait]
 pub trait Delivery: Send {
     /// From the subject or topic; the embedded transport's from [`Bus::ingress_publish`].
@@ -261,6 +268,9 @@ pub struct Member {
     pub joined_at: WallMs,
     /// Grows with every beat.
     pub beat: u64,
+    /// Of which build it is.
+    #[serde(default)]
+    pub build: Build,
 }
 
 /// What a member is there for.
@@ -294,6 +304,19 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// When the bus cannot be reached, or holds a record that this build cannot read.
     async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord>;
+    /// The cluster record; `None` before there is one. It may be a moment old.
+    ///
+    /// # Errors
+    /// As [`Bus::cluster`].
+    async fn cluster_record(&self) -> Result<Option<ClusterRecord>>;
+    /// Puts `new` in the place of the cluster record if that is `expected`, and gives what is stored
+    /// then: `new`, or what somebody else has written. Of several callers at once that expect the
+    /// same exactly one writes. Durable on return.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: nothing was written, there may be no record. [`Error::Unknown`]: ask
+    /// what is there.
+    async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord>;
 
     // ── ingress: competing consumers, acked ──────────────────────────────────────────────
 

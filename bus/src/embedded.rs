@@ -38,6 +38,7 @@ use crate::ids::{CellId, Seq, ShardId};
 use crate::job::Digest;
 
 mod clean;
+mod cluster;
 mod commit;
 mod data_dir;
 mod error;
@@ -326,22 +327,23 @@ fn need(kind: QueueKind) -> Need {
 #[async_trait]
 impl Bus for Embedded {
     async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> {
-        self.shared.running()?;
-        let (path, disk, one) =
-            (self.shared.config.dir.join("cluster"), self.shared.env.disk(), Arc::clone(&self.cluster));
-        let agreed = self.shared.env.blocking("cluster record", move || {
-            let _one_at_a_time = one.lock().unwrap_or_else(PoisonError::into_inner);
-            let unavailable = |error: std::io::Error| Error::Unavailable {
-                reason: format!("the cluster record is out of reach ({error})"),
-            };
-            if let Some(stored) = disk.read(&path).map_err(unavailable)? {
-                return codec::decode(&stored)
-                    .map_err(|error| Error::Damaged { what: format!("the cluster record: {error}") });
-            }
-            disk.replace(&path, &codec::encode(&initial)).map_err(unavailable)?;
-            Ok(initial)
-        });
-        agreed.await.ok_or_else(intake::closed)?
+        self.on_record(move |record| match record.read()? {
+            Some(stored) => Ok(stored),
+            None => record.write(initial),
+        })
+        .await
+    }
+    async fn cluster_record(&self) -> Result<Option<ClusterRecord>> {
+        self.on_record(cluster::Stored::read).await
+    }
+    async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
+        let expected = expected.clone();
+        self.on_record(move |record| match record.read()? {
+            Some(stored) if stored == expected => record.write(new),
+            Some(stored) => Ok(stored),
+            None => Err(Error::Unavailable { reason: "there is no cluster record".to_owned() }),
+        })
+        .await
     }
 
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {

@@ -21,6 +21,7 @@ pub mod conformance;
 pub mod contract;
 pub mod embedded;
 pub mod env;
+pub mod format;
 pub mod ids;
 pub mod job;
 #[cfg(feature = "nats")]

@@ -31,7 +31,6 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::codec;
 use crate::contract::{
     Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Inbox, MESSAGE_BYTES_MAX, Member, Position, Queue,
     Reader, Result, SnapshotId,
@@ -40,6 +39,7 @@ use crate::env::{Env, Mono};
 use crate::ids::{CellId, Seq, ShardId};
 
 mod answer;
+mod cluster;
 mod config;
 mod connect;
 mod error;
@@ -76,8 +76,6 @@ const FULL_FOR: Duration = Duration::from_secs(1);
 /// Publishes of all callers on their way at once. Each call has a bound of its own, and one that
 /// waited here for others would hold what they wait for; so this is not to be reached.
 const ON_THEIR_WAY_MAX: usize = 1 << 20;
-/// The key of the cluster record.
-const CLUSTER_KEY: &str = "cluster";
 
 /// The NATS bus. Dropping it ends its tasks; [`Nats::close`] also gives back what it had taken.
 pub struct Nats {
@@ -241,19 +239,13 @@ impl Drop for Nats {
 #[async_trait]
 impl Bus for Nats {
     async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> {
-        let shared = &self.shared;
-        let subject = shared.layout.state_subject(CLUSTER_KEY);
-        let message = publish::message(codec::encode(&initial).into());
-        match shared.publish_if(subject.clone(), message, 0).await {
-            Ok(publish::Conditional::Written(_)) => return Ok(initial),
-            Ok(publish::Conditional::Refused) | Err(Error::Unknown { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        match kept::last(&shared.state_stream, &subject).await? {
-            Some(stored) => codec::decode(&stored.body)
-                .map_err(|error| Error::Damaged { what: format!("the cluster record: {error}") }),
-            None => Err(Error::Unavailable { reason: "the cluster record is being written; try again".to_owned() }),
-        }
+        self.shared.cluster(initial).await
+    }
+    async fn cluster_record(&self) -> Result<Option<ClusterRecord>> {
+        self.shared.cluster_record().await
+    }
+    async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
+        self.shared.replace_cluster(expected, new).await
     }
 
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {

@@ -436,9 +436,7 @@ impl Front {
         }
         let circuit = &mut work.desk.circuit;
         if circuit.closed() {
-            let random = self.env.random_u64();
-            // Each is one more failure, so this ends.
-            while !circuit.ill(now, random, reason) {}
+            circuit.open(now, self.env.random_u64(), reason);
             tracing::warn!(manager = %self.config.name, reason, "manager out of reach: circuit open");
             work.dirty = true;
         }

@@ -25,14 +25,17 @@ mod operators;
 mod progress;
 mod rows;
 mod scale;
+mod upgrade;
 mod vms;
 
+pub(crate) use cluster::DEPTHS_AT_ONCE;
 pub use error::{CODES, Error, Kind, What};
 pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
     Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
 };
 pub use scale::{ScaleChange, ScaleShown};
+pub use upgrade::Upgrade;
 
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

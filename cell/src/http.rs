@@ -65,6 +65,7 @@ mod shards;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod upgrade;
 mod view;
 mod vms;
 

@@ -75,6 +75,13 @@ const SHARDS_BEHIND: Described = Described::gauge(
     "The directory's lag: shards of which this process's directory has not read all that their owners in other processes had written when they were last asked",
     "Above 0 under load for a second, not for a minute: look-ups of this process are out of date then",
 );
+const SHARDS_UNREADABLE: Described = Described::gauge(
+    "cellbus_shards_unreadable",
+    "shards",
+    &[],
+    "Shards that this process's cells should own and cannot, since a newer build has written to them",
+    "Above 0: finish the upgrade, `cellbus upgrade status` says which processes are of the older build",
+);
 const BUS_LOSSES: Described = Described::gauge(
     "cellbus_bus_losses",
     "losses",
@@ -119,6 +126,7 @@ const ALL: &[Described] = &[
     EVENT_READERS,
     VMS,
     SHARDS_BEHIND,
+    SHARDS_UNREADABLE,
     BUS_LOSSES,
     BUS_SILENT,
     RESIDENT,
@@ -153,6 +161,7 @@ const RESOURCES: &[&str] = &[
     "hosts",
     "queue",
     "scale",
+    "upgrade",
     "dead-letters",
     "audit",
     "events",
@@ -176,6 +185,7 @@ pub struct Metrics {
     connections: IntGauge,
     intake_jobs_total: IntCounterVec,
     event_readers: IntGauge,
+    shards_unreadable: IntGauge,
     vms: IntGaugeVec,
     shards_behind: IntGauge,
     bus_losses: IntGauge,
@@ -215,6 +225,7 @@ impl Metrics {
             event_readers: register(&registry, EVENT_READERS.int_gauge())?,
             vms: register(&registry, VMS.int_gauges())?,
             shards_behind: register(&registry, SHARDS_BEHIND.int_gauge())?,
+            shards_unreadable: register(&registry, SHARDS_UNREADABLE.int_gauge())?,
             bus_losses: register(&registry, BUS_LOSSES.int_gauge())?,
             bus_silent_seconds: register(&registry, BUS_SILENT.float_gauge())?,
             resident_bytes: register(&registry, RESIDENT.int_gauge())?,
@@ -282,6 +293,7 @@ impl Metrics {
         self.bus_losses.set(signed(api.bus_losses()));
         self.bus_silent_seconds.set(api.bus_silent().as_secs_f64());
         self.shards_behind.set(signed(api.shards_behind() as u64));
+        self.shards_unreadable.set(signed(api.shards_unreadable() as u64));
         for (state, count) in api.vm_counts() {
             self.vms.with_label_values(&[state.as_str()]).set(signed(count as u64));
         }

@@ -13,8 +13,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cellbus_bus::cluster::{FORMAT, HASH_SCHEME, Mismatch};
+use cellbus_bus::cluster::{HASH_SCHEME, Mismatch};
 use cellbus_bus::contract::{ClusterRecord, Role};
+use cellbus_bus::format::{Build, Formats};
 use cellbus_bus::ids::{CellId, ManagerName, ShardCount};
 use cellbus_bus::{Bus, Env};
 use cellbus_directory::checkpoint::{self, Checkpoint};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub drivers: Arc<dyn Drivers>,
     /// What it is there for.
     pub role: Role,
+    /// Of which build it is.
+    pub build: Build,
     /// Whether there are other processes.
     pub reach: Reach,
 }
@@ -107,7 +110,7 @@ impl Node {
     /// Starts the directory, as many cells as are configured unless it is to have none, and the
     /// autoscaler where it belongs. It is ready a little later: [`Node::ready`].
     pub async fn start(parts: Parts, env: Env) -> Self {
-        let Parts { bus, record, config, names, fronts, drivers, role, reach } = parts;
+        let Parts { bus, record, config, names, fronts, drivers, role, build, reach } = parts;
         let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
         let keeps = match (&reach, role) {
             (Reach::Alone, _) | (_, Role::Directory) => true,
@@ -121,6 +124,7 @@ impl Node {
             None
         };
         let (tail, following) = Tail::new(Arc::clone(&bus), env.clone(), Arc::clone(&replica));
+        let tail = tail.reading(build.formats);
         let (local, names) = (LocalPeers::default(), Arc::new(ManagerNames::new(names)));
         let peers: Arc<dyn Peers> = match &reach {
             Reach::Alone => Arc::new(local.clone()),
@@ -132,7 +136,7 @@ impl Node {
                 tls.clone(),
             )),
         };
-        let process = Process::new(env.clone(), Arc::clone(&bus), peers, local, names, replica);
+        let process = Process::new(env.clone(), bus, peers, local, names, replica).of_build(build, &record);
 
         let (rest, stop_rest) = (TaskTracker::new(), CancellationToken::new());
         let (folding, stop_checkpoint) = (TaskTracker::new(), CancellationToken::new());
@@ -187,9 +191,9 @@ impl Node {
                     node.control(None, Duration::ZERO);
                 }
             }
-            Role::Directory => drop(node.announce(bus, role, "directory")),
+            Role::Directory => drop(node.announce(role, "directory")),
             Role::Controller => {
-                let member = node.announce(bus, role, "controller");
+                let member = node.announce(role, "controller");
                 node.control(Some(member), node.cells.config.scale.controller_lease);
             }
         }
@@ -197,12 +201,11 @@ impl Node {
     }
 
     /// Says to the members that this process is there, and gives the name that it has among them.
-    fn announce(&self, bus: Arc<dyn Bus>, role: Role, what: &str) -> CellId {
+    fn announce(&self, role: Role, what: &str) -> CellId {
         let cells = &self.cells;
         let id = cells.next_id(what);
         let presence = presence::Presence {
-            bus,
-            env: self.env.clone(),
+            process: self.process.clone(),
             address: cells.reach.address(&id),
             id: id.clone(),
             role,
@@ -298,7 +301,14 @@ impl Node {
         }
     }
 
-    /// Ends once every cell has: drained by an operator, say.
+    /// Why its build may not take part any more, if so: then it hands over and ends.
+    #[must_use]
+    pub fn outdated(&self) -> Option<Arc<Mismatch>> {
+        self.process.outdated()
+    }
+
+    /// Ends once every cell has: drained by an operator, say. Without cells, once the build may not
+    /// take part any more.
     pub async fn cells_ended(&self) {
         let running = &self.cells.running;
         running.close();
@@ -332,7 +342,7 @@ pub enum RecordError {
     #[error("the cluster record cannot be read")]
     Bus(#[from] cellbus_bus::Error),
     /// The cluster was made for another configuration or build.
-    #[error(transparent)]
+    #[error("{code}: {0}", code = .0.code())]
     Mismatch(#[from] Mismatch),
 }
 
@@ -347,21 +357,27 @@ impl RecordError {
     }
 }
 
-/// The cluster's record, made if there is none, if it fits.
+/// The cluster's record, made if there is none, if it fits: a new cluster writes the newest of the
+/// formats that the build knows which makes it.
 ///
 /// # Errors
 /// [`RecordError`].
-pub async fn cluster_record(bus: &dyn Bus, env: &Env, shards: ShardCount) -> Result<ClusterRecord, RecordError> {
+pub async fn cluster_record(
+    bus: &dyn Bus,
+    env: &Env,
+    shards: ShardCount,
+    formats: Formats,
+) -> Result<ClusterRecord, RecordError> {
     let bytes = (u128::from(env.random_u64()) << 64 | u128::from(env.random_u64())).to_be_bytes();
     let initial = ClusterRecord {
         cluster_id: uuid::Builder::from_random_bytes(bytes).into_uuid(),
         shards,
         hash_scheme: HASH_SCHEME,
-        format: FORMAT,
+        format: formats.newest,
         created_at: env.wall(),
     };
     let record = bus.cluster(initial).await?;
-    record.check(shards)?;
+    record.check(shards, formats)?;
     Ok(record)
 }
 

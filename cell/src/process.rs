@@ -2,11 +2,13 @@
 //! owns what.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use cellbus_bus::contract::{Member, Role};
+use cellbus_bus::cluster::Mismatch;
+use cellbus_bus::contract::{ClusterRecord, Member, Role};
+use cellbus_bus::format::Build;
 use cellbus_bus::ids::{Epoch, ManagerId, Seq, ShardCount, ShardId};
 use cellbus_bus::{Bus, Env};
 use cellbus_directory::replica::Replica;
@@ -38,6 +40,11 @@ pub struct Process {
     /// Counts what its cells do.
     pub(crate) work: Arc<work::Metrics>,
     registry: Registry,
+    build: Arc<Build>,
+    /// What cells write, as the cluster record last read says, if this build can write it.
+    format: Arc<AtomicU16>,
+    /// Why this build may not take part any more.
+    outdated: Arc<ArcSwapOption<Mismatch>>,
     /// When the bus answered last; zero: never yet.
     heard_ms: Arc<AtomicU64>,
 }
@@ -57,8 +64,33 @@ impl Process {
         let routes = Arc::new(Routes::new(count));
         let registry = Registry::new();
         let work = work::Metrics::new(&registry).expect("a new registry has none of them, and their names are fixed");
-        let work = Arc::new(work);
-        Self { env, bus, peers, local, names, count, replica, board, routes, work, registry, heard_ms: Arc::default() }
+        let build = Build::current();
+        let format = Arc::new(AtomicU16::new(build.formats.oldest));
+        Self {
+            env,
+            bus,
+            peers,
+            local,
+            names,
+            count,
+            replica,
+            board,
+            routes,
+            work: Arc::new(work),
+            registry,
+            build: Arc::new(build),
+            format,
+            outdated: Arc::default(),
+            heard_ms: Arc::default(),
+        }
+    }
+    /// As a process of this build, in the cluster of this record.
+    #[must_use]
+    pub fn of_build(mut self, build: Build, record: &ClusterRecord) -> Self {
+        self.format = Arc::new(AtomicU16::new(build.formats.oldest));
+        (self.build, self.outdated) = (Arc::new(build), Arc::default());
+        self.read_record(record);
+        self
     }
     /// Everything in one process.
     #[must_use]
@@ -80,9 +112,56 @@ impl Process {
         }
     }
 
-    /// Asks cells outside this process for their summaries.
+    /// What it finds in the cluster record counts from now on.
+    fn read_record(&self, record: &ClusterRecord) {
+        match record.check_format(self.build.formats) {
+            Ok(()) => {
+                if self.format.swap(record.format, Ordering::Relaxed) != record.format {
+                    tracing::info!(format = record.format, "what is written from now on, by the cluster record");
+                }
+            }
+            Err(mismatch) => {
+                if self.outdated.load().is_none() {
+                    let code = mismatch.code();
+                    tracing::error!(code, error = %mismatch, "this build may not take part any more: it hands over and leaves");
+                }
+                self.outdated.store(Some(Arc::new(mismatch)));
+            }
+        }
+    }
+
+    /// Of which build it is.
+    #[must_use]
+    pub fn build(&self) -> &Build {
+        &self.build
+    }
+    /// What cells write now.
+    pub(crate) fn format(&self) -> u16 {
+        self.format.load(Ordering::Relaxed)
+    }
+    /// What cells of this cluster write now, which this build may not know.
+    fn cluster_format(&self) -> u16 {
+        match self.outdated().as_deref() {
+            Some(Mismatch::NewerFormat { stored, .. } | Mismatch::OlderFormat { stored, .. }) => *stored,
+            Some(Mismatch::Shards { .. } | Mismatch::HashScheme { .. }) | None => self.format(),
+        }
+    }
+    /// Why this build may not take part any more, if so: somebody has raised the format meanwhile.
+    #[must_use]
+    pub fn outdated(&self) -> Option<Arc<Mismatch>> {
+        self.outdated.load_full()
+    }
+    /// Whether a member may own shards: it reads what cells write.
+    pub(crate) fn keeps_up(&self, member: &Member) -> bool {
+        member.build.formats.read(self.cluster_format())
+    }
+
+    /// Asks cells outside this process for their summaries, and the bus for the cluster record.
     async fn ask_others(&self) {
         loop {
+            if let Ok(Some(record)) = self.bus.cluster_record().await {
+                self.read_record(&record);
+            }
             if let Ok(members) = self.bus.members().await {
                 self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
                 let elsewhere = |member: &Member| member.role == Role::Cell && !self.local.has(&member.cell);
@@ -127,6 +206,12 @@ impl Process {
     #[must_use]
     pub fn shards_behind(&self) -> usize {
         self.count.shards().filter(|shard| self.replica.applied(*shard) < self.routes.end(*shard)).count()
+    }
+
+    /// How many shards cells of this process should own and cannot, being of an older build.
+    #[must_use]
+    pub fn shards_unreadable(&self) -> usize {
+        self.routes.unreadable()
     }
 
     /// Waits until the directory beside this process has read every log to its present end.
@@ -189,6 +274,9 @@ pub struct Routes {
     routes: Vec<ArcSwapOption<Route>>,
     /// For each shard: whether it could not be opened when it was last tried.
     failed: Vec<AtomicBool>,
+    /// For each shard: whether it holds what the build of this process does not know, and a cell of it
+    /// should own it.
+    unreadable: Vec<AtomicBool>,
     /// For each shard: the last entry of its log when it was first known to be open.
     opened_at: Vec<AtomicU64>,
     /// For each shard: the last entry of its log that is known of.
@@ -203,6 +291,7 @@ impl Routes {
             count,
             routes: count.shards().map(|_| ArcSwapOption::empty()).collect(),
             failed: count.shards().map(|_| AtomicBool::new(false)).collect(),
+            unreadable: count.shards().map(|_| AtomicBool::new(false)).collect(),
             opened_at: count.shards().map(|_| AtomicU64::new(0)).collect(),
             ends: count.shards().map(|_| AtomicU64::new(0)).collect(),
             version: AtomicU64::new(0),
@@ -246,6 +335,15 @@ impl Routes {
         if let Some(failed) = self.failed.get(usize::from(shard.index())) {
             failed.store(true, Ordering::Relaxed);
         }
+    }
+    /// Whether a cell of this process should own it and cannot, being of an older build.
+    pub(crate) fn set_unreadable(&self, shard: ShardId, so: bool) {
+        if let Some(unreadable) = self.unreadable.get(usize::from(shard.index())) {
+            unreadable.store(so, Ordering::Relaxed);
+        }
+    }
+    fn unreadable(&self) -> usize {
+        self.unreadable.iter().filter(|unreadable| unreadable.load(Ordering::Relaxed)).count()
     }
     /// Somebody has opened a shard, when its log ended there. News of an older epoch is no news.
     pub fn learn(&self, shard: ShardId, peer: &Arc<Peer>, epoch: Epoch, end: Seq) {

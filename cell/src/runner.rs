@@ -144,7 +144,20 @@ pub(crate) enum Ended {
 enum Next {
     Ended(Ended),
     /// Open again by replay.
-    Reopen(String),
+    Reopen(Failure),
+}
+
+/// Why a shard is not open.
+struct Failure {
+    /// In words.
+    reason: String,
+    /// It holds what this build does not know: a newer one must take it.
+    unreadable: bool,
+}
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, unreadable: false }
+    }
 }
 
 /// A message that made the state machine panic.
@@ -225,17 +238,23 @@ impl Runner {
 
     /// Runs until the shard is another cell's.
     pub(crate) async fn run(mut self) -> Ended {
-        let mut attempts = 0;
+        let (mut attempts, mut said) = (0, false);
         let ended = loop {
             let began = self.process.env.mono();
-            let reason = match self.once().await {
+            let Failure { reason, unreadable } = match self.once().await {
                 Ok(ended) => break ended,
-                Err(reason) => reason,
+                Err(failure) => failure,
             };
             // One that has served for a while starts counting anew.
             let served = self.process.env.mono().since(began) > self.config.reopen_max;
             attempts = if served { 1 } else { attempts + 1 };
-            if attempts > 1 {
+            self.process.routes.set_unreadable(self.shard, unreadable);
+            if unreadable {
+                // Said once: nothing changes until a newer build has it, and every look finds the same.
+                if !std::mem::replace(&mut said, true) {
+                    tracing::error!(shard = %self.shard, reason, "shard is left to a newer build; nothing of it is changed");
+                }
+            } else if attempts > 1 {
                 tracing::error!(shard = %self.shard, reason, attempts, "shard does not stay open; trying again");
             } else {
                 tracing::warn!(shard = %self.shard, reason, "shard is opened again by replay");
@@ -249,6 +268,7 @@ impl Runner {
             }
         };
         tracing::debug!(shard = %self.shard, ?ended, "runner ends");
+        self.process.routes.set_unreadable(self.shard, false);
         // Whoever asks from now on is turned away at the door.
         for message in self.mailbox.close() {
             self.refuse(message);
@@ -261,7 +281,7 @@ impl Runner {
     }
 
     /// Opens the shard and serves it; why it must be opened again, if it must.
-    async fn once(&mut self) -> Result<Ended, String> {
+    async fn once(&mut self) -> Result<Ended, Failure> {
         // A panic while a log is replayed (a record that this build cannot digest) is the shard's
         // misfortune, not its cell's.
         let served = AssertUnwindSafe(async {
@@ -275,7 +295,7 @@ impl Runner {
         match served {
             Ok(Ok(Next::Ended(ended))) => Ok(ended),
             Ok(Ok(Next::Reopen(reason)) | Err(reason)) => Err(reason),
-            Err(panic) => Err(panic_reason(panic.as_ref())),
+            Err(panic) => Err(panic_reason(panic.as_ref()).into()),
         }
     }
 

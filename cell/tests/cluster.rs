@@ -225,6 +225,28 @@ async fn what_changes_behind_our_back_is_seen_and_an_audit_is_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn depths_of_many_shards_are_asked_for_at_once_and_not_all() {
+    let mut cluster = Cluster::start(1, 128, &[("vc-1", 4, 16)]).await;
+    cluster.depths_at_once();
+    assert_eq!(cluster.gateway.shards().await.unwrap().len(), 128);
+    let owned = cluster.depths_at_once();
+    assert!((9..=64).contains(&owned), "{owned} at once, asked by their owner");
+    // And by the gateway, where nobody owns them.
+    cluster.cells.remove(0).kill();
+    cluster
+        .until("the cell to be forgotten", || async {
+            let rows = cluster.gateway.shards().await.map_err(|error| error.to_string())?;
+            let owned = rows.iter().filter(|row| row.owner.is_some()).count();
+            if owned == 0 { Ok(()) } else { Err(format!("{owned} owned")) }
+        })
+        .await;
+    cluster.depths_at_once();
+    assert_eq!(cluster.gateway.shards().await.unwrap().len(), 128);
+    let unowned = cluster.depths_at_once();
+    assert!((9..=64).contains(&unowned), "{unowned} at once, asked by the gateway");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_was_overtaken_is_fenced_and_nothing_is_lost() {
     let cluster = Cluster::start(1, 4, &[("vc-1", 20, 64)]).await;
     let jobs: Vec<_> = (0..200).map(|i| provision(&format!("job-{i}"))).collect();

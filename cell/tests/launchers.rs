@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellbus_bus::contract::{Member, MemberState, Role};
-use cellbus_bus::{Env, WallMs, env};
+use cellbus_bus::{Build, Env, WallMs, env};
 use cellbus_cell::controller::launcher::{CommandLauncher, Launcher, ProcessLauncher, Wanted};
 
 fn shell(script: String) -> Vec<String> {
@@ -123,6 +123,7 @@ async fn the_children_of_a_controller_that_was_killed_count() {
         state: MemberState::Active,
         joined_at,
         beat: 1,
+        build: Build::current(),
     };
     let mut members = vec![cell("a", WallMs(1)), cell("b", WallMs(2))];
     launcher.want(Wanted { desired: 3, members: members.clone() });

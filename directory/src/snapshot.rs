@@ -31,16 +31,22 @@ pub struct ShardSnapshot {
 }
 
 impl ShardSnapshot {
-    /// As it is stored.
+    /// As every build reads it.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         Bytes::from(codec::encode(self))
     }
-    /// From what is stored.
+    /// As it is stored, in the format of the cluster record ([`cellbus_bus::format`]).
+    #[must_use]
+    pub fn encode_as(&self, format: u16) -> Bytes {
+        Bytes::from(codec::encode_as(format, self))
+    }
+    /// From what is stored. Whether this build may read its format is asked before, of
+    /// [`cellbus_bus::format::Formats::admit`].
     ///
     /// # Errors
     /// When it is damaged or written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
-        codec::decode_snapshot(bytes)
+        codec::decode_any_snapshot(bytes)
     }
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use cellbus_bus::contract::{Bus, Error as BusError, Reader, SnapshotId};
 use cellbus_bus::env::Env;
+use cellbus_bus::format::Formats;
 use cellbus_bus::ids::{Seq, ShardId};
 use futures::FutureExt as _;
 use tokio::sync::{Notify, Semaphore};
@@ -104,6 +105,7 @@ pub struct Tail {
     env: Env,
     replica: Arc<Replica>,
     progress: Arc<Progress>,
+    formats: Formats,
 }
 
 struct Progress {
@@ -218,7 +220,13 @@ impl Tail {
         let states = vec![ShardState::Loading; usize::from(replica.shards().get())];
         let progress = Arc::new(Progress { states: Mutex::new(states), changed: Notify::new() });
         let handle = Handle { bus: Arc::clone(&bus), replica: Arc::clone(&replica), progress: Arc::clone(&progress) };
-        (Self { bus, env, replica, progress }, handle)
+        (Self { bus, env, replica, progress, formats: Formats::KNOWN }, handle)
+    }
+
+    /// As a build that reads these formats.
+    #[must_use]
+    pub fn reading(self, formats: Formats) -> Self {
+        Self { formats, ..self }
     }
 
     /// Follows all shards until `stop`. Returns when nothing is being folded any more.
@@ -324,8 +332,8 @@ impl Tail {
                 self.progress.set(shard, ShardState::Following);
             }
             for message in reader.next(BATCH).await? {
-                let entry = Entry::decode(&message.body)
-                    .map_err(|source| Broken::Failed(Error::Entry { seq: message.seq, source }))?;
+                let entry = self.formats.admit(&message.body).and_then(|()| Entry::decode(&message.body));
+                let entry = entry.map_err(|source| Broken::Failed(Error::Entry { seq: message.seq, source }))?;
                 match self.replica.apply(shard, message.seq, &entry) {
                     Applied::Counted | Applied::Void | Applied::Old => {}
                     Applied::Hole { .. } => {
@@ -389,7 +397,10 @@ impl Tail {
                 Err(error @ Broken::Failed(_)) => return Err(error),
             }
             let snapshot = match self.bus.read_snapshot(id).await {
-                Ok(Some(body)) => ShardSnapshot::decode(&body).map_err(|error| chain(&error)),
+                Ok(Some(body)) => {
+                    let snapshot = self.formats.admit(&body).and_then(|()| ShardSnapshot::decode(&body));
+                    snapshot.map_err(|error| chain(&error))
+                }
                 Ok(None) => continue,
                 Err(error @ BusError::Damaged { .. }) => Err(chain(&error)),
                 Err(error) => return Err(error.into()),

@@ -22,9 +22,11 @@ mod simulate;
 mod submit;
 mod token;
 mod up;
+mod upgrade;
 mod vm;
 
 use anyhow::Context as _;
+use cellbus_bus::format::Build;
 use cellbus_bus::{Env, env};
 use clap::{Parser, Subcommand};
 
@@ -59,6 +61,7 @@ enum Command {
     Hosts(hosts::Command),
     Queue(queue::Command),
     Scale(scale::Command),
+    Upgrade(upgrade::Command),
     DeadLetters(dead_letters::Command),
     Audit(audit::Command),
     Load(Box<load::Command>),
@@ -70,14 +73,14 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end.
-    pub(crate) fn run(self) -> Result<()> {
+    /// Runs the command to its end, as one of this build.
+    pub(crate) fn run(self, build: Build) -> Result<()> {
         match self.command {
             Command::Demo(command) => server(async |env| command.run(&env).await),
             Command::Up(command) => server(async |env| command.run(&env).await),
-            Command::Cell(command) => server(async |env| command.run(&env).await),
-            Command::Directory(command) => server(async |env| command.run(&env).await),
-            Command::Controller(command) => server(async |env| command.run(&env).await),
+            Command::Cell(command) => server(async |env| command.run(build, &env).await),
+            Command::Directory(command) => server(async |env| command.run(build, &env).await),
+            Command::Controller(command) => server(async |env| command.run(build, &env).await),
             Command::Submit(command) => client(async |env| command.run(&env).await),
             Command::Vm(command) => client(async |env| command.run(&env).await),
             Command::Job(command) => client(async |env| command.run(&env).await),
@@ -87,6 +90,7 @@ impl Cli {
             Command::Hosts(command) => client(async |_| command.run().await),
             Command::Queue(command) => client(async |_| command.run().await),
             Command::Scale(command) => client(async |_| command.run().await),
+            Command::Upgrade(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),
             Command::Audit(command) => client(async |env| command.run(&env).await),
             Command::Load(command) => server(async |env| command.run(&env).await),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cellbus_bus::contract::Role;
+use cellbus_bus::format::Build;
 use cellbus_bus::nats::Nats;
 use cellbus_bus::{Bus, Env};
 use cellbus_cell::config::scale::Launcher;
@@ -27,7 +28,7 @@ use crate::{logging, nats, output, shutdown};
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Runs until it is stopped, or until its cells have been drained by an operator.
-pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()> {
+pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env) -> Result<()> {
     let config = settings.load_or_refuse()?;
     if role == Role::Controller && matches!(config.scale.launcher, Launcher::Embedded) {
         let advice = "a controller of its own process cannot start cells in it: set `scale.launcher` to process, command or none";
@@ -53,7 +54,8 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     };
     let connection = bus(&config, role, env).await?;
     let bus: Arc<dyn Bus> = connection.clone();
-    let record = node::cluster_record(bus.as_ref(), env, config.shards).await.map_err(anyhow::Error::from)?;
+    let record = node::cluster_record(bus.as_ref(), env, config.shards, build.formats).await;
+    let record = record.map_err(anyhow::Error::from)?;
     let drivers = AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
     let reach = Reach::Http {
         address,
@@ -70,6 +72,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
         drivers: Arc::new(drivers),
         config,
         role,
+        build,
         reach,
     };
     let node = Node::start(parts, env.clone()).await;
@@ -86,7 +89,11 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
     tokio::select! {
         biased;
         () = stop.cancelled() => tracing::info!("draining; a second signal stops at once"),
-        () = node.cells_ended() => tracing::info!("drained by an operator"),
+        () = node.cells_ended() => {}
+    }
+    let outdated = node.outdated();
+    if outdated.is_none() && !stop.is_cancelled() {
+        tracing::info!("drained by an operator");
     }
     // Cells first: while they hand over, the others still ask them.
     let handed_over = node.stop(DRAIN).await;
@@ -100,7 +107,10 @@ pub(crate) async fn run(settings: &Settings, role: Role, env: &Env) -> Result<()
         tracing::warn!("not everything was handed over in time; others take it up when the lease has run out");
     }
     tracing::info!("stopped");
-    Ok(())
+    match outdated {
+        None => Ok(()),
+        Some(mismatch) => Err(Error::Failed(format!("{}: {mismatch}", mismatch.code()))),
+    }
 }
 
 async fn bus(config: &Config, role: Role, env: &Env) -> Result<Arc<Nats>> {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use cellbus_bus::Env;
 use cellbus_bus::contract::Role;
 use cellbus_bus::embedded::{self, Embedded};
+use cellbus_bus::format::{Build, Formats};
 use cellbus_bus::ids::{CellId, ManagerName};
 use cellbus_cell::config::Config;
 use cellbus_cell::node::{self, Node, Reach};
@@ -99,7 +100,7 @@ impl Cluster {
     pub async fn open_with(parts: Parts, members: Option<&MembersTls>, env: Env) -> Result<Self, Error> {
         let Parts { config, inventory, latency } = parts;
         let bus = Embedded::open(bus_config(&config), env.clone())?;
-        let record = node::cluster_record(bus.as_ref(), &env, config.shards).await?;
+        let record = node::cluster_record(bus.as_ref(), &env, config.shards, Formats::KNOWN).await?;
         let fleet = Fleet::open(
             managers::Config {
                 dir: Some(config.data_dir.join("managers")),
@@ -120,6 +121,7 @@ impl Cluster {
             drivers: Arc::new(drivers),
             config,
             role: Role::Cell,
+            build: Build::current(),
             reach: Reach::Alone,
         };
         let node = Node::start(parts, env.clone()).await;

@@ -4,12 +4,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::env;
 use cellbus_bus::nats::testing::NatsServer;
+use cellbus_bus::nats::{self, Nats};
 use serde_json::Value;
 
+use crate::binary::cellbus;
 use crate::process::{Server, wait_for};
 use crate::proxy::Proxy;
 
@@ -43,6 +47,8 @@ pub struct Cluster {
     shape: Shape,
     section: String,
     started: usize,
+    /// Of which build the cells and directories are that are started from now on.
+    pub binary: PathBuf,
     /// The broker, or the one of several that is not killed.
     pub nats: NatsServer,
     /// The managers.
@@ -83,8 +89,17 @@ impl Cluster {
         let arguments = ["sim-managers", "--listen", "127.0.0.1:0", "--managers", &managers, "--hosts-per-manager"];
         let more = [hosts.as_str(), "--latency", shape.latency, "--data", data.to_str().context("UTF-8")?];
         let managers = Server::spawn(&folder.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
-        let mut cluster =
-            Self { folder, shape, section, started: 0, nats, managers, cells: Vec::new(), directories: Vec::new() };
+        let mut cluster = Self {
+            folder,
+            shape,
+            section,
+            started: 0,
+            binary: cellbus().to_owned(),
+            nats,
+            managers,
+            cells: Vec::new(),
+            directories: Vec::new(),
+        };
         fs::write(cluster.config(), cluster.toml())?;
         for _ in 0..cells {
             cluster.add_cell()?;
@@ -132,7 +147,7 @@ impl Cluster {
         let (config, data) = (text(&config)?, text(&data)?);
         let more = more.iter().flat_map(|set| ["--set", set.as_str()]);
         let arguments: Vec<&str> = [role, "--config", &config, "--data", &data].into_iter().chain(more).collect();
-        Server::spawn(&own, &arguments)
+        Server::spawn_of(&self.binary, &own, &arguments)
     }
 
     /// Starts one more cell; it is ready a little later.
@@ -174,6 +189,15 @@ impl Cluster {
         Ok((out, back))
     }
 
+    /// Where its shards' logs are: the bus, as somebody has it who is no part of the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn bus(&self) -> Result<Arc<Nats>> {
+        let config = nats::Config::new(vec![self.nats.url()]);
+        Ok(Nats::attach(config, env::real(tokio::runtime::Handle::current())).await?)
+    }
+
     /// Every process that serves the HTTP API.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         self.cells.iter().chain(&self.directories)
@@ -208,15 +232,26 @@ impl Cluster {
         .with_context(|| asked.log_tail())
     }
 
-    /// Directory against managers, from each process: nothing may differ.
+    /// Directory against managers, from each process: nothing may differ. While shards still move, a
+    /// manager may be read by nobody for a moment: then it is asked again.
     ///
     /// # Errors
     /// What differs.
     pub async fn audit(&self) -> Result<()> {
         for server in self.servers() {
-            let out = server.run(&["audit", "--output", "json"])?;
-            let text = String::from_utf8_lossy(&out.stdout).into_owned();
-            ensure!(out.status.success(), "the audit found: {text}\n{}", server.log_tail());
+            wait_for("an audit of every manager", SETTLED, async || {
+                let out = server.run(&["audit", "--output", "json"])?;
+                if out.status.success() {
+                    return Ok(Ok(()));
+                }
+                let text = String::from_utf8_lossy(&out.stdout).into_owned();
+                let said: Value = serde_json::from_str(&text).unwrap_or_default();
+                let unread = said["findings_total"] == 0 || said["code"] == "not_ready";
+                ensure!(unread, "the audit found: {text}");
+                Ok(Err(text))
+            })
+            .await
+            .with_context(|| server.log_tail())?;
         }
         Ok(())
     }

@@ -42,7 +42,13 @@ pub struct Answer {
 /// The command, with none of the surroundings that change what it does.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Command::new(cellbus());
+    command_of(cellbus())
+}
+
+/// As [`command`], of another build.
+#[must_use]
+pub fn command_of(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CELLBUS_") {
             command.env_remove(name);
@@ -79,10 +85,18 @@ impl Server {
     /// # Errors
     /// When it ends before; its log is part of the error.
     pub fn spawn(near: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::spawn_of(cellbus(), near, arguments)
+    }
+
+    /// As [`Server::spawn`], of another build.
+    ///
+    /// # Errors
+    /// When it ends before; its log is part of the error.
+    pub fn spawn_of(binary: &Path, near: &Path, arguments: &[&str]) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = near.with_extension(format!("{}-{number}.log", std::process::id()));
-        let mut child = command()
+        let mut child = command_of(binary)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::contract::{Bus, Delivery};
+use crate::contract::{Bus, DROPPED_FOR, Delivery};
 use crate::env::{BoxFuture, Env};
 
 use super::{Subject, at_first_await, at_once, body, not_yet, soon};
 
+/// What comes in a moment comes within this, on the busiest machine.
+const SOON: Duration = Duration::from_secs(15);
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -63,6 +65,28 @@ pub(super) async fn what_is_not_acked_comes_again(subject: &mut dyn Subject) {
     // The first consumer was only slow: its ack is late and does no harm.
     drop(first.ack().await);
     not_yet(&env, "an acked message", bus.ingress_next(short)).await;
+}
+
+pub(super) async fn what_is_dropped_comes_again_in_a_moment(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    bus.ingress_publish("acme", Vec::new(), body("again")).await.expect("a publish");
+    for _ in 0..3 {
+        let before = env.mono();
+        // It is not to be waited for as long as one whose consumer has died.
+        let delivery = next(&bus, &env, LONG).await;
+        assert_eq!(text(&*delivery), "again");
+        drop(delivery);
+        let again = next(&bus, &env, LONG).await;
+        assert_eq!(text(&*again), "again");
+        let after = env.mono().since(before);
+        assert!(after >= DROPPED_FOR, "not at once: who drops it again and again must not spin");
+        assert!(after < SOON, "{after:?} is as long as for one whose consumer has died");
+        drop(again);
+    }
+    next(&bus, &env, LONG).await.ack().await.expect("an ack");
+    not_yet(&env, "an acked message", bus.ingress_next(LONG)).await;
+    env.sleep(DROPPED_FOR * 2).await;
+    not_yet(&env, "an acked message", bus.ingress_next(LONG)).await;
 }
 
 pub(super) async fn what_is_acked_never_comes_again(subject: &mut dyn Subject) {

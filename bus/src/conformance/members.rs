@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::contract::{ClusterRecord, Member, MemberState, Role};
 use crate::env::{BoxFuture, WallMs};
+use crate::format::Build;
 use crate::ids::ShardCount;
 
 use super::{PATIENCE, Subject, at_once};
@@ -17,6 +18,7 @@ fn member(cell: &str, beat: u64) -> Member {
         state: MemberState::Active,
         joined_at: WallMs(1),
         beat,
+        build: Build::current(),
     }
 }
 
@@ -61,15 +63,54 @@ pub(super) async fn a_member_may_have_any_id(subject: &mut dyn Subject) {
     assert_eq!(bus.members().await.expect("members"), left, "only the one is gone");
 }
 
-pub(super) async fn of_many_cluster_records_one_is_kept(subject: &mut dyn Subject) {
-    let (bus, env) = (subject.bus(), subject.env());
-    let record = |number: u128| ClusterRecord {
+fn record(number: u128) -> ClusterRecord {
+    ClusterRecord {
         cluster_id: uuid::Uuid::from_u128(number),
         shards: ShardCount::DEFAULT,
         hash_scheme: 1,
         format: 1,
         created_at: WallMs(7),
-    };
+    }
+}
+
+pub(super) async fn a_cluster_record_is_replaced_by_who_knows_it(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    let raised = |format| ClusterRecord { format, ..record(1) };
+    assert_eq!(bus.cluster_record().await.expect("an answer"), None);
+    assert!(bus.replace_cluster(&record(1), raised(2)).await.is_err(), "there is none to be replaced");
+    assert_eq!(bus.cluster_record().await.expect("an answer"), None, "and none was made");
+    bus.cluster(record(1)).await.expect("a record");
+    assert_eq!(bus.cluster_record().await.expect("an answer"), Some(record(1)));
+
+    assert_eq!(bus.replace_cluster(&record(9), raised(5)).await.expect("an answer"), record(1), "another is there");
+    let calls = (2..=9)
+        .map(|format| -> BoxFuture<ClusterRecord> {
+            let (bus, raised) = (Arc::clone(&bus), raised(format));
+            // Refused while another write is under way: asked again, as a person would.
+            Box::pin(async move {
+                for _ in 0..100 {
+                    if let Ok(stored) = bus.replace_cluster(&record(1), raised.clone()).await {
+                        return stored;
+                    }
+                }
+                panic!("no answer in 100 tries");
+            })
+        })
+        .collect();
+    let got = at_once(&env, calls).await;
+    assert!((2..=9).any(|format| got[0] == raised(format)), "one of those that were offered");
+    assert!(got.iter().all(|other| *other == got[0]), "exactly one was written: {got:?}");
+
+    let last = ClusterRecord { format: 10, ..got[0].clone() };
+    assert_eq!(bus.replace_cluster(&got[0], last.clone()).await.expect("an answer"), last);
+    subject.reopen().await;
+    let bus = subject.bus();
+    assert_eq!(bus.cluster_record().await.expect("an answer"), Some(last.clone()), "durable");
+    assert_eq!(bus.cluster(record(99)).await.expect("a record"), last);
+}
+
+pub(super) async fn of_many_cluster_records_one_is_kept(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
     let calls = (1..=16)
         .map(|number| -> BoxFuture<ClusterRecord> {
             let bus = Arc::clone(&bus);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::codec;
-use crate::contract::{Delivery, Error, Message, Result};
+use crate::contract::{DROPPED_FOR, Delivery, Error, Message, Result};
 use crate::env::Mono;
 
 use super::Shared;
@@ -36,6 +36,14 @@ impl State {
         self.forget(seq);
         self.taken.insert(seq, until);
         self.by_deadline.insert((until.0, seq));
+    }
+    /// What is still out comes again then, if not earlier.
+    fn give_back(&mut self, seq: u64, at: Mono) {
+        if let Some(until) = self.taken.get(&seq).copied()
+            && until > at
+        {
+            self.take(seq, at);
+        }
     }
     fn forget(&mut self, seq: u64) {
         if let Some(until) = self.taken.remove(&seq) {
@@ -179,6 +187,15 @@ struct Taken {
     tenant: String,
     headers: Vec<(String, String)>,
     body: Bytes,
+}
+
+/// Not acked, it comes again soon. One that is acked was forgotten before.
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let at = self.shared.env.mono().after(DROPPED_FOR);
+        self.shared.ingress.state().give_back(self.seq, at);
+        self.shared.streams.get(StreamId::INGRESS).changed.notify_waiters();
+    }
 }
 
 #[async_trait]

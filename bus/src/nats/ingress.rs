@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::Notify;
 
-use crate::contract::{Delivery, Error, REPLY_TO, Result};
+use crate::contract::{DROPPED_FOR, Delivery, Error, REPLY_TO, Result};
 use crate::env::Mono;
 
 use super::{Shared, answer, closed};
@@ -30,10 +30,11 @@ const AHEAD: usize = 256;
 const OUT_MAX: i64 = 100_000;
 /// Requests that may wait at the server: two for each of the most cells that there can be.
 const WAITING_MAX: i64 = 4_096;
-/// How long one request waits for messages.
-const EXPIRES: Duration = Duration::from_secs(30);
+/// How long one request waits for messages. What the server gives to the request of a process that
+/// is stopped or cut off is with it until the server's own time is up, so this is short.
+const EXPIRES: Duration = Duration::from_secs(5);
 /// See [`super::feed`].
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// After an error.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -365,6 +366,17 @@ struct Taken {
     parts: Parts,
 }
 
+/// Not acked, it is given back in a moment by the watching task. One that is acked is not out any more.
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let ingress = &self.shared.ingress;
+        let mut state = ingress.state();
+        let Some(out) = Ingress::remove(&mut state, self.id) else { return };
+        let until = out.until.min(self.shared.env.mono().after(DROPPED_FOR));
+        ingress.insert(&mut state, self.id, Out { until, renew_at: None, ..out });
+    }
+}
+
 #[async_trait]
 impl Delivery for Taken {
     fn tenant(&self) -> &str {
@@ -381,8 +393,9 @@ impl Delivery for Taken {
     async fn ack(self: Box<Self>) -> Result<()> {
         self.shared.connected()?;
         let sent = self.shared.client.publish(self.parts.reply.clone(), Bytes::from_static(b"+ACK")).await;
+        sent.map_err(|error| answer::unavailable("ack", &error))?;
         Ingress::remove(&mut self.shared.ingress.state(), self.id);
-        sent.map_err(|error| answer::unavailable("ack", &error))
+        Ok(())
     }
     fn reply_to(&self) -> Option<&str> {
         self.parts.answer_to.as_deref()

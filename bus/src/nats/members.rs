@@ -11,14 +11,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
 
-use crate::codec;
 use crate::contract::{Error, Member, Result};
 use crate::env::Mono;
 use crate::ids::CellId;
 
 use super::layout::Layout;
 use super::{Shared, answer, publish};
+
+/// A beat as it is stored: JSON, since every build that is alive must be able to read it, whatever
+/// else it says.
+#[derive(Serialize, Deserialize)]
+struct Beat {
+    member: Member,
+    /// How long it counts.
+    ttl_ms: u64,
+}
 
 /// By cell: the revision last seen, and when it was seen first.
 #[derive(Default)]
@@ -57,7 +66,8 @@ pub(super) struct Latest {
 impl Shared {
     pub(super) async fn beat(&self, member: Member, ttl: Duration) -> Result<()> {
         let subject = format!("$KV.{}.{}", self.layout.members(), Layout::member_key(&member.cell));
-        let value = codec::encode(&(member, ttl));
+        let beat = Beat { member, ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) };
+        let value = serde_json::to_vec(&beat).expect("strings and numbers are JSON");
         self.publish_one(subject, publish::message(value.into())).await.map(drop).map_err(|error| match error {
             // Written or not, the next beat makes up for it.
             Error::Unknown { reason } | Error::Full { reason } => Error::Unavailable { reason },
@@ -78,8 +88,8 @@ impl Shared {
         let now = self.env.mono();
         let mut beats = Vec::with_capacity(latest.len());
         for beat in latest.into_iter().filter(|beat| !beat.deleted) {
-            match codec::decode::<(Member, Duration)>(&beat.body) {
-                Ok((member, ttl)) => beats.push((beat.seq, member, ttl)),
+            match serde_json::from_slice::<Beat>(&beat.body) {
+                Ok(Beat { member, ttl_ms }) => beats.push((beat.seq, member, Duration::from_millis(ttl_ms))),
                 // A newer build's, or somebody else's: it must not hide the others.
                 Err(error) => tracing::warn!(subject = beat.subject, %error, "a member cannot be read"),
             }
@@ -130,6 +140,7 @@ mod tests {
     use super::*;
     use crate::contract::{MemberState, Role};
     use crate::env::WallMs;
+    use crate::format::{Build, Formats};
 
     #[test]
     fn a_beat_counts_from_when_it_was_first_seen() {
@@ -140,6 +151,7 @@ mod tests {
             state: MemberState::Active,
             joined_at: WallMs(0),
             beat: 1,
+            build: Build::current(),
         };
         let ttl = Duration::from_secs(3);
         let members = Members::default();
@@ -152,5 +164,16 @@ mod tests {
         assert_eq!(at(104, 8), 1, "it beats again");
         assert_eq!(members.live(Vec::new(), Mono(Duration::from_secs(105))).len(), 0);
         assert_eq!(at(200, 8), 1, "what is gone is forgotten");
+    }
+
+    #[test]
+    fn members_of_other_builds_are_read() {
+        let older = r#"{"member":{"cell":"a","role":"cell","address":"http://a","state":"active","joined_at":7,"beat":1},"ttl_ms":3000}"#;
+        let beat: Beat = serde_json::from_str(older).unwrap();
+        assert_eq!(beat.member.build, Build::default(), "what it does not say");
+        let newer = r#"{"member":{"cell":"a","role":"cell","address":"http://a","state":"active","joined_at":7,"beat":1,
+            "build":{"version":"9.0.0","formats":{"oldest":3,"newest":9},"since":1},"mood":"good"},"ttl_ms":3000,"x":[]}"#;
+        let beat: Beat = serde_json::from_str(newer).unwrap();
+        assert_eq!(beat.member.build.formats, Formats { oldest: 3, newest: 9 });
     }
 }

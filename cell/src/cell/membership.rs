@@ -15,6 +15,7 @@ use cellbus_bus::ids::{CellId, ShardCount};
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
+use crate::gateway::ShardState;
 use crate::ownership::Assignment;
 use crate::peers::Peer;
 use crate::runner;
@@ -60,7 +61,7 @@ impl Inner {
         let mut gathered = false;
         let mut draining_since: Option<Mono> = None;
         loop {
-            if stop.is_cancelled() {
+            if stop.is_cancelled() || inner.process.outdated().is_some() {
                 inner.draining.store(true, Ordering::Release);
             }
             if inner.killed.load(Ordering::Acquire) {
@@ -74,6 +75,7 @@ impl Inner {
                 state: if draining { MemberState::Draining } else { MemberState::Active },
                 joined_at,
                 beat,
+                build: inner.process.build().clone(),
             };
             beat += 1;
             match inner.beat(member).await {
@@ -134,8 +136,11 @@ impl Inner {
     }
 
     fn look_at(&self, members: Vec<Member>, takeover_from: Mono) {
-        let active: Vec<CellId> =
-            members.iter().filter(|m| m.state == MemberState::Active).map(|m| m.cell.clone()).collect();
+        let active: Vec<CellId> = members
+            .iter()
+            .filter(|m| m.state == MemberState::Active && self.process.keeps_up(m))
+            .map(|m| m.cell.clone())
+            .collect();
         let live = members.into_iter().map(|m| (m.cell.clone(), Peer { cell: m.cell, address: m.address })).collect();
         let before = self.view.load();
         let assignment = if before.active == active {
@@ -163,13 +168,12 @@ impl Inner {
     /// they take too long, they are closed.
     fn let_all_go(&self, since: Duration) -> bool {
         let alone = self.view.load().active.iter().all(|cell| *cell == self.me.cell);
-        if alone || since > HAND_OVER {
-            for slot in &self.runners {
-                if let Some(runner) = slot.load().as_ref() {
-                    let (told, _) = tokio::sync::oneshot::channel();
-                    // One whose mailbox is full is told again in a moment.
-                    let _ = runner.put(runner::Message::Release(told));
-                }
+        for runner in self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full) {
+            // One that could not be opened here is not asked for by those who can.
+            if alone || since > HAND_OVER || matches!(runner.row().state, ShardState::Failed { .. }) {
+                let (told, _) = tokio::sync::oneshot::channel();
+                // One whose mailbox is full is told again in a moment.
+                let _ = runner.put(runner::Message::Release(told));
             }
         }
         self.runners_count() == 0

@@ -7,11 +7,12 @@ use std::time::Duration;
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{ManagerId, ShardId};
 use cellbus_workflows::autoscale::ShardReading;
+use futures::stream::StreamExt as _;
 use tokio::sync::oneshot;
 
 use super::Inner;
 use crate::front;
-use crate::gateway::{ManagerRow, ShardRow, ShardState};
+use crate::gateway::{DEPTHS_AT_ONCE, ManagerRow, ShardRow, ShardState};
 use crate::gather::Gather;
 use crate::peers::{Decision, JobAnswer, Load, Request, Response, Summary, VmAnswer};
 use crate::runner::{self, Ask};
@@ -216,14 +217,23 @@ impl Inner {
 
     async fn shard_rows(&self) -> Vec<ShardRow> {
         let stats: std::collections::BTreeMap<_, _> = self.ask_all(Ask::Stats).await.into_iter().collect();
-        let mut rows = Vec::new();
-        for runner in self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full) {
-            let mut row = runner.row().as_ref().clone();
+        let run = self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full).map(|runner| async move {
+            let row = runner.row().as_ref().clone();
             let queue = |kind| Queue { shard: row.shard, kind };
+            let bus = &self.process.bus;
+            let depths = futures::future::join(
+                bus.depth(queue(QueueKind::Jobs), row.jobs_read),
+                bus.depth(queue(QueueKind::Control), row.control_read),
+            );
+            let depths = depths.await;
+            (row, depths)
+        });
+        let read: Vec<_> = futures::stream::iter(run).buffered(DEPTHS_AT_ONCE).collect().await;
+        let mut rows = Vec::with_capacity(read.len());
+        for (mut row, (jobs, control)) in read {
             // A bus that does not answer shows as nothing unread; its own state is shown elsewhere.
-            let jobs = self.process.bus.depth(queue(QueueKind::Jobs), row.jobs_read).await.unwrap_or_default();
-            let control = self.process.bus.depth(queue(QueueKind::Control), row.control_read).await.unwrap_or_default();
-            (row.jobs_unread, row.control_unread) = (jobs.messages, control.messages);
+            (row.jobs_unread, row.control_unread) =
+                (jobs.unwrap_or_default().messages, control.unwrap_or_default().messages);
             if let Some(stats) = stats.get(&row.shard) {
                 row.vms = stats.vms as u64;
                 row.jobs_open = stats.jobs_open as u64;
@@ -258,12 +268,12 @@ impl Inner {
 
     /// What the autoscaler goes by. A shard that cannot be read whole is left out: it is unknown then.
     async fn load(&self) -> Load {
-        let mut shards = Vec::new();
-        for (shard, stats) in self.ask_all(Ask::Stats).await {
-            let Some(row) = self.runner(shard).map(|runner| runner.row()) else { continue };
+        let stats = self.ask_all(Ask::Stats).await;
+        let read = stats.into_iter().map(|(shard, stats)| async move {
+            let row = self.runner(shard)?.row();
             let queue = Queue { shard, kind: QueueKind::Jobs };
-            let Ok(unread) = self.process.bus.depth(queue, row.jobs_read).await else { continue };
-            shards.push(ShardReading {
+            let unread = self.process.bus.depth(queue, row.jobs_read).await.ok()?;
+            Some(ShardReading {
                 shard,
                 epoch: row.epoch,
                 unread: unread.messages,
@@ -273,8 +283,10 @@ impl Inner {
                 running: stats.running as u64,
                 ended: stats.work_ended,
                 oldest_waiting_at: stats.oldest_waiting_at,
-            });
-        }
+            })
+        });
+        let read: Vec<_> = futures::stream::iter(read).buffered(DEPTHS_AT_ONCE).collect().await;
+        let shards = read.into_iter().flatten().collect();
         let in_line = self.manager_rows().iter().flat_map(|row| row.waiting.values()).map(|n| u64::from(*n)).sum();
         Load { shards, in_line, in_flight_max: self.config.in_flight_max }
     }

@@ -79,6 +79,7 @@ mod tests {
             state,
             joined_at: WallMs(joined),
             beat: 0,
+            build: cellbus_bus::format::Build::current(),
         }
     }
 

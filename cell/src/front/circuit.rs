@@ -120,13 +120,18 @@ impl Circuit {
             State::HalfOpen { .. } => true,
         };
         if opens {
-            let doubled = self.config.open_first.saturating_mul(1 << self.openings.min(16)).min(self.config.open_max);
-            // Between half and all of it, so that the circuits of many managers do not probe in step.
-            let part = 500 + (random % 501) as u32;
-            self.state = State::Open { until: now.after(doubled / 1000 * part), reason: reason.to_owned() };
-            self.openings = self.openings.saturating_add(1);
+            self.open(now, random, reason);
         }
         opens
+    }
+
+    /// Nothing may be asked until a probe has succeeded.
+    pub fn open(&mut self, now: Mono, random: u64, reason: &str) {
+        let doubled = self.config.open_first.saturating_mul(1 << self.openings.min(16)).min(self.config.open_max);
+        // Between half and all of it, so that the circuits of many managers do not probe in step.
+        let part = 500 + (random % 501) as u32;
+        self.state = State::Open { until: now.after(doubled / 1000 * part), reason: reason.to_owned() };
+        self.openings = self.openings.saturating_add(1);
     }
 }
 

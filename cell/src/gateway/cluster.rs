@@ -8,10 +8,14 @@ use cellbus_bus::job::{Job, Request as JobRequest};
 use cellbus_directory::{RefusalReason, Template};
 use cellbus_workflows::Context;
 use cellbus_workflows::placement::{Asked, Choice, RuledOut, choose, survey};
+use futures::stream::{StreamExt as _, TryStreamExt as _};
 
 use super::{CellRow, DryRun, Error, Gateway, HostRow, ManagerRow, Page, QueueRow, Result, ShardRow, ShardState, What};
 use crate::front::unknown_row;
 use crate::peers::{Request, Response};
+
+/// Shards whose queues the bus is asked about at once: one after the other, hundreds of them take seconds.
+pub(crate) const DEPTHS_AT_ONCE: usize = 32;
 
 impl Gateway {
     /// The live cells, by id.
@@ -69,14 +73,16 @@ impl Gateway {
                 }
             }
         }
-        let mut all = Vec::new();
-        for shard in process.count.shards() {
-            match rows.remove(&shard) {
-                Some(row) => all.push(row),
-                None => all.push(self.unowned(shard).await?),
+        let all = process.count.shards().map(|shard| {
+            let row = rows.remove(&shard);
+            async move {
+                match row {
+                    Some(row) => Ok(row),
+                    None => self.unowned(shard).await,
+                }
             }
-        }
-        Ok(all)
+        });
+        futures::stream::iter(all).buffered(DEPTHS_AT_ONCE).try_collect().await
     }
 
     /// A shard that nobody speaks of.
@@ -84,8 +90,10 @@ impl Gateway {
         let process = &self.inner.process;
         let queue = |kind| Queue { shard, kind };
         // How far it has been read is in its log: what the bus still holds is the most there can be.
-        let jobs = process.bus.depth(queue(QueueKind::Jobs), Seq::ZERO).await?;
-        let control = process.bus.depth(queue(QueueKind::Control), Seq::ZERO).await?;
+        let (jobs, control) = futures::try_join!(
+            process.bus.depth(queue(QueueKind::Jobs), Seq::ZERO),
+            process.bus.depth(queue(QueueKind::Control), Seq::ZERO)
+        )?;
         Ok(ShardRow {
             shard,
             owner: None,

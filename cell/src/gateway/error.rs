@@ -34,6 +34,8 @@ pub const CODES: &[&str] = &[
     "not_parked",
     "cannot_retry",
     "audit_running",
+    "upgrade_hindered",
+    "upgrade_under_way",
 ];
 
 /// What kind of answer an error deserves: HTTP maps it to a status.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::gateway::{
     Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
-    ScaleChange, ScaleShown, ShardRow, Submitted, VmRow,
+    ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.
@@ -143,6 +143,8 @@ pub trait Api: Send + Sync {
     fn is_here(&self, cell: &CellId) -> bool;
     /// Of how many shards this process's directory is behind what their owners have written.
     fn shards_behind(&self) -> usize;
+    /// How many shards this process's cells should own and cannot, being of an older build.
+    fn shards_unreadable(&self) -> usize;
 
     // ── operators ──
     async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()>;
@@ -158,6 +160,10 @@ pub trait Api: Send + Sync {
     async fn set_scale(&self, change: &ScaleChange, by: Operator) -> Result<ScaleShown>;
     /// [`crate::Gateway::scale`].
     async fn scale_decisions(&self, limit: usize, before: Option<u64>) -> Result<Scale>;
+
+    // ── which builds take part ──
+    async fn upgrade(&self) -> Result<Upgrade>;
+    async fn finalize_upgrade(&self, by: Operator) -> Result<Upgrade>;
 
     // ── dead letters, audit ──
     async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>>;

@@ -11,7 +11,7 @@ use super::query::Query;
 use super::routes::{ROUTES, Route};
 use super::{
     audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, queue, scale,
-    shards, vms,
+    shards, upgrade, vms,
 };
 
 /// The document.
@@ -50,6 +50,8 @@ use super::{
         scale::show,
         scale::set,
         scale::decisions,
+        upgrade::show,
+        upgrade::finalize,
         dead_letters::list,
         dead_letters::show,
         dead_letters::remove,

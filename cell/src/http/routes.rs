@@ -8,7 +8,7 @@ use axum::{Router, middleware};
 use super::access::{self, Needs};
 use super::{
     App, audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, openapi,
-    queue, scale, shards, vms,
+    queue, scale, shards, upgrade, vms,
 };
 
 /// One route.
@@ -66,6 +66,8 @@ routes! {
     get "GET" "/v1/scale" Operator [] scale::show;
     put "PUT" "/v1/scale" Operator [] scale::set;
     get "GET" "/v1/scale/decisions" Operator ["limit", "cursor"] scale::decisions;
+    get "GET" "/v1/upgrade" Operator [] upgrade::show;
+    post "POST" "/v1/upgrade/finalize" Operator [] upgrade::finalize;
     get "GET" "/v1/dead-letters" Operator ["limit", "cursor"] dead_letters::list;
     get "GET" "/v1/dead-letters/{id}" Operator [] dead_letters::show;
     delete "DELETE" "/v1/dead-letters/{id}" Operator [] dead_letters::remove;

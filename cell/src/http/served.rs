@@ -19,7 +19,7 @@ use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
     Audit, CellRow, DryRun, Error, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
-    ScaleChange, ScaleShown, ShardRow, Submitted, VmRow,
+    ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// What the HTTP API of a process stands on.
@@ -197,6 +197,9 @@ impl Api for Served {
     fn shards_behind(&self) -> usize {
         self.gateway.process().shards_behind()
     }
+    fn shards_unreadable(&self) -> usize {
+        self.gateway.process().shards_unreadable()
+    }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
         self.gateway.replica().stats().vms
     }
@@ -224,6 +227,13 @@ impl Api for Served {
     }
     async fn changes(&self, limit: usize) -> Result<Vec<Change>> {
         self.gateway.changes(limit).await
+    }
+
+    async fn upgrade(&self) -> Result<Upgrade> {
+        self.gateway.upgrade().await
+    }
+    async fn finalize_upgrade(&self, by: Operator) -> Result<Upgrade> {
+        self.gateway.finalize_upgrade(by).await
     }
 
     async fn scale(&self) -> Result<ScaleShown> {

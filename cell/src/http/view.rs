@@ -11,6 +11,7 @@ mod explain;
 mod jobs;
 mod operators;
 mod scale;
+mod upgrade;
 mod vms;
 
 pub(super) use cluster::{CellView, HostView, ManagerView, QueueView, ShardView};
@@ -18,6 +19,7 @@ pub(super) use explain::ExplainedView;
 pub(super) use jobs::{DryRunView, JobDetail, JobView, JobVm};
 pub(super) use operators::{AuditView, ChangeView, DeadLetterView, EvacuationView};
 pub(super) use scale::{DecisionView, ScaleView};
+pub(super) use upgrade::UpgradeView;
 pub(super) use vms::{LiveView, VmView};
 
 fn time(at: WallMs) -> String {

@@ -1,17 +1,16 @@
 //! A member that takes no shards: it beats, so that others find it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::ids::CellId;
-use cellbus_bus::{Bus, Env};
 use tokio_util::sync::CancellationToken;
+
+use crate::Process;
 
 /// See the module.
 pub(super) struct Presence {
-    pub(super) bus: Arc<dyn Bus>,
-    pub(super) env: Env,
+    pub(super) process: Process,
     pub(super) id: CellId,
     pub(super) address: String,
     pub(super) role: Role,
@@ -20,10 +19,14 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Beats until `stop`, then says goodbye.
+    /// Beats until `stop`, or until its build may not take part any more, then says goodbye.
     pub(super) async fn run(self, stop: CancellationToken) {
-        let joined_at = self.env.wall();
+        let Process { env, bus, .. } = &self.process;
+        let joined_at = env.wall();
         for beat in 0.. {
+            if self.process.outdated().is_some() {
+                break;
+            }
             let member = Member {
                 cell: self.id.clone(),
                 role: self.role,
@@ -31,8 +34,9 @@ impl Presence {
                 state: MemberState::Active,
                 joined_at,
                 beat,
+                build: self.process.build().clone(),
             };
-            match self.env.timeout(self.ttl, self.bus.beat(member, self.ttl)).await {
+            match env.timeout(self.ttl, bus.beat(member, self.ttl)).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) => tracing::warn!(%error, member = %self.id, "no beat: the bus does not answer"),
                 None => tracing::warn!(member = %self.id, "no beat: the bus does not answer in time"),
@@ -40,10 +44,10 @@ impl Presence {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.env.sleep(self.every) => {}
+                () = env.sleep(self.every) => {}
             }
         }
         // Nobody depends on it: without a goodbye it is gone when its beats run out.
-        let _ = self.env.timeout(self.ttl, self.bus.leave(&self.id)).await;
+        let _ = env.timeout(self.ttl, bus.leave(&self.id)).await;
     }
 }

@@ -10,11 +10,13 @@ use cellbus_directory::{Entry, Record, ShardSnapshot};
 use cellbus_workflows::Shard;
 
 use super::lost::Acknowledged;
-use super::{Runner, context};
+use super::{Failure, Runner, context};
 use crate::gateway::ShardState;
 use crate::metrics::work::From;
 use crate::peers::Peer;
 
+/// The code of what a build finds that it may not read.
+const UNREADABLE: &str = "shard_newer_format";
 /// Log entries read at once on replay.
 const REPLAY_MAX: usize = 4_096;
 /// Between two questions to an owner that does not let go yet.
@@ -71,7 +73,7 @@ struct Replayed {
 
 impl Runner {
     /// Opens the shard. `None`: it should be owned by another cell.
-    pub(super) async fn open(&mut self) -> Result<Option<Open>, String> {
+    pub(super) async fn open(&mut self) -> Result<Option<Open>, Failure> {
         self.show(ShardState::Opening);
         let mut replayed = self.replay().await?;
         self.look_for_loss(replayed.began, replayed.end, replayed.met);
@@ -120,7 +122,7 @@ impl Runner {
                 }
                 // Whether it was written, the log says.
                 Err(BusError::Unknown { .. }) => replayed = self.replay().await?,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.to_string().into()),
             }
         }
         let Replayed { shard, end, tail_bytes, snapshot_bytes, snapshot, .. } = replayed;
@@ -133,7 +135,14 @@ impl Runner {
     pub(super) fn announce(&self, shard: &Shard, end: Seq) {
         self.process.routes.learn(self.shard, &self.me, shard.epoch(), end);
         self.home.opened(self.shard, shard.epoch(), shard.cordons());
+        self.process.routes.set_unreadable(self.shard, false);
         self.show(ShardState::Open);
+    }
+
+    /// Whether this build may read it.
+    pub(super) fn admit(&self, body: &[u8], what: impl FnOnce() -> String) -> Result<(), Failure> {
+        let unknown = |error| Failure { reason: format!("{UNREADABLE}: {}: {error}", what()), unreadable: true };
+        self.process.build().formats.admit(body).map_err(unknown)
     }
 
     pub(super) async fn readers(&self, shard: &Shard) -> Result<(Box<dyn Reader>, Box<dyn Reader>), String> {
@@ -157,7 +166,7 @@ impl Runner {
         };
         // Before the append: should the lease run out meanwhile, the shard is claimed once more.
         self.lapses = self.lease.lapses();
-        let seq = self.process.bus.append(self.shard, *end, entry.encode()).await?;
+        let seq = self.process.bus.append(self.shard, *end, entry.encode_as(self.process.format())).await?;
         self.acknowledged = Some(Acknowledged::new(seq, &entry));
         shard.apply(seq, &entry);
         *end = seq;
@@ -172,7 +181,7 @@ impl Runner {
 
     /// The newest snapshot that counts, and the log after it. A snapshot counts when the log
     /// names it: a crash may have come between writing and naming it.
-    async fn replay(&self) -> Result<Replayed, String> {
+    async fn replay(&self) -> Result<Replayed, Failure> {
         let snapshots = self.process.bus.snapshots(self.shard).await.map_err(|e| e.to_string())?;
         for id in snapshots.into_iter().rev() {
             let Some(mut replayed) = self.restore(id).await? else { continue };
@@ -198,7 +207,7 @@ impl Runner {
     }
 
     /// `None`: the snapshot is damaged or gone, an older one may do.
-    async fn restore(&self, id: SnapshotId) -> Result<Option<Replayed>, String> {
+    async fn restore(&self, id: SnapshotId) -> Result<Option<Replayed>, Failure> {
         let body = match self.process.bus.read_snapshot(id).await {
             Ok(Some(body)) => body,
             Ok(None) => return Ok(None),
@@ -206,8 +215,9 @@ impl Runner {
                 tracing::error!(shard = %self.shard, snapshot = ?id, what, "snapshot is damaged; trying the one before");
                 return Ok(None);
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string().into()),
         };
+        self.admit(&body, || format!("snapshot {id:?}"))?;
         let snapshot = ShardSnapshot::decode(&body).map_err(|e| format!("snapshot {id:?}: {e}"))?;
         let shard = Shard::restore(self.shard, self.process.count, self.limits.clone(), snapshot)
             .map_err(|e| format!("snapshot {id:?}: {e}"))?;
@@ -225,7 +235,7 @@ impl Runner {
     }
 
     /// Replays the log from where it was read to its present end.
-    async fn catch_up(&self, replayed: &mut Replayed) -> Result<(), String> {
+    async fn catch_up(&self, replayed: &mut Replayed) -> Result<(), Failure> {
         let bus = &self.process.bus;
         let end = bus.log_end(self.shard).await.map_err(|e| e.to_string())?;
         if replayed.end >= end {
@@ -234,6 +244,7 @@ impl Runner {
         let mut reader = bus.read_log(self.shard, replayed.end).await.map_err(|e| e.to_string())?;
         while replayed.end < end {
             for message in reader.next(REPLAY_MAX).await.map_err(|e| e.to_string())? {
+                self.admit(&message.body, || format!("log entry {}", message.seq))?;
                 let entry = Entry::decode(&message.body).map_err(|e| format!("log entry {}: {e}", message.seq))?;
                 let void = entry.epoch < replayed.shard.epoch();
                 replayed.met |= self.acknowledged.as_ref().is_some_and(|last| last.is(message.seq, &entry));
@@ -241,7 +252,8 @@ impl Runner {
                     return Err(format!(
                         "log entry {} follows {}, but {} was read before it",
                         message.seq, entry.prev, replayed.end
-                    ));
+                    )
+                    .into());
                 }
                 for record in &entry.records {
                     match record {

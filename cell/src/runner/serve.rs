@@ -204,9 +204,15 @@ impl Runner {
                     if let Some(first) = messages.first() {
                         self.look_for_queue_loss(serving, kind, first.seq);
                     }
+                    for message in &messages {
+                        let what = || format!("item {} of its {kind:?} queue", message.seq);
+                        if let Err(failure) = self.admit(&message.body, what) {
+                            return Some(Next::Reopen(failure));
+                        }
+                    }
                     serving.read(kind, messages);
                 }
-                Some(Err(error)) => return Some(Next::Reopen(format!("{kind:?} queue: {error}"))),
+                Some(Err(error)) => return Some(Next::Reopen(format!("{kind:?} queue: {error}").into())),
             }
         }
         None
@@ -319,7 +325,7 @@ impl Runner {
                 self.fenced(found);
                 Some(Next::Ended(Ended::Fenced))
             }
-            Err(error) => Some(Next::Reopen(format!("it could not go on: {error}"))),
+            Err(error) => Some(Next::Reopen(format!("it could not go on: {error}").into())),
         }
     }
 
@@ -380,7 +386,7 @@ impl Runner {
         if let Some((queue, at, _)) = place {
             self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() });
         }
-        Next::Reopen(reason)
+        Next::Reopen(reason.into())
     }
 
     // ── appending ──
@@ -389,7 +395,7 @@ impl Runner {
     async fn append(&mut self, serving: &mut Serving, noted: Option<SnapshotId>) -> Option<Next> {
         let mut batch = serving.open.shard.take_batch()?;
         batch.entry.prev = serving.open.end;
-        let body = batch.entry.encode();
+        let body = batch.entry.encode_as(self.process.format());
         let stamp = Stamp::of(&batch.entry);
         let decided = work::Decided::of(&serving.open.shard, &batch.entry);
         let count = batch.entry.records.len();
@@ -414,13 +420,13 @@ impl Runner {
                     figures.append_refused();
                     // Nothing was written. The cell may lose its lease meanwhile; then it reads again.
                     if !self.lease.held(self.process.env.mono()) {
-                        return Some(Next::Reopen(error.to_string()));
+                        return Some(Next::Reopen(error.to_string().into()));
                     }
                     tracing::warn!(shard = %self.shard, %error, "append refused; trying again");
                     self.process.env.sleep(pause).await;
                     pause = (pause * 2).min(APPEND_AGAIN_MAX);
                 }
-                Err(error) => return Some(Next::Reopen(error.to_string())),
+                Err(error) => return Some(Next::Reopen(error.to_string().into())),
             }
         };
         figures.decided(&decided);

@@ -21,7 +21,7 @@ impl Runner {
     /// could not be written; it is tried again after the next append.
     pub(super) async fn snapshot(&self, open: &mut Open) -> Option<SnapshotId> {
         let id = SnapshotId { shard: self.shard, seq: open.end, epoch: open.shard.epoch() };
-        let body: Bytes = open.shard.snapshot(open.end).encode();
+        let body: Bytes = open.shard.snapshot(open.end).encode_as(self.process.format());
         let bytes = body.len() as u64;
         if let Err(error) = self.process.bus.write_snapshot(id, body).await {
             self.process.work.snapshot(false);

@@ -1,7 +1,7 @@
 //! A bus whose membership can be taken away while all else works: beats are lost, queues are not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +13,15 @@ use cellbus_bus::{Bus, Result};
 pub struct Flaky {
     pub inner: Arc<dyn Bus>,
     pub members_away: AtomicBool,
+    /// Counts the questions for depths.
+    pub depths: Depths,
+}
+
+/// Questions for depths that are under way at once.
+#[derive(Default)]
+pub struct Depths {
+    now: AtomicUsize,
+    pub most: AtomicUsize,
 }
 
 impl Flaky {
@@ -30,6 +39,12 @@ impl Bus for Flaky {
     async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> {
         self.inner.cluster(initial).await
     }
+    async fn cluster_record(&self) -> Result<Option<ClusterRecord>> {
+        self.inner.cluster_record().await
+    }
+    async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
+        self.inner.replace_cluster(expected, new).await
+    }
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
         self.inner.ingress_publish(tenant, headers, body).await
     }
@@ -46,7 +61,14 @@ impl Bus for Flaky {
         self.inner.read_queue(queue, after).await
     }
     async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> {
-        self.inner.depth(queue, after).await
+        let depths = &self.depths;
+        let now = depths.now.fetch_add(1, Ordering::SeqCst) + 1;
+        depths.most.fetch_max(now, Ordering::SeqCst);
+        // Others get their turn.
+        tokio::task::yield_now().await;
+        let depth = self.inner.depth(queue, after).await;
+        depths.now.fetch_sub(1, Ordering::SeqCst);
+        depth
     }
     async fn trim_queue(&self, queue: Queue, through: Seq) -> Result<()> {
         self.inner.trim_queue(queue, through).await

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::cloudevent::{Limits as EventLimits, TenantFrom, TenantRule, Tenants, parse_structured};
+use cellbus_bus::contract::ClusterRecord;
 use cellbus_bus::embedded::{Config as BusConfig, Embedded};
 use cellbus_bus::env;
+use cellbus_bus::format::Build;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardCount, VmId};
 use cellbus_bus::job::{Job, Labels, Size};
 use cellbus_bus::{Bus, Env};
@@ -286,6 +288,7 @@ pub struct Cluster {
     drivers: Arc<FakeDrivers>,
     incarnations: u32,
     snapshot_bytes_min: u64,
+    names: Arc<ManagerNames>,
     flaky: Arc<flaky::Flaky>,
     _dir: tempfile::TempDir,
 }
@@ -319,10 +322,14 @@ impl Cluster {
         let names = Arc::new(ManagerNames::new(managers.iter().map(|m| m.name.clone())));
         let replica = Arc::new(Replica::new(count, 7));
         let stop = CancellationToken::new();
-        let flaky = Arc::new(flaky::Flaky { inner: bus.clone() as Arc<dyn Bus>, members_away: AtomicBool::new(false) });
+        let flaky = Arc::new(flaky::Flaky {
+            inner: bus.clone() as Arc<dyn Bus>,
+            members_away: AtomicBool::new(false),
+            depths: flaky::Depths::default(),
+        });
         let (tail, _) = Tail::new(bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
         env.spawn("tail", tail.run(stop.clone()));
-        let process = Process::alone(env.clone(), flaky.clone() as Arc<dyn Bus>, names, replica);
+        let process = Process::alone(env.clone(), flaky.clone() as Arc<dyn Bus>, names.clone(), replica);
         let (running, token) = (process.clone(), stop.clone());
         env.spawn("process", async move { running.run(token).await });
         let drivers = Arc::new(FakeDrivers(managers.iter().map(|m| (m.id(), Arc::clone(m))).collect()));
@@ -340,11 +347,15 @@ impl Cluster {
             drivers,
             incarnations: 0,
             snapshot_bytes_min,
+            names,
             flaky,
             _dir: dir,
         };
         for _ in 0..cells {
             cluster.add_cell_of(cells);
+        }
+        if cells == 0 {
+            return cluster;
         }
         cluster.until("ready", || async { cluster.gateway.ready().map_err(|e| e.to_string()) }).await;
         cluster
@@ -353,7 +364,25 @@ impl Cluster {
     pub fn add_cell(&mut self) -> Handle {
         self.add_cell_of(1)
     }
+    /// Starts a cell of another build, as in a process of its own that found this record, with a
+    /// directory of its own. Its gateway is the cluster's from now on.
+    pub fn add_cell_of_build(&mut self, build: Build, record: &ClusterRecord) -> Handle {
+        let (env, stop) = (&self.env, &self.stop);
+        let replica = Arc::new(Replica::new(self.process.shard_count(), 8));
+        let (tail, _) = Tail::new(self.bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
+        env.spawn("tail", tail.reading(build.formats).run(stop.clone()));
+        let local = self.process.local().clone();
+        let (bus, peers) = (self.flaky.clone() as Arc<dyn Bus>, Arc::new(local.clone()));
+        let process = Process::new(env.clone(), bus, peers, local, self.names.clone(), replica).of_build(build, record);
+        let (running, token) = (process.clone(), stop.clone());
+        env.spawn("process", async move { running.run(token).await });
+        self.gateway = Gateway::new(process.clone());
+        self.add_cell_to(process, 1)
+    }
     fn add_cell_of(&mut self, gather: usize) -> Handle {
+        self.add_cell_to(self.process.clone(), gather)
+    }
+    fn add_cell_to(&mut self, process: Process, gather: usize) -> Handle {
         self.incarnations += 1;
         let id: CellId = format!("cell-{}", self.incarnations).parse().unwrap();
         let managers = self.managers.iter().map(|m| {
@@ -366,7 +395,7 @@ impl Cluster {
         config.runner.snapshot_bytes_min = self.snapshot_bytes_min;
         config.gather = (gather, Duration::from_secs(2));
         config.ingress = Some(self.tenants.clone());
-        let (cell, handle) = Cell::new(config, self.process.clone(), self.drivers.clone());
+        let (cell, handle) = Cell::new(config, process, self.drivers.clone());
         self.env.spawn("cell", cell.run(self.stop.clone()));
         self.cells.push(handle.clone());
         handle
@@ -385,6 +414,10 @@ impl Cluster {
         panic!("{what}: still {last}");
     }
 
+    /// The most questions for depths that were under way at once since this was last asked.
+    pub fn depths_at_once(&self) -> usize {
+        self.flaky.depths.most.swap(0, Ordering::SeqCst)
+    }
     /// Takes membership away, or gives it back.
     pub fn members_away(&self, away: bool) {
         self.flaky.members_away.store(away, Ordering::Relaxed);

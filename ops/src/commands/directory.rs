@@ -2,6 +2,7 @@
 
 use cellbus_bus::Env;
 use cellbus_bus::contract::Role;
+use cellbus_bus::format::Build;
 use clap::Args;
 
 use crate::exit::Result;
@@ -20,7 +21,7 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) async fn run(self, env: &Env) -> Result<()> {
-        role::run(&self.settings, Role::Directory, env).await
+    pub(super) async fn run(self, build: Build, env: &Env) -> Result<()> {
+        role::run(&self.settings, Role::Directory, build, env).await
     }
 }

@@ -17,6 +17,7 @@ const COLUMNS: &[Column] = &[
     column("PARKED", "parked"),
     column("VMS", "vms"),
     column("LOG_END", "log_end"),
+    column("REASON", "reason"),
 ];
 
 /// List the shards, their owners and epochs

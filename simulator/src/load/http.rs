@@ -413,12 +413,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::load::How;
 
     #[test]
     fn outcomes_are_read_from_events() {
         let job = JobId::derive("t", "s", "e");
         let event = |kind: &str, data: Value| json!({"type": kind, "id": "1", "data": data}).to_string();
-        let ended = |text: String| outcome(&text).map(|ended| ended.how);
+        let ended = |text: String| outcome(text.as_bytes()).map(|ended| ended.how);
         assert_eq!(
             ended(event("io.cellbus.job.succeeded.v1", json!({"job_id": job, "vms": []}))),
             Some(How::Succeeded)
@@ -433,7 +434,7 @@ mod tests {
             event("io.cellbus.job.succeeded.v1", json!({})),
             "{".to_owned(),
         ] {
-            assert_eq!(outcome(&none), None, "{none}");
+            assert_eq!(outcome(none.as_bytes()), None, "{none}");
         }
     }
 

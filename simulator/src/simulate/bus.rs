@@ -13,8 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cellbus_bus::contract::{
-    Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Member, Message, PlacedEvent, Position, Queue,
-    Reader, Result, SnapshotId,
+    Bus, ClusterRecord, DROPPED_FOR, Delivery, Depth, Error, Event, EventReader, Member, Message, PlacedEvent,
+    Position, Queue, Reader, Result, SnapshotId,
 };
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::{CellId, Epoch, Seq, ShardId};
@@ -422,6 +422,13 @@ impl Bus for Client {
     async fn cluster(&self, initial: ClusterRecord) -> Result<ClusterRecord> {
         self.look(|store, _| Ok(store.cluster(initial))).await
     }
+    async fn cluster_record(&self) -> Result<Option<ClusterRecord>> {
+        self.look(|store, _| Ok(store.cluster_record())).await
+    }
+    async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
+        let expected = expected.clone();
+        self.call(true, move |state, _| state.store.replace_cluster(&expected, new.clone())).await
+    }
 
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
         let tenant = tenant.to_owned();
@@ -479,7 +486,8 @@ impl Bus for Client {
             if self.bus.sabotage == Some(Sabotage::AckBeforePublish) {
                 self.bus.state().store.ack(id);
             }
-            Ok(Box::new(SimulatedDelivery { client, id, inbound }))
+            let incarnation = self.bus.executor.incarnation(self.node);
+            Ok(Box::new(SimulatedDelivery { client, id, inbound, incarnation }))
         }
     }
 
@@ -719,6 +727,24 @@ struct SimulatedDelivery {
     client: Client,
     id: u64,
     inbound: store::Inbound,
+    incarnation: u64,
+}
+
+/// Not acked, it comes again soon; not of a node that has crashed, or is cut off: it could not say so.
+/// One that is acked is not there any more.
+impl Drop for SimulatedDelivery {
+    fn drop(&mut self) {
+        let bus = &self.client.bus;
+        let after = u64::try_from(DROPPED_FOR.as_nanos()).unwrap_or(u64::MAX);
+        let at = bus.executor.now().saturating_add(after);
+        if bus.executor.incarnation(self.client.node) != self.incarnation {
+            return;
+        }
+        let mut state = bus.state();
+        if self.client.reachable(&state).is_ok() {
+            state.store.give_back(self.id, at);
+        }
+    }
 }
 
 #[async_trait]

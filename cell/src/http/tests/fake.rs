@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::*;
 use crate::gateway::{
     Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow, Page,
-    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted, VmRow, What,
+    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted, Upgrade, VmRow, What,
 };
 
 #[derive(Default)]
@@ -374,6 +374,9 @@ impl Api for Fake {
     fn shards_behind(&self) -> usize {
         4
     }
+    fn shards_unreadable(&self) -> usize {
+        0
+    }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
         vec![(VmState::Running, 3)]
     }
@@ -403,6 +406,31 @@ impl Api for Fake {
     }
     async fn changes(&self, limit: usize) -> Result<Vec<Change>> {
         Ok(self.changes.lock().unwrap().iter().rev().take(limit).cloned().collect())
+    }
+
+    async fn upgrade(&self) -> Result<Upgrade> {
+        use cellbus_bus::contract::{ClusterRecord, Member, MemberState, Role};
+        use cellbus_bus::format::{Build, Formats};
+        let record = ClusterRecord {
+            cluster_id: Uuid::nil(),
+            shards: cellbus_bus::ids::ShardCount::DEFAULT,
+            hash_scheme: 1,
+            format: 1,
+            created_at: WallMs(0),
+        };
+        let member = |cell: &str, newest| Member {
+            cell: cell.parse().unwrap(),
+            role: Role::Cell,
+            address: format!("http://{cell}"),
+            state: MemberState::Active,
+            joined_at: WallMs(0),
+            beat: 1,
+            build: Build { version: format!("0.{newest}.0"), formats: Formats { oldest: 1, newest } },
+        };
+        Ok(Upgrade::of(&record, vec![member("new", 2), member("old", 1)]))
+    }
+    async fn finalize_upgrade(&self, _: Operator) -> Result<Upgrade> {
+        Err(Error::Conflict { code: "upgrade_hindered", message: "format 2 is not read by old".to_owned() })
     }
 
     async fn scale(&self) -> Result<ScaleShown> {

@@ -116,6 +116,23 @@ async fn the_log_level_is_changed_at_run_time_and_noted() {
 }
 
 #[tokio::test]
+async fn an_upgrade_is_shown_and_not_finished_while_somebody_hinders_it() {
+    let server = Server::start().await;
+    let shown = ok(server.get("/v1/upgrade").await).await;
+    assert_eq!((&shown["format"], &shown["newest"]), (&json!(1), &json!(2)));
+    assert_eq!((&shown["state"], &shown["hindered_by"]), (&json!("hindered"), &json!(["old"])));
+    let old = &shown["members"][1];
+    assert_eq!((&old["id"], &old["role"], &old["state"]), (&json!("old"), &json!("cell"), &json!("active")));
+    assert_eq!((&old["version"], &old["keeps_up"]), (&json!("0.1.0"), &json!(false)));
+    assert_eq!((&old["format_oldest"], &old["format_newest"]), (&json!(1), &json!(1)));
+    let (code, problem) = problem(server.post("/v1/upgrade/finalize").await, 409).await;
+    assert_eq!(code, "upgrade_hindered");
+    assert!(problem["detail"].as_str().unwrap().contains("not read by old"), "{problem}");
+    let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(text.contains("cellbus_shards_unreadable 0"), "{text}");
+}
+
+#[tokio::test]
 async fn the_size_is_set_and_every_decision_is_shown() {
     let server = Server::start().await;
     let put = |body: &'static str| server.client.put(server.url("/v1/scale")).body(body).send();

@@ -131,6 +131,20 @@ impl Store {
     pub(super) fn cluster(&mut self, initial: ClusterRecord) -> ClusterRecord {
         self.cluster.get_or_insert(initial).clone()
     }
+    pub(super) fn cluster_record(&self) -> Option<ClusterRecord> {
+        self.cluster.clone()
+    }
+    pub(super) fn replace_cluster(&mut self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
+        match &mut self.cluster {
+            None => Err(Error::Unavailable { reason: "there is no cluster record".to_owned() }),
+            Some(stored) => {
+                if stored == expected {
+                    *stored = new;
+                }
+                Ok(stored.clone())
+            }
+        }
+    }
 
     // ── queues ──
 
@@ -247,6 +261,12 @@ impl Store {
     }
     pub(super) fn ack(&mut self, id: u64) {
         self.ingress.remove(&id);
+    }
+    /// A message that its consumer has dropped comes again then, if not earlier.
+    pub(super) fn give_back(&mut self, id: u64, at: u64) {
+        if let Some(inbound) = self.ingress.get_mut(&id) {
+            inbound.hidden_until = inbound.hidden_until.min(at);
+        }
     }
     /// Producers' messages that have not been acknowledged.
     pub(super) fn ingress_open(&self) -> usize {

@@ -1,4 +1,4 @@
-//! `cellbus`: the one binary. It parses, builds what the command needs, runs it, and turns what
+//! `cellbus`: the one command. It parses, builds what the command needs, runs it, and turns what
 //! came of it into an exit code; each command has a file of its own in `commands/`.
 
 mod client;
@@ -19,6 +19,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use cellbus_bus::format::Build;
 use clap::Parser as _;
 
 /// Measured with `cargo bench -p cellbus-simulator --bench provision`: see the decision in
@@ -26,7 +27,9 @@ use clap::Parser as _;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> ExitCode {
+/// Runs the command line of this process, as a program of this build.
+#[must_use]
+pub fn main(build: Build) -> ExitCode {
     let cli = match commands::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match cli.run() {
+    match cli.run(build) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
