@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cellbus_bus::contract::{Member, MemberState, Role};
-use cellbus_bus::{Build, Env, WallMs, env};
+use cellbus_bus::format::Build;
+use cellbus_bus::{Env, WallMs, env};
 use cellbus_cell::controller::launcher::{CommandLauncher, Launcher, ProcessLauncher, Wanted};
 
 fn shell(script: String) -> Vec<String> {
