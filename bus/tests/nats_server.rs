@@ -297,6 +297,28 @@ async fn a_visitor_makes_nothing_and_takes_the_lanes_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_after_a_lull_is_delivered_at_once() {
+    if left_out() {
+        return;
+    }
+    // What a request loses comes again only when nobody waits here any more.
+    let config = Config { redeliver_after: PATIENCE * 10, ..fresh(NatsServer::shared()) };
+    let bus = open(&config).await;
+    // Longer than a request waits: one is begun in the lull.
+    for lull in [Duration::ZERO, Duration::from_secs(3), Duration::from_secs(8)] {
+        let waiting = soon(bus.ingress_next(PATIENCE));
+        let publish = async {
+            env().sleep(lull).await;
+            bus.ingress_publish("acme", Vec::new(), body(lull.as_secs())).await.unwrap();
+        };
+        let (delivery, ()) = futures::join!(waiting, publish);
+        let delivery = delivery.unwrap();
+        assert_eq!(*delivery.body(), body(lull.as_secs()));
+        delivery.ack().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_share_the_ingress_and_one_dies() {
     if left_out() {
         return;

@@ -33,8 +33,6 @@ const WAITING_MAX: i64 = 4_096;
 /// How long one request waits for messages. What the server gives to the request of a process that
 /// is stopped or cut off is with it until the server's own time is up, so this is short.
 const EXPIRES: Duration = Duration::from_secs(5);
-/// See [`super::feed`].
-const HEARTBEAT: Duration = Duration::from_secs(2);
 /// After an error.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -238,8 +236,12 @@ async fn shared_consumer(shared: &Shared) -> Result<Consumer<pull::Config>> {
 }
 
 /// One request, until it is answered in full or has expired.
+///
+/// Without heartbeats: async-nats 0.51 forgets to wait on after one (`Batch::poll_next`), and what then
+/// comes is lost until the server's own time is up. A request that the server has forgotten ends five
+/// seconds after it should have expired.
 async fn batch(shared: &Arc<Shared>, consumer: &Consumer<pull::Config>, room: usize) -> Result<()> {
-    let messages = consumer.batch().max_messages(room).expires(EXPIRES).heartbeat(HEARTBEAT).messages().await;
+    let messages = consumer.batch().max_messages(room).expires(EXPIRES).messages().await;
     let mut messages = messages.map_err(|error| answer::unavailable("fetch", &error))?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| Error::Unavailable { reason: format!("NATS, fetch: {error}") })?;
