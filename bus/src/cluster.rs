@@ -7,6 +7,8 @@ use crate::ids::ShardCount;
 
 /// How keys map to shards in this build ([`crate::ids::ShardId::of`]).
 pub const HASH_SCHEME: u16 = 1;
+/// In the place of the scheme while a backup is being restored: no build maps keys so.
+pub const RESTORING: u16 = 0;
 
 /// Why a cell may not take part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +24,11 @@ pub enum Mismatch {
         /// Configured.
         wanted: ShardCount,
     },
+    /// What is there is not all of it.
+    #[error(
+        "a backup is being restored here, or a restore was cut off: wait for its end; if none runs, empty the bus and restore again"
+    )]
+    Restoring,
     /// Keys would be looked for on the wrong shards.
     #[error(
         "this cluster maps keys to shards by scheme {stored}, and this build knows only scheme {HASH_SCHEME}; run the build that made it"
@@ -56,6 +63,7 @@ impl Mismatch {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Shards { .. } => "cluster_shards_differ",
+            Self::Restoring => "cluster_being_restored",
             Self::HashScheme { .. } => "cluster_hash_scheme_unknown",
             Self::NewerFormat { .. } => "cluster_newer_format",
             Self::OlderFormat { .. } => "cluster_older_format",
@@ -74,6 +82,9 @@ impl ClusterRecord {
     /// # Errors
     /// [`Mismatch`], with what to do.
     pub fn check(&self, shards: ShardCount, known: Formats) -> Result<(), Mismatch> {
+        if self.hash_scheme == RESTORING {
+            return Err(Mismatch::Restoring);
+        }
         if self.hash_scheme != HASH_SCHEME {
             return Err(Mismatch::HashScheme { stored: self.hash_scheme });
         }
@@ -126,5 +137,7 @@ mod tests {
         assert_eq!(code(&newer, ShardCount::DEFAULT, Formats::NEXT), Ok(()));
         let later = Formats { oldest: 2, newest: 3 };
         assert_eq!(code(&record, ShardCount::DEFAULT, later), Err("cluster_older_format"));
+        let half = ClusterRecord { hash_scheme: RESTORING, ..record.clone() };
+        assert_eq!(code(&half, ShardCount::DEFAULT, known), Err("cluster_being_restored"));
     }
 }

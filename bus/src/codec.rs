@@ -140,6 +140,55 @@ pub fn decode_snapshot<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     decode_within::<T, SNAPSHOT_BYTES_MAX>(bytes)
 }
 
+/// Appends `value` to what [`encode`] wrote, without a format byte of its own: for [`Parts`].
+pub fn encode_behind<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    bincode::serde::encode_into_std_write(value, out, bincode::config::standard())
+        .expect("our own types always encode");
+}
+
+/// Values behind one another under one format byte, such as those of a snapshot to which builds have
+/// added: a tuple reads as its parts.
+#[derive(Debug)]
+pub struct Parts<'a>(&'a [u8]);
+
+impl<'a> Parts<'a> {
+    /// Checks the format byte.
+    ///
+    /// # Errors
+    /// When there is none, or one of a newer build.
+    pub fn of(bytes: &'a [u8]) -> Result<Self, Error> {
+        let (&format, body) = bytes.split_first().ok_or(Error::Empty)?;
+        if format == FORMAT {
+            Ok(Self(body))
+        } else {
+            Err(Error::UnknownFormat { found: format, known: Formats::KNOWN })
+        }
+    }
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// The next value, which may be as large as [`decode_snapshot`] takes.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    #[expect(clippy::should_implement_trait, reason = "each is of another type")]
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        let (value, used) =
+            bincode::serde::decode_from_slice(self.0, config::<SNAPSHOT_BYTES_MAX>()).map_err(Error::Damaged)?;
+        self.0 = &self.0[used..];
+        Ok(value)
+    }
+    /// Nothing may be left.
+    ///
+    /// # Errors
+    /// When something is.
+    pub fn end(self) -> Result<(), Error> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Trailing { extra: self.0.len() }) }
+    }
+}
+
 fn decode_within<T: DeserializeOwned, const BYTES_MAX: usize>(bytes: &[u8]) -> Result<T, Error> {
     let (&format, body) = bytes.split_first().ok_or(Error::Empty)?;
     if format != FORMAT {

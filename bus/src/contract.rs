@@ -215,6 +215,19 @@ pub trait Delivery: Send {
     fn reply_to(&self) -> Option<&str>;
 }
 
+/// A producer's message that is not acked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unacked {
+    /// Its place in the ingress. Grows.
+    pub seq: Seq,
+    /// See [`Delivery::tenant`].
+    pub tenant: String,
+    /// See [`Delivery::headers`]. Where its producer waits for an answer is not among them.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
 /// The header in which a producer names where it waits for an answer, as JetStream keeps the reply
 /// subject of a message for its own acknowledgement. The value is an address of an inbox.
 pub const REPLY_TO: &str = "cellbus-reply-to";
@@ -332,6 +345,13 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`].
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>>;
+    /// Messages that are not acked, whether taken or not, after this place: up to `max`, about 4 MiB
+    /// at the most; empty when there are no more. It takes nothing: this is for backups. What comes or
+    /// is acked meanwhile may be there or not.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>>;
 
     /// Answers a producer at its [`Delivery::reply_to`]. Best effort: nobody may be listening. Does
     /// nothing on transports without inboxes.
@@ -368,6 +388,11 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`].
     async fn read_queue(&self, queue: Queue, after: Position) -> Result<Box<dyn Reader>>;
+    /// The sequence of the last message; zero if there never was one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn queue_end(&self, queue: Queue) -> Result<Seq>;
     /// What waits after `after`.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use crate::codec;
 use crate::contract::{
     Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, MESSAGE_BYTES_MAX, Member, Message, Position,
-    Queue, QueueKind, Reader, Result, SnapshotId,
+    Queue, QueueKind, Reader, Result, SnapshotId, Unacked,
 };
 use crate::env::Env;
 use crate::ids::{CellId, Seq, ShardId};
@@ -361,6 +361,10 @@ impl Bus for Embedded {
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
         ingress::next(&self.shared, redeliver_after).await
     }
+    async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
+        self.shared.running()?;
+        ingress::unacked(&self.shared, after, max).await
+    }
 
     async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> {
         self.check(need(queue.kind))?;
@@ -396,6 +400,10 @@ impl Bus for Embedded {
         };
         let next = if known { after.seq.0 + 1 } else { stream.state().first };
         Ok(Box::new(self.reader(stream, next, Trimmed::Refuse)))
+    }
+    async fn queue_end(&self, queue: Queue) -> Result<Seq> {
+        self.shared.running()?;
+        Ok(self.shared.streams.get(StreamId::queue(queue)).end())
     }
     async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> {
         self.shared.running()?;

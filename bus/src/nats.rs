@@ -33,13 +33,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::{
     Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Inbox, MESSAGE_BYTES_MAX, Member, Position, Queue,
-    Reader, Result, SnapshotId,
+    Reader, Result, SnapshotId, Unacked,
 };
 use crate::env::{Env, Mono};
 use crate::ids::{CellId, Seq, ShardId};
 
 mod answer;
 mod cluster;
+
 mod config;
 mod connect;
 mod error;
@@ -271,6 +272,9 @@ impl Bus for Nats {
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
         ingress::next(&self.shared, redeliver_after).await
     }
+    async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
+        self.shared.unacked(after, max).await
+    }
 
     async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> {
         if items.is_empty() {
@@ -283,6 +287,10 @@ impl Bus for Nats {
     }
     async fn read_queue(&self, queue: Queue, after: Position) -> Result<Box<dyn Reader>> {
         Ok(Box::new(queue::read(&self.shared, queue, after).await?))
+    }
+    async fn queue_end(&self, queue: Queue) -> Result<Seq> {
+        self.shared.connected()?;
+        self.shared.queue_end(queue).await
     }
     async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> {
         self.shared.depth(queue, after).await

@@ -112,6 +112,8 @@ pub struct Config {
     pub scale: scale::Scale,
     /// `[snapshot]`
     pub snapshot: Snapshot,
+    /// `[backup]`: none without `backup.dir`.
+    pub backup: Option<crate::backup::Config>,
     /// `[events]`
     pub events: Events,
     /// `disk.free_min`, bytes.
@@ -627,6 +629,11 @@ impl Settings {
             in_flight_max: self.u32("cell.in_flight_max"),
             scale,
             snapshot: Snapshot { tail_min_bytes: self.count("snapshot.tail_min") },
+            backup: self.path("backup.dir").map(|dir| crate::backup::Config {
+                dir,
+                every: self.time("backup.interval"),
+                keep: self.usize("backup.keep"),
+            }),
             events: Events {
                 keep_max: self.count("events.keep_max"),
                 keep_max_bytes: self.count("events.keep_size_max"),

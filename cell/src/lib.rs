@@ -24,6 +24,7 @@
 //! Start with [`cell`], then [`runner`], [`front`] and [`gateway`]; [`controller`] says how many cells there are. [`ownership`] and what lies below
 //! `front` are pure. Everything runs on `cellbus_bus::Env` alone, so that it runs in virtual time.
 
+pub mod backup;
 mod board;
 pub mod cell;
 pub mod config;

@@ -5,6 +5,7 @@
 //! (queue depths, states of managers) is asked for when `/metrics` is read. Never a VM, job,
 //! tenant or host as a label; a manager only from the process that fronts it.
 
+pub mod backup;
 mod cluster;
 mod described;
 pub mod embedded;
@@ -143,6 +144,7 @@ pub fn described() -> Vec<(&'static str, &'static [Described])> {
         ("Work", work::ALL),
         ("The process", ALL),
         ("The bus on NATS", nats::ALL),
+        ("Backups", backup::ALL),
         ("The embedded bus", embedded::ALL),
         ("Calls between processes", peers::ALL),
         ("Certificates and tokens", security::ALL),

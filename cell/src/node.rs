@@ -285,6 +285,11 @@ impl Node {
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }
+    /// The cluster's record, as it was at the start.
+    #[must_use]
+    pub fn record(&self) -> &ClusterRecord {
+        &self.record
+    }
     /// How the directory's reading of the logs is doing.
     #[must_use]
     pub fn tail(&self) -> &tail::Handle {

@@ -143,7 +143,7 @@ impl Process {
     fn cluster_format(&self) -> u16 {
         match self.outdated().as_deref() {
             Some(Mismatch::NewerFormat { stored, .. } | Mismatch::OlderFormat { stored, .. }) => *stored,
-            Some(Mismatch::Shards { .. } | Mismatch::HashScheme { .. }) | None => self.format(),
+            Some(Mismatch::Shards { .. } | Mismatch::Restoring | Mismatch::HashScheme { .. }) | None => self.format(),
         }
     }
     /// Why this build may not take part any more, if so: somebody has raised the format meanwhile.

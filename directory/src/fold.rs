@@ -131,6 +131,9 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         Record::StepEnded { vm, op, result } => rows.change_vm(*vm, |row| row.step_ended(*op, result, at)),
         Record::Moved { vm } => rows.change_vm(*vm, |row| row.moved(at)),
         Record::MovedBack { vm, settled } => rows.change_vm(*vm, |row| row.moved_back(*settled, at)),
+        Record::VmFound { vm, manager } => rows.change_vm(*vm, |row| {
+            row.found_at(*manager, at);
+        }),
         Record::Parked { vm, .. } => change_own_job(rows, *vm, JobRow::parked),
         Record::Unparked { vm, decision, .. } => {
             match decision {
@@ -166,6 +169,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::ScaleSet { .. }
         | Record::ScaleLed { .. }
         | Record::ScaleDecided { .. }
+        | Record::ManagersAudited { .. }
         | Record::Snapshot { .. } => {}
     }
 }

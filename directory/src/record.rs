@@ -563,6 +563,26 @@ pub enum Record {
         /// How many, and why.
         decision: Arc<Decision>,
     },
+
+    // ── after a restore ──
+    /// A manager holds a VM that is not known there: it has moved, or is to be made nowhere else.
+    VmFound {
+        /// Which VM.
+        vm: VmId,
+        /// Where.
+        manager: ManagerId,
+    },
+    /// Managers were audited since the restore: what was held back at them goes on.
+    ManagersAudited {
+        /// Those that were read.
+        read: Vec<ManagerId>,
+        /// Those at which something may be removed.
+        cleared: Vec<ManagerId>,
+        /// Whether every manager has been read.
+        all_read: bool,
+        /// Whether nothing waits for an audit any more.
+        over: bool,
+    },
 }
 
 /// Who calls a job off.

@@ -421,6 +421,19 @@ impl Vm {
         self.other = None;
     }
 
+    /// An audit after a restore has found it at this manager, and not at the one that is known; whether
+    /// it is known there from here on. One that is still to be made, or that a call is under way on, is not.
+    pub fn found_at(&mut self, manager: ManagerId, at: WallMs) -> bool {
+        let moved = self.home.as_ref().is_some_and(|home| home.manager != manager);
+        if !moved || self.doing.is_some() || self.is_deleted() || self.settled == VmState::Creating {
+            return false;
+        }
+        self.home = Some(Place { manager, host: None });
+        self.other = None;
+        self.as_of = at;
+        true
+    }
+
     /// Work of `job` on it has ended, or was dropped before it began. A VM whose own provision did
     /// not succeed, and that never settled, was never made: whoever ended the work has undone all.
     pub fn work_ended(&mut self, job: JobId, outcome: &Outcome, at: WallMs) {

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod audit;
+mod backup;
 mod cell;
 mod cells;
 mod completions;
@@ -15,6 +16,7 @@ mod load;
 mod managers;
 mod paging;
 mod queue;
+mod restore;
 mod scale;
 mod shards;
 mod sim_managers;
@@ -64,6 +66,8 @@ enum Command {
     Upgrade(upgrade::Command),
     DeadLetters(dead_letters::Command),
     Audit(audit::Command),
+    Backup(backup::Command),
+    Restore(restore::Command),
     Load(Box<load::Command>),
     SimManagers(sim_managers::Command),
     Simulate(Box<simulate::Command>),
@@ -93,6 +97,8 @@ impl Cli {
             Command::Upgrade(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),
             Command::Audit(command) => client(async |env| command.run(&env).await),
+            Command::Backup(command) => server(async |env| command.run(&env).await),
+            Command::Restore(command) => server(async |env| command.run(&env).await),
             Command::Load(command) => server(async |env| command.run(&env).await),
             Command::SimManagers(command) => server(async |env| command.run(&env).await),
             Command::Simulate(command) => server(async |env| command.run(&env).await),

@@ -8,6 +8,7 @@ use cellbus_bus::contract::Role;
 use cellbus_bus::format::Build;
 use cellbus_bus::nats::Nats;
 use cellbus_bus::{Bus, Env};
+use cellbus_cell::backup;
 use cellbus_cell::config::scale::Launcher;
 use cellbus_cell::config::{Config, Transport};
 use cellbus_cell::http::{self, App, Served};
@@ -62,7 +63,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
         tls: security.members().cloned(),
         metrics: metrics::peers::Metrics::new(metrics.registry()).context("metrics")?,
     };
-    let scale = config.scale.settings.clone();
+    let (scale, backups, cluster_id) = (config.scale.settings.clone(), config.backup.clone(), record.cluster_id);
     let settings = http::Settings { security: security.clone(), ..http::Settings::of(&config) };
     let parts = node::Parts {
         bus,
@@ -76,6 +77,13 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
         reach,
     };
     let node = Node::start(parts, env.clone()).await;
+    if let (Some(backups), Some(controller)) = (backups, node.controller().cloned()) {
+        let figures = metrics::backup::Metrics::new(metrics.registry()).context("metrics")?;
+        let (bus, id): (Arc<dyn Bus>, _) = (connection.clone(), cluster_id);
+        let leads = move || controller.status().leads;
+        let service = backup::Service::new(backups, bus, env.clone(), id, figures, leads);
+        env.spawn("backups", service.run(stop.clone()));
+    }
     let served = Arc::new(Served::new(node.gateway().clone()).scaled(scale));
     let settings = http::Settings { members: node.members(), ..settings };
     let metrics = metrics.beside(node.gateway().process().registry()).on_nats(connection.clone()).context("metrics")?;

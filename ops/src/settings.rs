@@ -44,6 +44,13 @@ impl Source {
         refuse(self.load(Vec::new())?)
     }
 
+    /// The configuration, with another place for data.
+    pub(crate) fn load_with_data(&self, data: Option<&str>) -> Result<Config> {
+        let flag =
+            data.map(|data| Override { key: "data_dir".to_owned(), value: data.to_owned(), flag: "--data".to_owned() });
+        refuse(self.load(flag.into_iter().collect())?)
+    }
+
     fn file(&self) -> Result<Option<config::File>> {
         let (path, named) = match &self.config {
             Some(path) => (path.clone(), true),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::Env;
-use cellbus_bus::contract::Role;
+use cellbus_bus::contract::{ClusterRecord, Role};
 use cellbus_bus::embedded::{self, Embedded};
 use cellbus_bus::format::{Build, Formats};
 use cellbus_bus::ids::{CellId, ManagerName};
@@ -183,6 +183,11 @@ impl Cluster {
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
     }
+    /// The cluster's record.
+    #[must_use]
+    pub fn record(&self) -> &ClusterRecord {
+        self.node.record()
+    }
     /// How the directory's reading of the logs is doing.
     #[must_use]
     pub fn tail(&self) -> &tail::Handle {
@@ -207,7 +212,9 @@ impl Cluster {
 
 // ── what is configured, as each part takes it ──
 
-fn bus_config(config: &Config) -> embedded::Config {
+/// As the embedded bus takes it.
+#[must_use]
+pub fn bus_config(config: &Config) -> embedded::Config {
     embedded::Config {
         free_bytes_min: config.disk_free_min_bytes,
         events_keep: config.events.keep_max,

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use cellbus_bus::nats::{self, Nats};
 use serde_json::Value;
 
 use crate::binary::cellbus;
-use crate::process::{Server, wait_for};
+use crate::process::{Server, command, wait_for};
 use crate::proxy::Proxy;
 
 /// How long a change of members may take to be seen by all, on a busy machine.
@@ -230,6 +231,33 @@ impl Cluster {
         })
         .await
         .with_context(|| asked.log_tail())
+    }
+
+    /// Runs a command that needs no server, with the configuration of the processes; gives what it prints.
+    ///
+    /// # Errors
+    /// When it does not succeed.
+    pub fn offline(&self, arguments: &[&str]) -> Result<String> {
+        let done = command().args(arguments).arg("--config").arg(self.config()).stdin(Stdio::null()).output()?;
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        ensure!(done.status.success(), "cellbus {arguments:?}: {}\n{out}\n{err}", done.status);
+        Ok(out.into_owned())
+    }
+
+    /// The broker is lost, and every process with it, all at once; managers go on. There is a new broker
+    /// that holds nothing, and the configuration names it, and another number of shards.
+    ///
+    /// # Errors
+    /// When a process had ended before.
+    pub fn lose_the_bus(&mut self, shards: u16) -> Result<()> {
+        self.nats.kill();
+        for server in self.cells.drain(..).chain(self.directories.drain(..)) {
+            server.kill()?;
+        }
+        self.nats = NatsServer::start();
+        self.section = format!("urls = [\"{}\"]\n", self.nats.url());
+        self.shape.shards = shards;
+        Ok(fs::write(self.config(), self.toml())?)
     }
 
     /// Directory against managers, from each process: nothing may differ. While shards still move, a

@@ -7,6 +7,7 @@
 //! - `data_dir`: directories that are in use, damaged, not writable, nearly full;
 //! - `kills`: `kill -9` under load, over and over the same data;
 //! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell;
+//! - `backup`: a cluster under load is backed up, its bus lost, and restored on another, with other shards;
 //! - `nats_cluster`: cells, directories and managers as processes of their own on a real NATS server, killed under load;
 //! - `nats_deploy`: the three servers of `ops/deploy/nats/` as shipped, with tenants that are kept apart;
 //! - `nats_producers`: producers in other languages on a real cluster;
@@ -23,6 +24,7 @@ pub mod binary;
 pub mod books;
 pub mod cluster;
 pub mod process;
+pub mod producers;
 pub mod prometheus;
 pub mod promql;
 pub mod proxy;

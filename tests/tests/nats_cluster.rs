@@ -4,8 +4,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "it drives the real binary from outside, in real time")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,89 +12,13 @@ use cellbus_bus::nats::{Config, Nats};
 use cellbus_tests::books::{Books, all_end, no_vm_twice};
 use cellbus_tests::cluster::{Cluster, Shape};
 use cellbus_tests::process::{event, long, wait_for};
-use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use cellbus_tests::producers::{Producers, seed};
 use rustix::process::Signal;
 use serde_json::json;
 
-/// Submitters at once: enough that every fault finds calls, appends and submissions under way.
-const SUBMITTERS: u64 = 8;
 /// How long a takeover may take with a lease of 3 s: the design's bound is 5 s on a machine of its
 /// own; this one is shared with every other test.
 const TAKEOVER: Duration = Duration::from_secs(30);
-
-/// Producers that send events to whichever server answers, and keep books, until they are stopped.
-struct Producers {
-    urls: Arc<Mutex<Vec<String>>>,
-    books: Arc<Mutex<Books>>,
-    stop: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Producers {
-    fn start(cluster: &Cluster, seed: u64) -> Self {
-        let urls = Arc::new(Mutex::new(urls(cluster)));
-        let (books, stop) = (Arc::<Mutex<Books>>::default(), Arc::<AtomicBool>::default());
-        let task = |me| tokio::spawn(produce(Arc::clone(&urls), Arc::clone(&books), Arc::clone(&stop), me, seed));
-        let tasks = (0..SUBMITTERS).map(task).collect();
-        Self { urls, books, stop, tasks }
-    }
-    /// The servers have changed.
-    fn look_again(&self, cluster: &Cluster) {
-        *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls(cluster);
-    }
-    /// Waits until so many more events have been acknowledged.
-    async fn progress(&self, more: usize) -> Result<()> {
-        let count = || {
-            let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-            books.jobs.values().filter(|job| job.acknowledged.is_some()).count()
-        };
-        let wanted = count() + more;
-        let taken = async || Ok(if count() >= wanted { Ok(()) } else { Err(format!("{} of {wanted}", count())) });
-        wait_for("more jobs to be taken", Duration::from_secs(120), taken).await
-    }
-    async fn end(self) -> Result<Books> {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            task.await?;
-        }
-        Ok(Arc::into_inner(self.books).context("producers have ended")?.into_inner()?)
-    }
-}
-
-fn urls(cluster: &Cluster) -> Vec<String> {
-    cluster.servers().map(|server| server.url.clone()).collect()
-}
-
-async fn produce(urls: Arc<Mutex<Vec<String>>>, books: Arc<Mutex<Books>>, stop: Arc<AtomicBool>, me: u64, seed: u64) {
-    let mut rng = SmallRng::seed_from_u64(seed ^ me);
-    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().expect("a client");
-    for number in 0_u64.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        let key = format!("{me}-{number}");
-        let event = books.lock().expect("no holder panics").next(&mut rng, &key);
-        // Asked again, elsewhere, until somebody takes it: what was not answered may have been taken.
-        for _ in 0..20 {
-            let url = {
-                let urls = urls.lock().expect("no holder panics");
-                urls[rng.random_range(0..urls.len())].clone()
-            };
-            let request = http.post(format!("{url}/v1/jobs")).header("content-type", "application/cloudevents+json");
-            let answer = request.body(event.to_string()).send().await;
-            if let Ok(answer) = answer
-                && answer.status() == 202
-                && let Ok(body) = answer.json::<serde_json::Value>().await
-            {
-                let id = body["job_id"].as_str().expect("an acknowledged job has an id");
-                books.lock().expect("no holder panics").acknowledged(&key, id).expect("one event is one job");
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-}
 
 /// What must hold in the end, asked of a server that has lived through it all.
 async fn all_is_well(cluster: &Cluster, mut books: Books) -> Result<()> {
@@ -121,13 +43,6 @@ async fn all_is_well(cluster: &Cluster, mut books: Books) -> Result<()> {
         .with_context(|| server.log_tail())?;
     }
     Ok(())
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("CELLBUS_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| SmallRng::from_os_rng().random());
-    println!("seed {seed} (CELLBUS_SEED={seed} plays it again, as far as real processes do)");
-    seed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

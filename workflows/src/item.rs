@@ -160,6 +160,22 @@ pub enum ControlItem {
         /// What.
         decision: Arc<Decision>,
     },
+
+    // ── after a restore ──
+    /// To a VM's home: an audit has found it at this manager, and the directory does not know it there.
+    Found {
+        /// Which VM.
+        vm: VmId,
+        /// Where.
+        manager: ManagerId,
+    },
+    /// To every shard: what was held back since a restore may go on.
+    Audited {
+        /// At these managers, which an audit has read.
+        read: Vec<ManagerId>,
+        /// What removes something, too: their audit was clean, or a person has seen what it found.
+        cleared: Vec<ManagerId>,
+    },
 }
 
 impl JobItem {

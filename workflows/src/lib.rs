@@ -34,5 +34,7 @@ pub mod view;
 pub use action::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Released};
 pub use item::{ControlItem, JobItem};
-pub use shard::{Change, JobStatus, Limits, Scale, ScaleSet, Shard, Stats, VmExplanation};
+pub use shard::{
+    Carried, Change, JobStatus, KnownJobs, Limits, Scale, ScaleSet, Shard, Stats, VmExplanation, Way, generation,
+};
 pub use view::{CapacityView, ClassSummary, Health, ManagerNames, ManagerSummary};

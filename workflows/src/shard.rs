@@ -1,8 +1,10 @@
 //! The state of one shard, and its only ways in and out.
 
 mod apply;
+mod carried;
 mod effects;
 mod fair;
+mod hold;
 mod jobs;
 pub(crate) mod run;
 mod scale;
@@ -28,6 +30,7 @@ use crate::input::{Batch, Context, Effect, Input, Released};
 use crate::view::ManagerNames;
 use state::{Durable, Machine, Map, Soft, VmEntry};
 
+pub use carried::{Carried, KnownJobs, Way, generation};
 pub use scale::{Scale, ScaleSet};
 pub use status::{JobStatus, Stats, VmExplanation};
 
@@ -121,7 +124,7 @@ impl Shard {
         limits: Limits,
         snapshot: ShardSnapshot,
     ) -> Result<Self, codec::Error> {
-        let (machine, scale) = Machine::decode(&snapshot.machine)?;
+        let (machine, scale, hold) = Machine::decode(&snapshot.machine)?;
         let mut shard = Self::new(id, count, limits);
         let state = &mut shard.state;
         state.epoch = snapshot.epoch;
@@ -149,6 +152,7 @@ impl Shard {
         state.dead_letters = machine.dead_letters;
         state.changes = machine.changes;
         state.scale = scale;
+        state.hold = hold;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)
@@ -168,7 +172,7 @@ impl Shard {
             vms,
             jobs: machine.jobs.iter().map(|(_, entry)| entry.row.clone()).collect(),
             cordons: machine.cordons.iter().cloned().collect(),
-            machine: machine.encode(&self.state.scale),
+            machine: machine.encode(&self.state.scale, &self.state.hold),
         }
     }
 

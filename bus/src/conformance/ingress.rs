@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::contract::{Bus, DROPPED_FOR, Delivery};
 use crate::env::{BoxFuture, Env};
+use crate::ids::Seq;
 
 use super::{Subject, at_first_await, at_once, body, not_yet, soon};
 
@@ -124,4 +125,40 @@ pub(super) async fn a_dropped_wait_takes_nothing(subject: &mut dyn Subject) {
         }
     }
     assert_eq!(text(&*next(&bus, &env, LONG).await), "one");
+}
+
+pub(super) async fn what_is_not_acked_can_be_looked_at(subject: &mut dyn Subject) {
+    let (bus, env) = (subject.bus(), subject.env());
+    assert_eq!(bus.ingress_unacked(Seq::ZERO, 100).await.expect("a look"), []);
+    let headers = vec![("Ce-Id".to_owned(), "order-4711".to_owned())];
+    for number in 0..10 {
+        bus.ingress_publish("acme", headers.clone(), body(number)).await.expect("a publish");
+    }
+    // One is taken and kept, one is acked.
+    let _held = next(&bus, &env, LONG).await;
+    let done = next(&bus, &env, LONG).await;
+    let acked = text(&*done);
+    done.ack().await.expect("an ack");
+    let (mut seen, began) = (Vec::new(), env.mono());
+    while seen.len() != 9 {
+        assert!(env.mono().since(began) < super::PATIENCE, "an ack is heard of in the end: {seen:?}");
+        seen.clear();
+        let mut after = Seq::ZERO;
+        loop {
+            let some = bus.ingress_unacked(after, 3).await.expect("a look");
+            let Some(last) = some.last() else { break };
+            assert!(some.len() <= 3 && some[0].seq > after);
+            after = last.seq;
+            seen.extend(some);
+        }
+    }
+    assert!(
+        seen.iter().all(|one| one.tenant == "acme" && one.headers == [("ce-id".to_owned(), "order-4711".to_owned())])
+    );
+    let texts: Vec<String> = seen.iter().map(|one| String::from_utf8_lossy(&one.body).into_owned()).collect();
+    let expected: Vec<String> = (0..10).map(|number: u64| number.to_string()).filter(|one| *one != acked).collect();
+    assert_eq!(texts, expected, "in order, and none is taken by it");
+    subject.reopen().await;
+    let seen = subject.bus().ingress_unacked(Seq::ZERO, 100).await.expect("a look");
+    assert_eq!(seen.len(), 9);
 }

@@ -126,6 +126,16 @@ pub(super) async fn queues_are_apart(subject: &mut dyn Subject) {
     }
 }
 
+pub(super) async fn a_queue_has_an_end(subject: &mut dyn Subject) {
+    let bus = subject.bus();
+    assert_eq!(bus.queue_end(jobs(1)).await.expect("an end"), Seq::ZERO);
+    let last = bus.publish(jobs(1), bodies(0..3)).await.expect("a publish");
+    bus.publish(control(1), bodies(0..9)).await.expect("a publish");
+    assert_eq!(bus.queue_end(jobs(1)).await.expect("an end"), last);
+    bus.trim_queue(jobs(1), last).await.expect("a trim");
+    assert_eq!(bus.queue_end(jobs(1)).await.expect("an end"), last, "the last is kept");
+}
+
 pub(super) async fn publish_all_reaches_every_queue(subject: &mut dyn Subject) {
     let (bus, env) = (subject.bus(), subject.env());
     let items = (0..200).map(|index| (jobs(index), bodies([u64::from(index), 1000 + u64::from(index)]))).collect();

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::codec;
-use crate::contract::{DROPPED_FOR, Delivery, Error, Message, Result};
+use crate::contract::{DROPPED_FOR, Delivery, Error, Message, Result, Unacked};
 use crate::env::Mono;
+use crate::ids::Seq;
 
 use super::Shared;
 use super::intake::Write;
@@ -145,8 +146,7 @@ pub(super) async fn next(shared: &Arc<Shared>, redeliver_after: Duration) -> Res
                     shared.ingress.state().forget(seq);
                     continue;
                 };
-                let (tenant, headers, body) = codec::decode::<Stored>(&message.body)
-                    .map_err(|error| Error::Damaged { what: format!("message {seq} of ingress: {error}") })?;
+                let (tenant, headers, body) = decode(&message)?;
                 return Ok(Box::new(Taken { shared: Arc::clone(shared), seq, tenant, headers, body }));
             }
             Pick::Wait(None) => changed.await,
@@ -170,6 +170,41 @@ async fn read_one(shared: &Shared, stream: &Stream, seq: u64) -> Result<Option<M
     };
     Ok(messages.pop())
 }
+
+/// What is not acked, looked at and not taken.
+pub(super) async fn unacked(shared: &Arc<Shared>, after: Seq, max: usize) -> Result<Vec<Unacked>> {
+    let stream = shared.streams.get(StreamId::INGRESS);
+    let mut from = after.0.saturating_add(1);
+    let mut found = Vec::new();
+    while found.is_empty() {
+        from = from.max(stream.state().first);
+        let messages = match stream.read(from, max, READ_BYTES, &shared.segments) {
+            Found::Messages(messages) => messages,
+            Found::OnDisk(read) => shared.read(read).await?,
+            Found::AtEnd => break,
+            // Acked since the look at where it begins.
+            Found::Trimmed(_) => continue,
+        };
+        let Some(last) = messages.last() else { break };
+        from = last.seq.0 + 1;
+        for message in messages {
+            if shared.ingress.state().acked.contains(&message.seq.0) {
+                continue;
+            }
+            let (tenant, headers, body) = decode(&message)?;
+            found.push(Unacked { seq: message.seq, tenant, headers, body });
+        }
+    }
+    Ok(found)
+}
+
+fn decode(message: &Message) -> Result<Stored> {
+    codec::decode(&message.body)
+        .map_err(|error| Error::Damaged { what: format!("message {} of ingress: {error}", message.seq) })
+}
+
+/// Bytes read at once.
+const READ_BYTES: usize = 4 << 20;
 
 /// Tenant, headers, body.
 type Stored = (String, Vec<(String, String)>, Bytes);

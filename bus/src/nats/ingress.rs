@@ -17,10 +17,11 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::Notify;
 
-use crate::contract::{DROPPED_FOR, Delivery, Error, REPLY_TO, Result};
+use crate::contract::{DROPPED_FOR, Delivery, Error, REPLY_TO, Result, Unacked};
 use crate::env::Mono;
+use crate::ids::Seq;
 
-use super::{Shared, answer, closed};
+use super::{Shared, answer, closed, kept};
 
 /// The name of the shared consumer.
 const CONSUMER: &str = "cells";
@@ -33,6 +34,8 @@ const WAITING_MAX: i64 = 4_096;
 /// How long one request waits for messages. What the server gives to the request of a process that
 /// is stopped or cut off is with it until the server's own time is up, so this is short.
 const EXPIRES: Duration = Duration::from_secs(5);
+/// Bytes looked at in one go.
+const UNACKED_BYTES: usize = 4 << 20;
 /// After an error.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -346,6 +349,22 @@ impl Shared {
         if let Err(error) = self.client.publish(reply, Bytes::from_static(word.as_bytes())).await {
             tracing::debug!(%error, word, "not said to NATS");
         }
+    }
+
+    /// What no cell has acked, looked at and not taken: a consumer would have to be the one that all share.
+    pub(super) async fn unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
+        self.connected()?;
+        let all = self.layout.ingress_subject("*");
+        let (mut found, mut bytes, mut from) = (Vec::new(), 0, after.0.saturating_add(1));
+        while found.len() < max && bytes < UNACKED_BYTES {
+            let Some(kept) = kept::next(&self.ingress_stream, &all, from).await? else { break };
+            from = kept.seq + 1;
+            bytes += kept.body.len();
+            let tenant = kept.subject.rsplit('.').next().unwrap_or_default().to_owned();
+            let (headers, _) = headers(Some(&kept.headers), &tenant);
+            found.push(Unacked { seq: Seq(kept.seq), tenant, headers, body: kept.body });
+        }
+        Ok(found)
     }
 
     /// Gives back all that is out, so that others get it at once.

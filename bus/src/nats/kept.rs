@@ -4,9 +4,9 @@
 
 use std::error::Error as _;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
 use crate::contract::{Error, Message, Result};
@@ -17,6 +17,7 @@ use super::answer;
 
 /// A stored message.
 pub(super) struct Kept {
+    pub(super) subject: Subject,
     pub(super) seq: u64,
     pub(super) at: WallMs,
     pub(super) body: Bytes,
@@ -31,6 +32,7 @@ pub(super) fn wall(nanos: i128) -> WallMs {
 impl Kept {
     fn of(message: StreamMessage) -> Self {
         Self {
+            subject: message.subject,
             seq: message.sequence,
             at: wall(message.time.unix_timestamp_nanos()),
             body: message.payload,

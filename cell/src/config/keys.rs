@@ -164,6 +164,19 @@ pub(super) const KEYS: &[Key] = &[
         "8MiB",
         "the least log behind a shard's last snapshot that makes a new one due; the last two are kept, and with each new one log and queues are trimmed",
     ),
+    key(
+        "backup.dir",
+        Kind::Text(4_096),
+        "",
+        "where scheduled backups are put: by `cellbus up`, or by the controller that decides; several controllers need one that they share. Not set: none are taken",
+    ),
+    key("backup.interval", Kind::Time(secs(1), secs(30 * DAY)), "1h", "how often one is taken"),
+    key(
+        "backup.keep",
+        Kind::Count(1, 10_000),
+        "24",
+        "how many are kept; an older one is removed only after a new one is whole",
+    ),
     key("events.keep_max", Kind::Count(1_000, 100_000_000), "100000", "events kept for readers that come back"),
     key("events.keep_size_max", Kind::Size(MIB, TIB), "256MiB", "what these events take at the most"),
     key(

@@ -1,12 +1,12 @@
 //! The audit: the directory against what the managers hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{ManagerId, VmId};
 use cellbus_directory::record::Operator;
-use cellbus_directory::{PowerState, Vm, VmFilter, VmState};
+use cellbus_directory::{PowerState, Step, Vm, VmFilter, VmState};
 use cellbus_workflows::ControlItem;
 use futures::stream::StreamExt as _;
 use uuid::Uuid;
@@ -32,6 +32,39 @@ struct State {
     audit: Audit,
     /// All that were found fault with, not only those that are shown.
     suspects: BTreeMap<VmId, ManagerId>,
+    /// Managers that were compared, and whether nothing was found there.
+    compared: BTreeMap<ManagerId, bool>,
+    /// VMs that a manager holds, and the directory does not list there.
+    found: BTreeMap<VmId, ManagerId>,
+    /// VMs that the directory lists at a manager, which does not hold them.
+    absent: BTreeSet<VmId>,
+}
+
+impl State {
+    fn of(audit: Audit) -> Self {
+        Self {
+            audit,
+            suspects: BTreeMap::new(),
+            compared: BTreeMap::new(),
+            found: BTreeMap::new(),
+            absent: BTreeSet::new(),
+        }
+    }
+
+    /// VMs that were found where their homes do not know them to be: of which nobody knows, that are
+    /// still to be made, or that are not where they are listed.
+    fn to_be_told(&self, vm: impl Fn(&VmId) -> Option<Vm>) -> Vec<(VmId, ManagerId)> {
+        let untold = |id: &VmId, manager: &ManagerId| match vm(id) {
+            None => true,
+            Some(vm) if vm.is_deleted() => false,
+            Some(vm) => match (&vm.home, &vm.doing) {
+                (None, _) => true,
+                (Some(_), Some(doing)) if doing.step == Step::Create => doing.manager != *manager,
+                (Some(home), _) => home.manager != *manager && self.absent.contains(id),
+            },
+        };
+        self.found.iter().filter(|(id, manager)| untold(id, manager)).map(|(id, manager)| (*id, *manager)).collect()
+    }
 }
 
 impl Running {
@@ -64,7 +97,7 @@ impl Gateway {
             findings: Vec::new(),
             repairs: 0,
         };
-        let running = Arc::new(Running { state: Mutex::new(State { audit, suspects: BTreeMap::new() }) });
+        let running = Arc::new(Running { state: Mutex::new(State::of(audit)) });
         {
             let mut audits = self.inner.audits.lock().unwrap_or_else(PoisonError::into_inner);
             if audits.iter().any(|audit| audit.lock().audit.ended_at.is_none()) {
@@ -84,7 +117,60 @@ impl Gateway {
     async fn audit_all(&self, running: &Running, managers: Vec<ManagerId>) {
         let process = &self.inner.process;
         futures::stream::iter(managers).for_each_concurrent(AT_ONCE, |manager| self.audit_one(running, manager)).await;
+        let clean = {
+            let state = running.lock();
+            state.compared.iter().filter(|(_, clean)| **clean).map(|(manager, _)| *manager).collect()
+        };
+        if let Err(error) = self.tell_audited(running, clean).await {
+            // What waits for an audit after a restore waits for the next one.
+            tracing::warn!(%error, "the shards were not told of an audit");
+        }
         running.lock().audit.ended_at = Some(process.env.wall());
+    }
+
+    /// Tells the homes of VMs what was found where, and then all shards which managers were read, and
+    /// at which something may be removed: after a restore they hold work back until they hear of it,
+    /// and take no notice otherwise.
+    async fn tell_audited(&self, running: &Running, cleared: Vec<ManagerId>) -> Result<()> {
+        let process = &self.inner.process;
+        let control = |shard| Queue { shard, kind: QueueKind::Control };
+        let (found, read) = {
+            let state = running.lock();
+            let read: Vec<ManagerId> = state.compared.keys().copied().collect();
+            (state.to_be_told(|vm| self.replica().vm(*vm)), read)
+        };
+        for some in found.chunks(PAGE) {
+            let item = |(vm, manager): &(VmId, ManagerId)| {
+                let item = ControlItem::Found { vm: *vm, manager: *manager };
+                (control(vm.shard(process.count)), vec![item.encode()])
+            };
+            process.bus.publish_all(some.iter().map(item).collect()).await?;
+        }
+        if read.is_empty() {
+            return Ok(());
+        }
+        let item = ControlItem::Audited { read, cleared }.encode();
+        let items = process.count.shards().map(|shard| (control(shard), vec![item.clone()]));
+        Ok(process.bus.publish_all(items.collect()).await?)
+    }
+
+    /// A person has seen what an audit found: work that waits for an audit since a restore goes on at
+    /// every manager that this one has compared.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] `audit_running`; as [`Gateway::submit`].
+    pub async fn audit_accept(&self, id: Uuid, by: Operator) -> Result<Audit> {
+        let running = self.find_audit(id)?;
+        let managers: Vec<ManagerId> = {
+            let state = running.lock();
+            if state.audit.ended_at.is_none() {
+                return Err(still_running());
+            }
+            state.compared.keys().copied().collect()
+        };
+        self.note_change(by, format!("accept what audit {id} found at {} managers", managers.len())).await?;
+        self.tell_audited(&running, managers).await?;
+        self.audit(id)
     }
 
     /// Compares one manager with the directory.
@@ -105,15 +191,21 @@ impl Gateway {
         let caught_up = self.inner.process.env.timeout(super::OWNER_LIMIT, self.inner.process.caught_up()).await;
         let mut findings: Vec<Finding> = Vec::new();
         let mut vms = 0;
+        let (mut found, mut absent) = (Vec::new(), Vec::new());
         if !matches!(caught_up, Some(Ok(()))) {
-            running.lock().audit.unreachable.push(manager);
-        } else {
+            let mut state = running.lock();
+            state.audit.unreachable.push(manager);
+            state.audit.managers_done += 1;
+            return;
+        }
+        {
             let filter = VmFilter { manager: Some(manager), ..VmFilter::default() };
             let mut from = None;
             while let Ok(page) = self.replica().list(&filter, PAGE, from.as_deref()) {
                 for vm in page.items {
                     vms += 1;
                     let there = held.remove(&vm.id);
+                    absent.extend(there.is_none().then_some(vm.id));
                     findings.extend(compare(manager, &vm, there.as_ref()));
                 }
                 from = page.next;
@@ -123,12 +215,16 @@ impl Gateway {
             }
             for (id, there) in held {
                 vms += 1;
+                found.push(id);
                 findings.extend(self.unlisted(manager, id, &there));
             }
         }
         let mut state = running.lock();
         state.audit.vms += vms;
         state.audit.findings_total += findings.len() as u64;
+        state.compared.insert(manager, findings.is_empty());
+        state.found.extend(found.into_iter().map(|vm| (vm, manager)));
+        state.absent.extend(absent);
         for finding in findings {
             state.suspects.insert(finding.vm, finding.manager);
             if state.audit.findings.len() < SHOWN_MAX {
@@ -183,10 +279,7 @@ impl Gateway {
         let suspects: Vec<(VmId, ManagerId)> = {
             let state = running.lock();
             if state.audit.ended_at.is_none() {
-                return Err(Error::Conflict {
-                    code: "audit_running",
-                    message: "the audit still runs: wait for its end".to_owned(),
-                });
+                return Err(still_running());
             }
             state.suspects.iter().map(|(vm, manager)| (*vm, *manager)).collect()
         };
@@ -205,6 +298,10 @@ impl Gateway {
         }
         self.audit(id)
     }
+}
+
+fn still_running() -> Error {
+    Error::Conflict { code: "audit_running", message: "the audit still runs: wait for its end".to_owned() }
 }
 
 /// A VM that the directory lists at the manager, against what the manager says of it.

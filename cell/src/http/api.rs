@@ -173,6 +173,7 @@ pub trait Api: Send + Sync {
     async fn audit_start(&self, by: Operator) -> Result<Uuid>;
     fn audit(&self, id: Uuid) -> Result<Audit>;
     async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit>;
+    async fn audit_accept(&self, id: Uuid, by: Operator) -> Result<Audit>;
 
     // ── events, health ──
     /// A reader of events after this place; `None`: only those that come from now on.

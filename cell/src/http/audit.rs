@@ -80,3 +80,12 @@ pub(super) async fn repair(
         }
     }
 }
+
+/// Says that a person has seen what an audit found: what waits for an audit since a restore goes on at
+/// every manager that this one has compared.
+#[utoipa::path(post, path = "/v1/audit/{id}/accept", tag = "audit", params(("id" = String, Path, description = "its id")),
+    responses((status = 200, body = AuditView), (status = 404, body = Problem),
+        (status = 409, description = "audit_running", body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn accept(State(app): State<App>, id: Name, _: Query, by: Caller) -> Result<Json<AuditView>, Problem> {
+    Ok(Json(AuditView::of(&*app.api, app.api.audit_accept(id.uuid()?, by.operator()).await?)))
+}

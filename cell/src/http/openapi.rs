@@ -59,6 +59,7 @@ use super::{
         audit::start,
         audit::show,
         audit::repair,
+        audit::accept,
         events::stream,
         changes::list,
         log::show,

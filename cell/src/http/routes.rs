@@ -75,6 +75,7 @@ routes! {
     post "POST" "/v1/audit" Operator [] audit::start;
     get "GET" "/v1/audit/{id}" Operator [] audit::show;
     post "POST" "/v1/audit/{id}/repair" Operator [] audit::repair;
+    post "POST" "/v1/audit/{id}/accept" Operator [] audit::accept;
     get "GET" "/v1/events" Tenant ["tenant"] events::stream;
     get "GET" "/v1/changes" Operator ["limit"] changes::list;
     get "GET" "/v1/log" Operator [] log::show;

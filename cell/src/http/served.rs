@@ -267,6 +267,9 @@ impl Api for Served {
     async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit> {
         self.gateway.audit_repair(id, by).await
     }
+    async fn audit_accept(&self, id: Uuid, by: Operator) -> Result<Audit> {
+        self.gateway.audit_accept(id, by).await
+    }
 
     async fn events(&self, after: Option<Seq>) -> Result<Box<dyn EventReader>> {
         Ok(self.gateway.process().bus.read_events(after).await?)

@@ -53,6 +53,8 @@ pub(super) struct Open {
     pub(super) snapshot_bytes: u64,
     /// The last snapshot that counts.
     pub(super) snapshot: Option<SnapshotId>,
+    /// How far the queues had been read when it was made.
+    pub(super) snapshot_read: (Position, Position),
 }
 
 /// A shard as read from its log.
@@ -63,6 +65,7 @@ struct Replayed {
     tail_bytes: u64,
     snapshot_bytes: u64,
     snapshot: Option<SnapshotId>,
+    snapshot_read: (Position, Position),
     /// Where the log was begun to be read.
     began: Seq,
     /// Whether the last entry that was acknowledged here was read, as it was.
@@ -125,10 +128,10 @@ impl Runner {
                 Err(error) => return Err(error.to_string().into()),
             }
         }
-        let Replayed { shard, end, tail_bytes, snapshot_bytes, snapshot, .. } = replayed;
+        let Replayed { shard, end, tail_bytes, snapshot_bytes, snapshot, snapshot_read, .. } = replayed;
         let (jobs, control) = self.readers(&shard).await?;
         self.announce(&shard, end);
-        Ok(Some(Open { shard, end, jobs, control, tail_bytes, snapshot_bytes, snapshot }))
+        Ok(Some(Open { shard, end, jobs, control, tail_bytes, snapshot_bytes, snapshot, snapshot_read }))
     }
 
     /// Tells process and cell that the shard is open here.
@@ -198,6 +201,7 @@ impl Runner {
             tail_bytes: 0,
             snapshot_bytes: 0,
             snapshot: None,
+            snapshot_read: Default::default(),
             began: Seq::ZERO,
             met: false,
             named: BTreeSet::new(),
@@ -221,6 +225,7 @@ impl Runner {
         let snapshot = ShardSnapshot::decode(&body).map_err(|e| format!("snapshot {id:?}: {e}"))?;
         let shard = Shard::restore(self.shard, self.process.count, self.limits.clone(), snapshot)
             .map_err(|e| format!("snapshot {id:?}: {e}"))?;
+        let snapshot_read = shard.positions();
         Ok(Some(Replayed {
             shard,
             end: id.seq,
@@ -228,6 +233,7 @@ impl Runner {
             tail_bytes: 0,
             snapshot_bytes: body.len() as u64,
             snapshot: Some(id),
+            snapshot_read,
             began: id.seq,
             met: false,
             named: BTreeSet::new(),

@@ -38,16 +38,17 @@ impl Runner {
         Some(id)
     }
 
-    /// The record that names the snapshot is durable: what lies before the one before it can go.
+    /// The record that names the snapshot is durable: what lies before the one before it can go, of
+    /// the log first. So a backup that began with a snapshot which is still there when it has read the
+    /// queues has missed nothing of them ([`crate::backup`]).
     pub(super) async fn trim(&self, open: &mut Open, id: SnapshotId) {
         let before = open.snapshot.replace(id);
-        let (jobs, control) = open.shard.positions();
+        let (jobs, control) = std::mem::replace(&mut open.snapshot_read, open.shard.positions());
+        let Some(before) = before else { return };
         let bus = &self.process.bus;
         let queue = |kind| Queue { shard: self.shard, kind };
         let trimmed = async {
-            if let Some(before) = before {
-                bus.trim_log(self.shard, before.seq, KEEP).await?;
-            }
+            bus.trim_log(self.shard, before.seq, KEEP).await?;
             bus.trim_queue(queue(QueueKind::Jobs), jobs.seq).await?;
             bus.trim_queue(queue(QueueKind::Control), control.seq).await
         };

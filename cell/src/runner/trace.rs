@@ -127,6 +127,8 @@ fn of_record(record: &Record) -> About {
         Record::ScaleSet { .. } => About::nothing("scale_set"),
         Record::ScaleLed { .. } => About::nothing("scale_led"),
         Record::ScaleDecided { .. } => About::nothing("scale_decided"),
+        Record::VmFound { vm, manager } => About { manager: Some(*manager), ..About::vm("vm_found", *vm) },
+        Record::ManagersAudited { .. } => About::nothing("managers_audited"),
     }
 }
 

@@ -45,6 +45,12 @@ impl Bus for Flaky {
     async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
         self.inner.replace_cluster(expected, new).await
     }
+    async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
+        self.inner.ingress_unacked(after, max).await
+    }
+    async fn queue_end(&self, queue: Queue) -> Result<Seq> {
+        self.inner.queue_end(queue).await
+    }
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
         self.inner.ingress_publish(tenant, headers, body).await
     }

@@ -21,6 +21,10 @@ pub(super) struct Command {
     /// Also say what would mend each difference, or mend it
     #[arg(long, value_enum)]
     repair: Option<Repair>,
+    /// After a restore: what this audit, which has ended, found is understood; what waits for it goes on at
+    /// every manager that it has read
+    #[arg(long, value_name = "ID", conflicts_with = "repair")]
+    accept: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -34,6 +38,9 @@ enum Repair {
 impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
         let (client, printer) = self.remote.open()?;
+        if let Some(id) = self.accept {
+            return printer.one(&client.post(&["v1", "audit", &id, "accept"]).await?);
+        }
         let begun = client.post(&["v1", "audit"]).await?;
         let audit = ended(&client, env, begun).await?;
         let id = id(&audit)?;

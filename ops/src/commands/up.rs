@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cellbus_bus::Env;
+use cellbus_cell::backup;
 use cellbus_cell::config::Transport;
 use cellbus_cell::http::{self, App, LogLevel, Served};
 use cellbus_cell::metrics::{self, Metrics};
@@ -59,11 +60,17 @@ impl Command {
         env.spawn("security files", security.clone().run(config.reload_interval, env.clone(), stop.clone()));
         let http = http::Settings { security: security.clone(), ..http::Settings::of(&config) };
 
-        let data = config.data_dir.clone();
+        let (data, backups) = (config.data_dir.clone(), config.backup.clone());
         let parts = Parts { config, inventory, latency: size.latency };
         let cluster = Cluster::open_with(parts, security.members(), env.clone()).await.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
+        if let Some(backups) = backups {
+            let figures = metrics::backup::Metrics::new(metrics.registry()).context("metrics")?;
+            let (bus, id) = (Arc::clone(cluster.bus()), cluster.record().cluster_id);
+            let service = backup::Service::new(backups, bus, env.clone(), id, figures, || true);
+            env.spawn("backups", service.run(stop.clone()));
+        }
         let served = Arc::new(Served::new(cluster.gateway().clone()).scaled(scale));
         let metrics = Arc::new(metrics.beside(cluster.gateway().process().registry()));
         let app = App::new(served, env.clone(), http, metrics, Arc::new(level));

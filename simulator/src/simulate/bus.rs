@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cellbus_bus::contract::{
     Bus, ClusterRecord, DROPPED_FOR, Delivery, Depth, Error, Event, EventReader, Member, Message, PlacedEvent,
-    Position, Queue, Reader, Result, SnapshotId,
+    Position, Queue, Reader, Result, SnapshotId, Unacked,
 };
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::{CellId, Epoch, Seq, ShardId};
@@ -441,6 +441,9 @@ impl Bus for Client {
         .await
     }
     async fn reply(&self, _to: &str, _body: Bytes) {}
+    async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
+        self.look(|store, _| Ok(store.unacked(after, max))).await
+    }
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>> {
         let hide_for = u64::try_from(redeliver_after.as_nanos()).unwrap_or(u64::MAX);
         {
@@ -507,6 +510,9 @@ impl Bus for Client {
             from = next.ok().and_then(|next| next.first().map(|message| message.seq)).unwrap_or(Seq(from.0 - 1));
         }
         Ok(Box::new(self.reader(What::Queue(queue), from)))
+    }
+    async fn queue_end(&self, queue: Queue) -> Result<Seq> {
+        self.look(|store, _| Ok(store.queue(queue).last())).await
     }
     async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> {
         self.look(|store, _| Ok(store.depth(queue, after))).await

@@ -62,6 +62,10 @@ impl Shard {
                     if let Some(run) = run_mut(entry) {
                         run.step_begun(*step, *manager);
                     }
+                    if *step == Step::Create {
+                        // It is known there from here on.
+                        self.state.hold.found.remove(vm);
+                    }
                     self.own_job(*vm, JobRow::under_way);
                     self.open(IntentKey::Call(*vm, *op));
                 }
@@ -192,6 +196,8 @@ impl Shard {
             }
             Record::ScaleLed { leader } => self.state.scale.led(leader),
             Record::ScaleDecided { decision, .. } => self.state.scale.decided(decision),
+            Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
+            Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }
     }
 

@@ -82,6 +82,8 @@ impl Shard {
             ControlItem::ScaleSet { settings, by } => self.record(ctx, Record::ScaleSet { settings, by }),
             ControlItem::ScaleLead { controller, lease } => self.would_lead(ctx, controller, lease),
             ControlItem::ScaleDecided { leader, decision } => self.scale_decided(ctx, &leader, decision),
+            ControlItem::Found { vm, manager } => self.found_at(ctx, vm, manager),
+            ControlItem::Audited { read, cleared } => self.managers_audited(ctx, &read, &cleared),
         }
     }
 

@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(restored.scale(), world.shard.scale());
 
         // One that was written before there was a size to keep.
-        let (machine, _) = super::super::state::Machine::decode(&snapshot.machine).unwrap();
+        let (machine, ..) = super::super::state::Machine::decode(&snapshot.machine).unwrap();
         let old = Bytes::from(cellbus_bus::codec::encode(&machine));
         let before = cellbus_directory::ShardSnapshot { machine: old, ..snapshot };
         let restored = Shard::restore(id, count, Limits::for_shards(count), before).unwrap();

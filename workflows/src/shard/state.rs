@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Change;
 use super::fair::FairQueue;
+use super::hold::Hold;
 use super::run::Run;
 use super::scale::Scale;
 
@@ -131,6 +132,8 @@ pub(crate) struct Durable {
     pub(crate) dead_letters: BTreeMap<uuid::Uuid, Arc<DeadLetter>>,
     pub(crate) changes: VecDeque<Change>,
     pub(crate) scale: Scale,
+    /// What must not be done yet, after a restore.
+    pub(crate) hold: Hold,
 }
 
 impl Durable {
@@ -156,6 +159,7 @@ impl Durable {
             dead_letters: BTreeMap::new(),
             changes: VecDeque::new(),
             scale: Scale::default(),
+            hold: Hold::default(),
         }
     }
 }
@@ -213,6 +217,8 @@ pub(crate) struct Soft {
     pub(crate) attempts: BTreeMap<IntentKey, Attempt>,
     /// Why a VM's work waits for a place, and how often it was looked for.
     pub(crate) places: BTreeMap<VmId, (u32, String)>,
+    /// VMs whose work waits for an audit after a restore.
+    pub(crate) held: BTreeSet<VmId>,
     /// Work that may start.
     pub(crate) ready: FairQueue,
     /// Work that waits for any manager to have a slot.
@@ -291,17 +297,24 @@ impl Machine {
         }
     }
 
-    /// With what was added later behind it: a build that knows nothing of that wrote it alone.
-    pub(crate) fn encode(&self, scale: &Scale) -> Bytes {
-        Bytes::from(codec::encode(&(self, scale)))
+    /// With what was added later behind it: a build that knows nothing of that wrote it without, and
+    /// one that need not know of it can read it without.
+    pub(crate) fn encode(&self, scale: &Scale, hold: &Hold) -> Bytes {
+        let mut bytes = codec::encode(&(self, scale));
+        if *hold != Hold::default() {
+            codec::encode_behind(hold, &mut bytes);
+        }
+        Bytes::from(bytes)
     }
 
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Scale), codec::Error> {
-        codec::decode_snapshot(bytes).or_else(|error| match codec::decode_snapshot(bytes) {
-            Ok(machine) => Ok((machine, Scale::default())),
-            Err(_) => Err(error),
-        })
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Scale, Hold), codec::Error> {
+        let mut parts = codec::Parts::of(bytes)?;
+        let machine = parts.next()?;
+        let scale = if parts.is_empty() { Scale::default() } else { parts.next()? };
+        let hold = if parts.is_empty() { Hold::default() } else { parts.next()? };
+        parts.end()?;
+        Ok((machine, scale, hold))
     }
 }

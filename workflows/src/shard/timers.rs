@@ -28,13 +28,17 @@ pub(super) fn backoff(limits: &Limits, count: u32, random: u64) -> Duration {
 impl Shard {
     /// What a new owner must do again: all open effects, all timers, all waiting work.
     pub(super) fn rearm(&mut self, ctx: &Context<'_>) {
-        self.soft.retries = self.state.intents.iter().cloned().collect();
-        for intent in self.soft.retries.clone() {
+        self.soft.retries.clear();
+        for intent in self.state.intents.iter().cloned().collect::<Vec<_>>() {
             if let IntentKey::Call(vm, op) = intent
                 && let Some(doing) = self.state.vms.get(&vm).and_then(|e| e.vm.doing.clone()).filter(|d| d.op == op)
             {
+                if self.hold_call_back(vm, &doing) {
+                    continue;
+                }
                 self.try_again(ctx, &intent, vm, doing.manager);
             }
+            self.soft.retries.push(intent);
         }
         let mut waiting: Vec<VmId> = self
             .state

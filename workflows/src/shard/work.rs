@@ -151,17 +151,27 @@ impl Shard {
             }
             match sagas::next(&entry.vm, run, ctx.names) {
                 Next::Call(step, manager) => {
+                    if let Some(why) = self.held(step, Some(manager)) {
+                        self.hold_back(vm, why);
+                        return;
+                    }
                     if self.begin(ctx, vm, &head, step, manager) {
                         return;
                     }
                     self.soft.behind.entry(manager).or_default().push(&head.tenant, vm);
                     return;
                 }
-                Next::Place(step, only) => match self.place(ctx, vm, &head, step, only) {
-                    Placed::Done => return,
-                    Placed::Ended(outcome) if step == Step::Create => self.end(ctx, &head, outcome),
-                    Placed::Ended(outcome) => self.record(ctx, Record::Undoing { vm, cause: outcome }),
-                },
+                Next::Place(step, only) => {
+                    if let Some(why) = self.held(step, None) {
+                        self.hold_back(vm, why);
+                        return;
+                    }
+                    match self.place(ctx, vm, &head, step, only) {
+                        Placed::Done => return,
+                        Placed::Ended(outcome) if step == Step::Create => self.end(ctx, &head, outcome),
+                        Placed::Ended(outcome) => self.record(ctx, Record::Undoing { vm, cause: outcome }),
+                    }
+                }
                 Next::Commit => self.record(ctx, Record::Moved { vm }),
                 Next::MoveBack => {
                     // What was stopped for the migrate is started again.
@@ -202,7 +212,7 @@ impl Shard {
             return false;
         }
         let Some(entry) = self.state.vms.get(&vm) else { return true };
-        let op = entry.vm.op.next();
+        let op = entry.vm.op.max(self.state.hold.ops_above).next();
         let host = match &work.task {
             Task::Operate(Operation::Migrate(MigrateTo::Host(host))) => Some(host.clone()),
             Task::Operate(_) | Task::Create { .. } | Task::Inspect => None,
@@ -214,6 +224,13 @@ impl Shard {
 
     fn place(&mut self, ctx: &Context<'_>, vm: VmId, work: &Arc<Work>, step: Step, only: Option<ManagerId>) -> Placed {
         let Some(entry) = self.state.vms.get(&vm) else { return Placed::Done };
+        if let Some(found) = self.state.hold.found.get(&vm).copied().filter(|_| step == Step::Create) {
+            // It is there: nothing is to be chosen, and no room to be looked for.
+            if !self.begin(ctx, vm, work, step, found) {
+                self.soft.behind.entry(found).or_default().push(&work.tenant, vm);
+            }
+            return Placed::Done;
+        }
         let fresh = Run::new(Arc::clone(work));
         let run = entry.run.as_deref().unwrap_or(&fresh);
         let excluded: Vec<&Refusal> = run.refusals.iter().collect();

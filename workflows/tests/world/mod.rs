@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+mod backup;
 mod rows;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +17,7 @@ use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, OpNumber, Seq, ShardCou
 use cellbus_bus::job::{Digest, Job, Notify, Operation, Policy, Power, Provision, Request, Size, Target};
 use cellbus_directory::record::{Entry, Record};
 use cellbus_directory::vm::PowerState;
-use cellbus_directory::{Failure, FailureCode, JobState, Refusal, RefusalReason, Step, VmFacts};
+use cellbus_directory::{Failure, FailureCode, JobState, Refusal, RefusalReason, ShardSnapshot, Step, VmFacts};
 use cellbus_workflows::{
     Action, Answer, Call, CapacityView, ClassSummary, Context, ControlItem, Effect, EffectAnswer, EffectKind, Health,
     Input, JobItem, Later, LaterReason, Limits, ManagerNames, ManagerSummary, Shard,
@@ -75,6 +76,8 @@ const ROUNDS_TO_REST: usize = 20_000;
 pub struct World {
     pub count: ShardCount,
     pub logs: Vec<Vec<Entry>>,
+    /// What a restored shard began with, in the place of its first entry.
+    pub bases: Vec<Option<ShardSnapshot>>,
     pub queues: BTreeMap<(u16, bool), Vec<Bytes>>,
     pub shards: Vec<Shard>,
     pub managers: BTreeMap<ManagerId, BTreeMap<VmId, Held>>,
@@ -181,6 +184,7 @@ impl World {
         let mut world = Self {
             count,
             logs: vec![Vec::new(); shards.into()],
+            bases: vec![None; shards.into()],
             queues: BTreeMap::new(),
             shards: count.shards().map(|id| Shard::new(id, count, limits.clone())).collect(),
             managers: names.iter().map(|(_, id)| (*id, BTreeMap::new())).collect(),
@@ -221,13 +225,24 @@ impl World {
         (self.next_random() % 256) < u64::from(of)
     }
 
-    /// Throws the shard's memory away and opens it again from its log.
-    pub fn open(&mut self, index: usize) {
+    /// The shard as its log gives it.
+    fn replayed(&self, index: usize) -> Shard {
         let id = ShardId::new(u16::try_from(index).expect("small"), self.count).expect("a shard");
-        let mut shard = Shard::new(id, self.count, self.limits.clone());
-        for (n, entry) in self.logs[index].iter().enumerate() {
+        let base = self.bases[index].clone();
+        let skipped = usize::from(base.is_some());
+        let mut shard = match base {
+            Some(base) => Shard::restore(id, self.count, self.limits.clone(), base).expect("restores"),
+            None => Shard::new(id, self.count, self.limits.clone()),
+        };
+        for (n, entry) in self.logs[index].iter().enumerate().skip(skipped) {
             shard.apply(Seq(n as u64 + 1), entry);
         }
+        shard
+    }
+
+    /// Throws the shard's memory away and opens it again from its log.
+    pub fn open(&mut self, index: usize) {
+        let mut shard = self.replayed(index);
         let (jobs, control) = shard.positions();
         let entry = Entry {
             epoch: shard.epoch().next(),
@@ -469,6 +484,8 @@ impl World {
                 size: spec.size,
                 snapshots: spec.snapshots.clone(),
             }),
+            // Made before the restore, for a job that nobody remembered: it is adopted.
+            (Action::Create(_), Some(facts)) if self.bases.iter().any(Option::is_some) => Some(facts),
             (Action::Create(_), Some(facts)) => {
                 self.violations.push(format!("VM {} was made twice", call.vm));
                 Some(facts)
@@ -498,7 +515,12 @@ impl World {
 
     /// Runs until nothing is left to do, letting time pass when only time helps.
     pub fn settle(&mut self) {
-        assert!(self.rest(ROUNDS_TO_REST), "it does not come to rest; calls so far: {}", self.calls.len());
+        assert!(
+            self.rest(ROUNDS_TO_REST),
+            "it does not come to rest; {} calls so far, the last {:?}",
+            self.calls.len(),
+            self.calls.last()
+        );
     }
 
     /// Runs for so many rounds at most; whether it has come to rest.
@@ -592,10 +614,7 @@ impl World {
         for (index, shard) in self.shards.iter().enumerate() {
             assert_eq!(shard.open_intents(), 0, "shard {index} has open intents");
             // Replay gives the same state.
-            let mut replayed = Shard::new(shard.id(), self.count, self.limits.clone());
-            for (n, entry) in self.logs[index].iter().enumerate() {
-                replayed.apply(Seq(n as u64 + 1), entry);
-            }
+            let replayed = self.replayed(index);
             assert!(shard.same_state(&replayed), "shard {index}: the replayed state differs");
             // So does a snapshot.
             let snapshot =
@@ -609,7 +628,9 @@ impl World {
             }
             for vm in shard.snapshot(Seq(9)).vms {
                 let held = copies.remove(&vm.id).unwrap_or_default();
-                let expected: Vec<ManagerId> = vm.home.iter().map(|home| home.manager).collect();
+                // After a restore: deleted since the backup, for a job that nobody remembered.
+                let lost = self.bases[index].is_some() && vm.settled == cellbus_directory::VmState::Lost;
+                let expected: Vec<ManagerId> = vm.home.iter().filter(|_| !lost).map(|home| home.manager).collect();
                 assert_eq!(held, expected, "VM {} is {} and its record says {:?}", vm.name, vm.settled, vm.home);
                 if let [manager] = held[..] {
                     let facts = &self.managers[&manager][&vm.id].facts;
@@ -623,7 +644,7 @@ impl World {
             }
         }
         assert!(copies.is_empty(), "orphans: {copies:?}");
-        rows::check(&self.shards, &self.logs, self.count, &self.limits);
+        rows::check(&self.shards, &self.logs, &self.bases, self.count, &self.limits);
         let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
         for (job, what) in self.events.keys().filter_map(|id| id.split_once('/')) {
             *outcomes.entry(job).or_default() += usize::from(what != "accepted" && !what.starts_with("state/"));

@@ -2,18 +2,29 @@
 
 use cellbus_bus::ids::{Seq, ShardCount};
 use cellbus_directory::fold::Tables;
-use cellbus_directory::{Entry, Replica};
+use cellbus_directory::{Entry, Replica, ShardSnapshot};
 use cellbus_workflows::{Limits, Shard};
 
 /// Compares them all along each log, and in the end with a replica that has read every log, or
 /// loaded every snapshot.
-pub(super) fn check(shards: &[Shard], logs: &[Vec<Entry>], count: ShardCount, limits: &Limits) {
+pub(super) fn check(
+    shards: &[Shard],
+    logs: &[Vec<Entry>],
+    bases: &[Option<ShardSnapshot>],
+    count: ShardCount,
+    limits: &Limits,
+) {
     let (followed, loaded) = (Replica::new(count, 1), Replica::new(count, 1));
-    for (shard, log) in shards.iter().zip(logs) {
+    for ((shard, log), base) in shards.iter().zip(logs).zip(bases) {
         let id = shard.id();
         let mut machine = Shard::new(id, count, limits.clone());
         let mut tables = Tables::default();
-        for (n, entry) in log.iter().enumerate() {
+        if let Some(base) = base {
+            machine = Shard::restore(id, count, limits.clone(), base.clone()).expect("restores");
+            tables = Tables::of(base.clone());
+            followed.load(id, base.clone());
+        }
+        for (n, entry) in log.iter().enumerate().skip(usize::from(base.is_some())) {
             let seq = Seq(n as u64 + 1);
             machine.apply(seq, entry);
             tables.apply(seq, entry);

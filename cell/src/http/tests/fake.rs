@@ -506,6 +506,9 @@ impl Api for Fake {
     async fn audit_repair(&self, id: Uuid, _: Operator) -> Result<Audit> {
         Ok(Audit { repairs: 1, ..self.audit(id)? })
     }
+    async fn audit_accept(&self, id: Uuid, _: Operator) -> Result<Audit> {
+        self.audit(id)
+    }
 
     async fn events(&self, after: Option<Seq>) -> Result<Box<dyn EventReader>> {
         let last = self.events.list.lock().unwrap().last().map_or(Seq(0), |e| e.seq);

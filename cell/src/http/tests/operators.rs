@@ -100,6 +100,9 @@ async fn audits_run_and_are_repaired() {
     assert!(plan["plan"].as_str().unwrap().starts_with("1 findings"));
     assert_eq!(ok(repair("").await).await["repairs"], 1);
     assert_eq!(problem(repair("{\"mode\":\"now\"}").await, 400).await.0, "invalid_body");
+    assert_eq!(ok(server.post(&format!("{path}/accept")).await).await["id"], begun["id"]);
+    let none = "/v1/audit/00000000-0000-0000-0000-000000000009/accept";
+    assert_eq!(problem(server.post(none).await, 404).await.0, "audit_not_found");
     server.fake.not_ready.store(true, Ordering::Relaxed);
     assert_eq!(problem(server.post("/v1/audit").await, 429).await.0, "too_many_requests");
 }

@@ -6,7 +6,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use cellbus_bus::contract::{
     ClusterRecord, Depth, Error, Event, MESSAGE_BYTES_MAX, Member, Message, PlacedEvent, Position, Queue, Result,
-    SnapshotId,
+    SnapshotId, Unacked,
 };
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, Seq, ShardId};
@@ -267,6 +267,15 @@ impl Store {
         if let Some(inbound) = self.ingress.get_mut(&id) {
             inbound.hidden_until = inbound.hidden_until.min(at);
         }
+    }
+    pub(super) fn unacked(&self, after: Seq, max: usize) -> Vec<Unacked> {
+        let found = self.ingress.range(after.0 + 1..).take(max).map(|(id, inbound)| Unacked {
+            seq: Seq(*id),
+            tenant: inbound.tenant.clone(),
+            headers: inbound.headers.clone(),
+            body: inbound.body.clone(),
+        });
+        found.collect()
     }
     /// Producers' messages that have not been acknowledged.
     pub(super) fn ingress_open(&self) -> usize {
