@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cellbus_bus::embedded::Embedded;
+use cellbus_bus::format::Formats;
 use cellbus_bus::ids::{JobId, ShardCount};
 use cellbus_bus::{Bus as _, Env};
 use cellbus_cell::backup::{self, Error};
@@ -168,7 +169,9 @@ async fn what_was_half_restored_is_no_cluster() {
     let file = folder.path().join("cluster.backup");
     let first = Embedded::open(bus_config(&config(&folder.path().join("a"), 4)), env.clone()).unwrap();
     assert!(matches!(backup::take(first.as_ref(), &env, &file).await, Err(Error::NoCluster)));
-    let record = cellbus_cell::node::cluster_record(first.as_ref(), &env, ShardCount::new(4).unwrap()).await.unwrap();
+    let record = cellbus_cell::node::cluster_record(first.as_ref(), &env, ShardCount::new(4).unwrap(), Formats::KNOWN)
+        .await
+        .unwrap();
     first.ingress_publish("acme", vec![("ce-id".into(), "1".into())], "{}".into()).await.unwrap();
     let taken = backup::take(first.as_ref(), &env, &file).await.unwrap();
     assert_eq!(taken.summary.ingress, 1);
@@ -182,7 +185,7 @@ async fn what_was_half_restored_is_no_cluster() {
     assert_ne!(whole.cluster_id, record.cluster_id, "what is left of the old cluster is another one");
     let half = cellbus_bus::contract::ClusterRecord { hash_scheme: cellbus_bus::cluster::RESTORING, ..whole.clone() };
     second.replace_cluster(&whole, half).await.unwrap();
-    let refused = cellbus_cell::node::cluster_record(second.as_ref(), &env, record.shards).await;
+    let refused = cellbus_cell::node::cluster_record(second.as_ref(), &env, record.shards, Formats::KNOWN).await;
     assert!(refused.unwrap_err().to_string().contains("being restored"));
     for error in [
         backup::take(second.as_ref(), &env, &file).await.unwrap_err(),

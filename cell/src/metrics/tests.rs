@@ -58,6 +58,7 @@ fn everything(managers: usize, tenants: usize) -> (tempfile::TempDir, Metrics) {
         .unwrap();
     let peers = peers::Metrics::new(&registry).unwrap();
     peers.dropped("full", 1);
+    backup::Metrics::new(&registry).unwrap();
     let files = security::Metrics::new(&registry).unwrap();
     for kind in ["tls", "tokens", "members"] {
         files.broken(kind, false);
