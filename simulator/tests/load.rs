@@ -48,6 +48,8 @@ struct Wrong {
     leaves_after: Option<u32>,
     /// Every submission takes so long.
     slow: Duration,
+    /// This many audits cannot read a manager.
+    opening: u32,
 }
 
 #[derive(Default)]
@@ -262,7 +264,10 @@ async fn locate(State(cluster): State<Cluster>, headers: HeaderMap, body: Bytes)
 
 async fn audit(State(cluster): State<Cluster>) -> Response {
     let vms = cluster.books.lock().unwrap().vms.len();
-    Json(json!({"id": "f44dec3f-0dad-599c-bfc4-bbe000698666", "ended_at": "now", "unreachable": [], "vms": vms, "findings_total": 0, "findings": []})).into_response()
+    let mut wrong = cluster.wrong.lock().unwrap();
+    let unreachable: &[&str] = if wrong.opening > 0 { &["m1"] } else { &[] };
+    wrong.opening = wrong.opening.saturating_sub(1);
+    Json(json!({"id": "f44dec3f-0dad-599c-bfc4-bbe000698666", "ended_at": "now", "unreachable": unreachable, "vms": vms, "findings_total": 0, "findings": []})).into_response()
 }
 
 fn options() -> Options {
@@ -396,6 +401,12 @@ async fn a_slow_cluster_does_not_slow_the_clock() {
     assert!(report.latency_ms.p99 > report.late_ms.p99, "{report:?}");
     let due = report.details.series.moments.iter().take(1).map(|moment| moment.due).sum::<u64>();
     assert_eq!(due, report.jobs_submitted, "each is in the moment in which it was due");
+}
+
+#[tokio::test]
+async fn a_manager_that_is_being_opened_is_audited_again() {
+    let (report, _) = play(Wrong { opening: 2, ..Wrong::default() }, workload::provisions(10, 1), options()).await;
+    assert_eq!((report.directory_mismatches, report.directory_entries), (0, 10));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ fn seeds(bug: Sabotage) -> u64 {
         Sabotage::ForgetOutcomes => 10,
         Sabotage::ForgetDedupe => 10,
         Sabotage::UncheckedCheckpoint => 40,
-        Sabotage::BlindDirectory => 10,
+        Sabotage::BlindDirectory => 20,
         Sabotage::ActOnTheUnkept => 40,
     }
 }

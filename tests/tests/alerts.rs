@@ -133,6 +133,8 @@ fn every_alert_has_its_page_and_every_page_its_alert() -> Result<()> {
     let pages: BTreeSet<String> = files_below(&root().join("ops/docs/runbooks"), "md")
         .iter()
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        // The others are of what an operator does, not of what calls one.
+        .filter(|page| page.starts_with("Cellbus"))
         .collect();
     ensure!(alerts == pages, "alerts and pages differ: {:?}", alerts.symmetric_difference(&pages).collect::<Vec<_>>());
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use cellbus_tests::process::{Server, event, wait_for};
 use serde_json::{Value, json};
 
@@ -261,7 +261,11 @@ async fn load_is_recorded_and_compared() -> Result<()> {
     let compared = parsed(&compared);
     // Two seconds are too few to tell a spread from.
     assert_eq!((&compared["rows"][0]["verdict"], &compared["differences"]), (&json!("unknown"), &json!([])));
-    assert_eq!(compared["warnings"].as_array().map(Vec::len), Some(2), "{compared}");
+    // A busy machine may add that the harness was late.
+    let warnings = compared["warnings"].as_array().context("a list")?;
+    let short =
+        warnings.iter().filter(|warning| warning.as_str().is_some_and(|text| text.contains("fewer than 10 moments")));
+    assert_eq!(short.count(), 2, "{compared}");
     Ok(())
 }
 

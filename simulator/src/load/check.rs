@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::books::{Expected, LABEL};
 use super::report::Report;
-use super::target::{Target, TargetError};
+use super::target::{Audited, Target, TargetError};
 use super::{Options, Phase, Progress};
 
 /// The most ids of one look-up.
@@ -21,6 +21,8 @@ const LOOKERS: usize = 4;
 /// the logs by a moment.
 const TRIES: u32 = 10;
 const TRY_PAUSE: Duration = Duration::from_millis(500);
+/// Audits before managers that cannot be read count as differences: many times a lease.
+const AUDIT_TRIES: u32 = 40;
 
 pub(super) struct Check<'a> {
     pub(super) target: &'a dyn Target,
@@ -64,10 +66,10 @@ impl Check<'_> {
         }
         if self.options.audit && !self.stop.is_cancelled() {
             self.progress.phase(Phase::Auditing);
-            match self.target.audit().await {
+            match self.audited().await {
                 Ok(found) => {
                     report.directory_entries = found.vms;
-                    report.directory_mismatches = found.mismatches;
+                    report.directory_mismatches = found.mismatches + found.unread;
                     report.duplicates += found.duplicates;
                     audited = true;
                 }
@@ -84,6 +86,19 @@ impl Check<'_> {
             let found = difference(expected, &self.listed(run).await?);
             let settled = found.missing == 0 && found.unexpected == 0;
             if settled || tries == TRIES || self.stop.is_cancelled() {
+                return Ok(found);
+            }
+            tries += 1;
+            self.env.sleep(TRY_PAUSE).await;
+        }
+    }
+
+    /// Again while managers cannot be read: after the loss of a cell, others are still opening its.
+    async fn audited(&self) -> Result<Audited, TargetError> {
+        let mut tries = 1;
+        loop {
+            let found = self.target.audit().await?;
+            if found.unread == 0 || tries == AUDIT_TRIES || self.stop.is_cancelled() {
                 return Ok(found);
             }
             tries += 1;

@@ -338,7 +338,8 @@ impl Target for HttpTarget {
         }
         Ok(Audited {
             vms: audit.vms,
-            mismatches: audit.findings_total + audit.unreachable.len() as u64,
+            mismatches: audit.findings_total,
+            unread: audit.unreachable.len() as u64,
             duplicates: audit.findings.iter().filter(|finding| finding.kind == "duplicate").count() as u64,
         })
     }

@@ -148,8 +148,10 @@ pub struct VmPage {
 pub struct Audited {
     /// VMs compared.
     pub vms: u64,
-    /// Differences, managers that could not be read among them.
+    /// Differences.
     pub mismatches: u64,
+    /// Managers that could not be read.
+    pub unread: u64,
     /// VMs that are on more than one manager, of the differences that are listed.
     pub duplicates: u64,
 }
