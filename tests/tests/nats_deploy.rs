@@ -277,6 +277,11 @@ async fn the_shipped_servers_keep_tenants_apart_and_lose_one_of_them() -> Result
     deployed.healthy().await?;
     deployed.job(&python, "acme", "three")?;
     cluster.ready().await?;
-    ensure!(cluster.directories[0].all("/v1/vms?tenant=acme").await?.len() == 3);
+    // A replica whose readers were at that server begins again when it has heard nothing for 6 s.
+    wait_for("the replica to have all three", Duration::from_secs(60), async || {
+        let seen = cluster.directories[0].all("/v1/vms?tenant=acme").await?.len();
+        Ok(if seen == 3 { Ok(()) } else { Err(format!("{seen} of 3")) })
+    })
+    .await?;
     cluster.audit().await
 }
