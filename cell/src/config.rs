@@ -16,24 +16,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cellbus_bus::cloudevent::Tenants;
-use cellbus_bus::ids::{ManagerName, ShardCount, TenantId};
+use cellbus_bus::ids::{ShardCount, TenantId};
 
 mod dump;
 mod keys;
+mod managers;
 mod nats;
 pub mod scale;
+mod security;
 mod source;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use keys::markdown;
+pub use managers::{Manager, ManagerKind, ManagerLimits};
 pub use nats::{Nats, SecretFrom, SignIn};
+pub use security::{Auth, MembersTls, Tls};
 pub use source::{File, Origin, Override, Sources};
 pub use value::Secret;
 pub(crate) use value::read_time;
 
 use keys::{KEYS, Key, MANAGER_KEYS};
+use managers::Clear;
+use security::Security;
 use source::Set;
 use value::Value;
 
@@ -224,101 +230,6 @@ impl Default for Http {
     }
 }
 
-/// `[tls]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// The certificate of the HTTP API.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-}
-
-/// `[auth]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
-    /// The file of tokens; `None`: everybody may do everything.
-    pub tokens: Option<PathBuf>,
-    /// Whether `/metrics` is for everybody.
-    pub metrics_open: bool,
-}
-
-/// `[members.tls]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MembersTls {
-    /// Who signs members.
-    pub ca: PathBuf,
-    /// This process's certificate.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-}
-
-/// One of `[[managers]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Manager {
-    /// Its name.
-    pub name: ManagerName,
-    /// Which driver.
-    pub kind: ManagerKind,
-    /// vCPUs given out for each that a host has.
-    pub over_commit_cpu: f64,
-    /// Memory given out for what a host has.
-    pub over_commit_memory: f64,
-    /// How much at once, where it differs from what the driver says.
-    pub limits: ManagerLimits,
-}
-
-/// Which driver a manager has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ManagerKind {
-    /// Simulated in this process.
-    Simulated {
-        /// How many hosts.
-        hosts: u32,
-        /// CPUs of each.
-        host_vcpus: u32,
-        /// Memory of each, MiB.
-        host_memory_mib: u64,
-        /// Disk of each, GiB.
-        host_disk_gib: u64,
-    },
-    /// Simulated in another process.
-    Remote {
-        /// Where it is reached.
-        address: String,
-    },
-}
-
-/// How much a manager does at once. `None`: as its driver says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ManagerLimits {
-    /// Operations of all kinds.
-    pub operations_max: Option<u32>,
-    /// Creates and copies.
-    pub creates_max: Option<u32>,
-    /// Moves between hosts.
-    pub relocations_max: Option<u32>,
-    /// Power operations.
-    pub power_max: Option<u32>,
-    /// Snapshot operations.
-    pub snapshots_max: Option<u32>,
-}
-
-impl ManagerLimits {
-    /// The driver's own limits, with what is configured in their place.
-    #[must_use]
-    pub fn over(&self, own: crate::driver::Limits) -> crate::driver::Limits {
-        crate::driver::Limits {
-            operations_max: self.operations_max.unwrap_or(own.operations_max),
-            creates_max: self.creates_max.unwrap_or(own.creates_max),
-            relocations_max: self.relocations_max.unwrap_or(own.relocations_max),
-            power_max: self.power_max.unwrap_or(own.power_max),
-            snapshots_max: self.snapshots_max.unwrap_or(own.snapshots_max),
-            revokes: own.revokes,
-        }
-    }
-}
-
 impl Config {
     /// Reads and checks everything.
     ///
@@ -370,15 +281,6 @@ impl Config {
     pub fn dump(&self) -> String {
         dump::dump(self, &self.settings)
     }
-}
-
-/// How other members may be talked to.
-#[derive(Clone, Copy)]
-struct Clear {
-    /// In clear, wherever they are.
-    anywhere: bool,
-    /// With TLS.
-    tls: bool,
 }
 
 /// Checked values by key.
@@ -447,85 +349,13 @@ impl Settings {
         Some(self.text(path)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
-    fn manager(&self, prefix: &str, origin: &Origin, clear: Clear, errors: &mut Vec<Error>) -> Option<Manager> {
-        let name = self.text("name");
-        let name = match name.parse::<ManagerName>() {
-            Ok(name) => name,
-            Err(error) => {
-                let origin = if name.is_empty() { origin.clone() } else { self.origin("name") };
-                errors.push(Error { key: format!("{prefix}name"), origin, message: error.to_string() });
-                return None;
-            }
-        };
-        let address = self.text("address");
-        let kind = if address.is_empty() {
-            ManagerKind::Simulated {
-                hosts: self.u32("hosts"),
-                host_vcpus: self.u32("host_vcpus"),
-                host_memory_mib: self.count("host_memory") >> 20,
-                host_disk_gib: self.count("host_disk") >> 30,
-            }
-        } else if let Err(message) = manager_address(&address, clear) {
-            errors.push(Error { key: format!("{prefix}address"), origin: self.origin("address"), message });
-            return None;
-        } else {
-            ManagerKind::Remote { address }
-        };
-        Some(Manager {
-            name,
-            kind,
-            over_commit_cpu: self.ratio("over_commit.cpu"),
-            over_commit_memory: self.ratio("over_commit.memory"),
-            limits: ManagerLimits {
-                operations_max: self.u32_if_set("limits.operations_max"),
-                creates_max: self.u32_if_set("limits.creates_max"),
-                relocations_max: self.u32_if_set("limits.relocations_max"),
-                power_max: self.u32_if_set("limits.power_max"),
-                snapshots_max: self.u32_if_set("limits.snapshots_max"),
-            },
-        })
-    }
-
     fn config(mut self, managers: Vec<Manager>, errors: &mut Vec<Error>) -> Option<Config> {
         let nats = self.nats(errors);
+        let several = self.text("bus") != "embedded";
         let mut wrong = |key: &str, message: String| {
             errors.push(Error { key: key.to_owned(), origin: self.origin(key), message });
         };
-        let tls = match (self.path("tls.cert"), self.path("tls.key")) {
-            (Some(cert), Some(key)) => Some(Tls { cert, key }),
-            (None, None) => None,
-            (Some(_), None) => {
-                wrong("tls.cert", "a certificate is of use only with its key: set `tls.key` too".to_owned());
-                None
-            }
-            (None, Some(_)) => {
-                wrong("tls.key", "a key is of use only with its certificate: set `tls.cert` too".to_owned());
-                None
-            }
-        };
-        let members = ["members.tls.ca", "members.tls.cert", "members.tls.key"];
-        let members_tls = match members.map(|key| self.path(key)) {
-            [Some(ca), Some(cert), Some(key)] => Some(MembersTls { ca, cert, key }),
-            [None, None, None] => None,
-            _ => {
-                for key in members.into_iter().filter(|key| self.path(key).is_none()) {
-                    wrong(key, "members need a CA, a certificate of it and its key: all three, or none".to_owned());
-                }
-                None
-            }
-        };
-        if members_tls.is_some() && self.path("tls.cert").is_none() && self.path("tls.key").is_none() {
-            let message = "members talk to the listener of the HTTP API, which speaks TLS or does not: set `tls.cert` \
-                           and `tls.key` too";
-            wrong("members.tls.ca", message.to_owned());
-        }
-        let auth = Auth { tokens: self.path("auth.tokens"), metrics_open: self.text("auth.metrics") == "open" };
-        let several = self.text("bus") != "embedded";
-        if several && tls.is_some() && members.into_iter().all(|key| self.path(key).is_none()) {
-            let message = "members of this cluster could not talk to this process: set `members.tls.ca`, `.cert` and \
-                           `.key` too";
-            wrong("tls.cert", message.to_owned());
-        }
+        let Security { tls, auth, members_tls } = self.security(several, &mut wrong);
         let listen = listen_address(&self.text("listen"));
         match &listen {
             Ok(address) if !address.ip().is_loopback() && !self.flag("http.insecure") => {
@@ -662,25 +492,6 @@ impl Settings {
             managers,
             settings: self.0,
         })
-    }
-}
-
-/// Where a manager of another process is, and whether it may be talked to so.
-fn manager_address(address: &str, clear: Clear) -> Result<(), String> {
-    let uri: Option<axum::http::Uri> = address.parse().ok();
-    let scheme = uri.as_ref().and_then(|uri| uri.scheme_str());
-    match (scheme, uri.as_ref().and_then(|uri| uri.host())) {
-        (Some("https"), Some(_)) if clear.tls => Ok(()),
-        (Some("https"), Some(_)) => {
-            Err("members talk TLS with certificates of their own: set `members.tls.ca`, `.cert` and `.key`".to_owned())
-        }
-        (Some("http"), Some(host)) if clear.anywhere || on_loopback(host) => Ok(()),
-        (Some("http"), Some(_)) => Err(
-            "whoever is in between could do anything to this manager: write https:// and set `members.tls`, or set \
-             `http.insecure` (--insecure) if the network is trusted"
-                .to_owned(),
-        ),
-        (_, _) => Err("an address begins with http:// or https:// and names host and port".to_owned()),
     }
 }
 

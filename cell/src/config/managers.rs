@@ -1,0 +1,147 @@
+//! `[[managers]]`: the managers by name, which driver each has, and how much it does at once.
+
+use cellbus_bus::ids::ManagerName;
+
+use super::{Error, Origin, Settings, on_loopback};
+
+/// One of `[[managers]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manager {
+    /// Its name.
+    pub name: ManagerName,
+    /// Which driver.
+    pub kind: ManagerKind,
+    /// vCPUs given out for each that a host has.
+    pub over_commit_cpu: f64,
+    /// Memory given out for what a host has.
+    pub over_commit_memory: f64,
+    /// How much at once, where it differs from what the driver says.
+    pub limits: ManagerLimits,
+}
+
+/// Which driver a manager has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManagerKind {
+    /// Simulated in this process.
+    Simulated {
+        /// How many hosts.
+        hosts: u32,
+        /// CPUs of each.
+        host_vcpus: u32,
+        /// Memory of each, MiB.
+        host_memory_mib: u64,
+        /// Disk of each, GiB.
+        host_disk_gib: u64,
+    },
+    /// Simulated in another process.
+    Remote {
+        /// Where it is reached.
+        address: String,
+    },
+}
+
+/// How much a manager does at once. `None`: as its driver says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ManagerLimits {
+    /// Operations of all kinds.
+    pub operations_max: Option<u32>,
+    /// Creates and copies.
+    pub creates_max: Option<u32>,
+    /// Moves between hosts.
+    pub relocations_max: Option<u32>,
+    /// Power operations.
+    pub power_max: Option<u32>,
+    /// Snapshot operations.
+    pub snapshots_max: Option<u32>,
+}
+
+impl ManagerLimits {
+    /// The driver's own limits, with what is configured in their place.
+    #[must_use]
+    pub fn over(&self, own: crate::driver::Limits) -> crate::driver::Limits {
+        crate::driver::Limits {
+            operations_max: self.operations_max.unwrap_or(own.operations_max),
+            creates_max: self.creates_max.unwrap_or(own.creates_max),
+            relocations_max: self.relocations_max.unwrap_or(own.relocations_max),
+            power_max: self.power_max.unwrap_or(own.power_max),
+            snapshots_max: self.snapshots_max.unwrap_or(own.snapshots_max),
+            revokes: own.revokes,
+        }
+    }
+}
+
+/// How other members may be talked to.
+#[derive(Clone, Copy)]
+pub(super) struct Clear {
+    /// In clear, wherever they are.
+    pub(super) anywhere: bool,
+    /// With TLS.
+    pub(super) tls: bool,
+}
+
+impl Settings {
+    /// One of `[[managers]]`, whose keys begin with `prefix` where they are told to people.
+    pub(super) fn manager(
+        &self,
+        prefix: &str,
+        origin: &Origin,
+        clear: Clear,
+        errors: &mut Vec<Error>,
+    ) -> Option<Manager> {
+        let name = self.text("name");
+        let name = match name.parse::<ManagerName>() {
+            Ok(name) => name,
+            Err(error) => {
+                let origin = if name.is_empty() { origin.clone() } else { self.origin("name") };
+                errors.push(Error { key: format!("{prefix}name"), origin, message: error.to_string() });
+                return None;
+            }
+        };
+        let address = self.text("address");
+        let kind = if address.is_empty() {
+            ManagerKind::Simulated {
+                hosts: self.u32("hosts"),
+                host_vcpus: self.u32("host_vcpus"),
+                host_memory_mib: self.count("host_memory") >> 20,
+                host_disk_gib: self.count("host_disk") >> 30,
+            }
+        } else if let Err(message) = manager_address(&address, clear) {
+            errors.push(Error { key: format!("{prefix}address"), origin: self.origin("address"), message });
+            return None;
+        } else {
+            ManagerKind::Remote { address }
+        };
+        Some(Manager {
+            name,
+            kind,
+            over_commit_cpu: self.ratio("over_commit.cpu"),
+            over_commit_memory: self.ratio("over_commit.memory"),
+            limits: ManagerLimits {
+                operations_max: self.u32_if_set("limits.operations_max"),
+                creates_max: self.u32_if_set("limits.creates_max"),
+                relocations_max: self.u32_if_set("limits.relocations_max"),
+                power_max: self.u32_if_set("limits.power_max"),
+                snapshots_max: self.u32_if_set("limits.snapshots_max"),
+            },
+        })
+    }
+}
+
+/// Where a manager of another process is, and whether it may be talked to so.
+fn manager_address(address: &str, clear: Clear) -> Result<(), String> {
+    let uri: Option<axum::http::Uri> = address.parse().ok();
+    let scheme = uri.as_ref().and_then(|uri| uri.scheme_str());
+    match (scheme, uri.as_ref().and_then(|uri| uri.host())) {
+        (Some("https"), Some(_)) if clear.tls => Ok(()),
+        (Some("https"), Some(_)) => {
+            Err("members talk TLS with certificates of their own: set `members.tls.ca`, `.cert` and `.key`".to_owned())
+        }
+        (Some("http"), Some(host)) if clear.anywhere || on_loopback(host) => Ok(()),
+        (Some("http"), Some(_)) => Err(
+            "whoever is in between could do anything to this manager: write https:// and set `members.tls`, or set \
+             `http.insecure` (--insecure) if the network is trusted"
+                .to_owned(),
+        ),
+        (_, _) => Err("an address begins with http:// or https:// and names host and port".to_owned()),
+    }
+}
