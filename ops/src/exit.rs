@@ -4,6 +4,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use cellbus_cell::backup;
+
 use crate::client::Problem;
 
 /// Bad usage, as clap has it too.
@@ -73,6 +75,14 @@ impl Error {
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Other(error.into()) }
+    }
+}
+
+/// With its code, which the page of the error is named by.
+impl From<backup::Error> for Error {
+    fn from(error: backup::Error) -> Self {
+        let code = error.code();
+        Self::Failed(format!("{:#} ({code})", anyhow::Error::new(error)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cellbus`: the one command. It parses, builds what the command needs, runs it, and turns what
 //! came of it into an exit code; each command has a file of its own in `commands/`.
 
+mod bus;
 mod client;
 mod commands;
 mod exit;

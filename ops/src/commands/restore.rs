@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use cellbus_bus::Env;
-use cellbus_bus::embedded::Embedded;
 use cellbus_cell::backup;
-use cellbus_cell::config::Transport;
-use cellbus_simulator::cluster::bus_config;
 use clap::Args;
 
-use super::backup::failed;
-use crate::exit::{Error, Result};
+use crate::bus::{Opened, Wants};
+use crate::exit::Result;
+use crate::output;
 use crate::settings::Source;
-use crate::{nats, output};
 
 /// The name by which a bus knows this process.
 const NAME: &str = "cellbus restore";
@@ -36,23 +33,10 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
         let config = self.source.load_with_data(self.data.as_deref())?;
-        let restored = match config.bus {
-            Transport::Nats => {
-                let bus = nats::open(&config, NAME, env).await?;
-                let restored = backup::restore(bus.as_ref(), env, &self.file, config.shards).await;
-                bus.close().await;
-                restored
-            }
-            Transport::Embedded => {
-                let bus = Embedded::open(bus_config(&config), env.clone())
-                    .map_err(|error| Error::Other(anyhow::Error::new(error)))?;
-                let restored = backup::restore(bus.as_ref(), env, &self.file, config.shards).await;
-                bus.close().await;
-                restored
-            }
-            Transport::Kafka => return Err(Error::Usage("this build has no Kafka".to_owned())),
-        };
-        let restored = restored.map_err(failed)?;
+        let opened = Opened::open(&config, Wants::Room, NAME, env).await?;
+        let restored = backup::restore(opened.bus(), env, &self.file, config.shards).await;
+        opened.close().await;
+        let restored = restored?;
         output::line(&format!(
             "restored as cluster {} with {} shards in {:.1} s: {} VMs, {} open jobs, {} unread items, {} messages in the ingress",
             restored.record.cluster_id,
