@@ -177,7 +177,66 @@ fn prune(dir: &Path, cluster: Uuid, keep: usize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use cellbus_bus::embedded::{self, Embedded};
+    use cellbus_bus::format::Formats;
+    use cellbus_bus::ids::ShardCount;
+    use prometheus::Registry;
+
     use super::*;
+
+    /// Waits until the metric is at least this.
+    async fn at_least(env: &Env, registry: &Registry, name: &str, least: f64) {
+        let value = || {
+            let families = registry.gather();
+            let family = families.iter().find(|family| family.name() == name).expect("it is registered");
+            family.get_metric()[0].get_counter().get_value()
+        };
+        let reached = async {
+            while value() < least {
+                env.sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = env.timeout(Duration::from_secs(60), reached).await;
+        assert!(in_time.is_some(), "{name} is {}, and {least} was waited for", value());
+    }
+
+    #[tokio::test]
+    async fn they_are_taken_by_the_one_whose_turn_it_is_and_again_after_a_failure() {
+        let (folder, env) = (tempfile::tempdir().unwrap(), cellbus_bus::env::real(tokio::runtime::Handle::current()));
+        let bus = Embedded::open(embedded::Config::new(folder.path().join("bus")), env.clone()).unwrap();
+        let shards = ShardCount::new(2).unwrap();
+        let record = crate::node::cluster_record(bus.as_ref(), &env, shards, Formats::KNOWN).await.unwrap();
+        let (dir, registry, stop) = (folder.path().join("backups"), Registry::new(), CancellationToken::new());
+        // In the way of the directory.
+        fs::write(&dir, "").unwrap();
+        let mine = Arc::new(AtomicBool::new(false));
+        let config = Config { dir: dir.clone(), every: Duration::from_millis(10), keep: 2 };
+        let turn = Arc::clone(&mine);
+        let service = Service::new(
+            config,
+            bus.clone(),
+            env.clone(),
+            record.cluster_id,
+            Metrics::new(&registry).unwrap(),
+            move || turn.load(Ordering::Relaxed),
+        );
+        let story = async {
+            mine.store(true, Ordering::Relaxed);
+            at_least(&env, &registry, "cellbus_backups_failed_total", 2.0).await;
+            fs::remove_file(&dir).unwrap();
+            at_least(&env, &registry, "cellbus_backups_taken_total", 4.0).await;
+            stop.cancel();
+        };
+        futures::join!(service.run(stop.clone()), story);
+        let left = of_cluster(&dir, record.cluster_id).unwrap();
+        // The last may have been stopped before it dropped what is too old.
+        assert!((2..=3).contains(&left.len()), "{left:?}");
+        let empty = Embedded::open(embedded::Config::new(folder.path().join("new")), env.clone()).unwrap();
+        let restored = super::super::restore(empty.as_ref(), &env, &left[0], shards).await.unwrap();
+        assert_eq!(restored.record.shards, shards);
+    }
 
     #[test]
     fn the_newest_backups_of_the_cluster_are_kept() {
