@@ -5,7 +5,6 @@
 //! they were asked for, one step at a time; events likewise, beside them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cellbus_bus::contract::{Event, Queue, QueueKind};
@@ -13,6 +12,7 @@ use cellbus_bus::ids::{ManagerId, ShardId, TenantId, VmId, VmName};
 use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{ControlItem, EffectAnswer};
 
+use crate::directory::Fresh;
 use crate::mailbox::Mailbox;
 use crate::process::Process;
 use crate::runner;
@@ -22,8 +22,8 @@ use crate::runner;
 const WAITING_MAX: usize = 200_000;
 /// Bytes of items published in one step.
 const STEP_BYTES_MAX: usize = 4 << 20;
-/// How long a name look-up waits for the directory to catch up.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
+/// Names looked up in one step.
+const STEP_NAMES_MAX: usize = 10_000;
 
 /// Whose effect it is.
 pub(crate) struct Whose {
@@ -163,17 +163,25 @@ impl Effects {
         loop {
             self.names.ready().await;
             let waiting = self.names.take();
-            let caught_up = process.env.timeout(RESOLVE_LIMIT, process.caught_up()).await;
-            let mut answers = Answers::default();
-            for Name { whose, tenant, name } in waiting {
-                let answer = match &caught_up {
-                    Some(Ok(())) => EffectAnswer::Resolved(process.replica.by_name(&tenant, &name)),
-                    Some(Err(error)) => EffectAnswer::Failed { detail: error.to_string() },
-                    None => EffectAnswer::Failed { detail: "the directory has not caught up".to_owned() },
-                };
-                answers.add(whose, answer);
+            let mut waiting = waiting.into_iter().peekable();
+            while waiting.peek().is_some() {
+                let some = waiting.by_ref().take(STEP_NAMES_MAX);
+                let (whose, names): (Vec<_>, Vec<_>) = some.map(|name| (name.whose, (name.tenant, name.name))).unzip();
+                let mut answers = Answers::default();
+                match process.directory.names(names, Fresh::CaughtUp).await {
+                    Ok(found) => {
+                        for (whose, vms) in whose.into_iter().zip(found) {
+                            answers.add(whose, EffectAnswer::Resolved(vms));
+                        }
+                    }
+                    Err(error) => {
+                        for whose in whose {
+                            answers.add(whose, EffectAnswer::Failed { detail: error.to_string() });
+                        }
+                    }
+                }
+                answers.send();
             }
-            answers.send();
         }
     }
 }

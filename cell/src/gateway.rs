@@ -2,7 +2,7 @@
 //!
 //! A [`Gateway`] belongs to a process, not to a shard: it puts jobs on the queue of their home,
 //! asks whoever owns a shard or fronts a manager (in this process or another), and looks VMs up
-//! in the directory replica beside it. It decides nothing about jobs itself.
+//! in the directory: the replica beside it, or that of another process. It decides nothing about jobs itself.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use cellbus_bus::ids::ShardId;
 use cellbus_directory::Replica;
 use cellbus_workflows::ControlItem;
 
+use crate::directory::Directory;
 use crate::peers::{Peer, Request, Response};
 use crate::process::Process;
 
@@ -49,7 +50,7 @@ const OWNER_LIMIT: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the bus may be silent before this process no longer calls itself ready: it is asked once
 /// a second, and an election on the broker's side may take as long as a lease of three replicas.
-const BUS_SILENT_MAX: Duration = Duration::from_secs(15);
+pub(crate) const BUS_SILENT_MAX: Duration = Duration::from_secs(15);
 /// How long one cell may take to answer a question about itself.
 const CELL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -71,10 +72,14 @@ impl Gateway {
         Self { inner: Arc::new(Inner { process, audits: Mutex::new(VecDeque::new()) }) }
     }
 
-    /// The directory beside it, for lists and for look-ups that must cost next to nothing.
+    /// The replica of the directory beside it, if it has one, for look-ups that must cost next to nothing.
     #[must_use]
-    pub fn replica(&self) -> &Arc<Replica> {
-        &self.inner.process.replica
+    pub fn replica(&self) -> Option<&Arc<Replica>> {
+        self.inner.process.directory.replica()
+    }
+    /// The directory, wherever it is.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.inner.process.directory
     }
     /// The process that it belongs to.
     #[must_use]
@@ -93,7 +98,8 @@ impl Gateway {
     }
 
     /// Whether this process serves: every shard is open somewhere or reported failed, every manager
-    /// has been read or reported as not answering, and the directory has read what was there.
+    /// has been read or reported as not answering, and the directory, if it is here, has read what was
+    /// there.
     ///
     /// # Errors
     /// [`Error::NotReady`], with what is awaited.
@@ -109,13 +115,11 @@ impl Gateway {
         if missing > 0 {
             return Err(Error::NotReady { reason: format!("{missing} shards are neither open nor reported failed") });
         }
-        let behind = process
-            .count
-            .shards()
-            .filter(|shard| process.replica.applied(*shard) < process.routes.opened_at(*shard))
+        let behind = self.replica().map_or(0, |replica| {
+            let behind = |shard: &ShardId| replica.applied(*shard) < process.routes.opened_at(*shard);
             // What the bus has lost will never be read.
-            .filter(|shard| process.replica.losses(*shard) == 0)
-            .count();
+            process.count.shards().filter(behind).filter(|shard| replica.losses(*shard) == 0).count()
+        });
         if behind > 0 {
             return Err(Error::NotReady { reason: format!("the directory still reads the logs of {behind} shards") });
         }

@@ -1,8 +1,8 @@
-//! One process of a cluster: a directory, the cells beside it, the way to those of other processes.
+//! One process of a cluster: a directory, or cells, or both; and the way to those of other processes.
 //!
 //! ```text
-//!  bus ──┬──▶ Tail ──▶ Replica ◀── Checkpoint ── disk
-//!        ├──▶ Cell, Cell, … ──▶ drivers of managers
+//!  bus ──┬──▶ Tail ──▶ Replica ◀── Checkpoint ── disk     (alone, or a directory)
+//!        ├──▶ Cell, Cell, … ──▶ drivers of managers       (alone, or a cell)
 //!        └──▶ Gateway ◀── HTTP server, which members call too
 //! ```
 //!
@@ -28,15 +28,16 @@ use tokio_util::task::TaskTracker;
 use crate::cell;
 use crate::config::{self, Config};
 use crate::controller::{self, Launcher, launcher};
+use crate::directory;
 use crate::driver::Drivers;
 use crate::http::Members;
 use crate::metrics;
 use crate::peers::{HttpPeers, LocalPeers, Peers};
+use crate::presence::Presence;
 use crate::security::MembersTls;
 use crate::{Gateway, Process, front, runner};
 
 mod cells;
-mod presence;
 
 use cells::Cells;
 
@@ -95,7 +96,7 @@ pub struct Node {
     record: ClusterRecord,
     process: Process,
     gateway: Gateway,
-    tail: tail::Handle,
+    tail: Option<tail::Handle>,
     cells: Arc<Cells>,
     controller: Option<controller::Handle>,
     /// Ends the controller, and with it what it has started elsewhere.
@@ -111,20 +112,6 @@ impl Node {
     /// autoscaler where it belongs. It is ready a little later: [`Node::ready`].
     pub async fn start(parts: Parts, env: Env) -> Self {
         let Parts { bus, record, config, names, fronts, drivers, role, build, reach } = parts;
-        let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
-        let keeps = match (&reach, role) {
-            (Reach::Alone, _) | (_, Role::Directory) => true,
-            // These have nothing of their own: there may be many on one machine.
-            (Reach::Http { .. }, Role::Cell | Role::Controller) => false,
-        };
-        let checkpoint = if keeps {
-            let cluster = checkpoint::Cluster { id: record.cluster_id, shards: record.shards };
-            Some(Checkpoint::open(checkpoint_config(&config), cluster, env.clone(), Arc::clone(&replica)).await)
-        } else {
-            None
-        };
-        let (tail, following) = Tail::new(Arc::clone(&bus), env.clone(), Arc::clone(&replica));
-        let tail = tail.reading(build.formats);
         let (local, names) = (LocalPeers::default(), Arc::new(ManagerNames::new(names)));
         let peers: Arc<dyn Peers> = match &reach {
             Reach::Alone => Arc::new(local.clone()),
@@ -136,23 +123,24 @@ impl Node {
                 tls.clone(),
             )),
         };
-        let process = Process::new(env.clone(), bus, peers, local, names, replica).of_build(build, &record);
-
         let (rest, stop_rest) = (TaskTracker::new(), CancellationToken::new());
-        let (folding, stop_checkpoint) = (TaskTracker::new(), CancellationToken::new());
-        env.spawn("directory tail", rest.track_future(folding.track_future(tail.run(stop_rest.clone()))));
-        folding.close();
-        if let Some(checkpoint) = checkpoint {
-            env.spawn("directory checkpoint", rest.track_future(checkpoint.run(stop_checkpoint.clone())));
-        }
-        // The last checkpoint is written when nothing is folded any more.
-        env.spawn(
-            "directory end",
-            rest.track_future(async move {
-                folding.wait().await;
-                stop_checkpoint.cancel();
-            }),
-        );
+        let keeps = match (&reach, role) {
+            (Reach::Alone, _) | (_, Role::Directory) => true,
+            // These have nothing of their own, and ask the directory: there may be many of them.
+            (Reach::Http { .. }, Role::Cell | Role::Controller) => false,
+        };
+        let (process, tail) = if keeps {
+            let replica = Arc::new(Replica::new(record.shards, env.random_u64()));
+            let cluster = checkpoint::Cluster { id: record.cluster_id, shards: record.shards };
+            let checkpoint = Checkpoint::open(checkpoint_config(&config), cluster, env.clone(), Arc::clone(&replica));
+            let checkpoint = checkpoint.await;
+            let (tail, following) = Tail::new(Arc::clone(&bus), env.clone(), Arc::clone(&replica));
+            follow(&env, tail.reading(build.formats), checkpoint, &rest, &stop_rest);
+            (Process::new(env.clone(), bus, peers, local, names, replica), Some(following))
+        } else {
+            (Process::without_replica(env.clone(), bus, peers, local, names, record.shards), None)
+        };
+        let process = process.of_build(build, &record);
         let (beside, stop) = (process.clone(), stop_rest.clone());
         env.spawn("process", rest.track_future(async move { beside.run(stop).await }));
 
@@ -172,7 +160,7 @@ impl Node {
             record,
             gateway: Gateway::new(process.clone()),
             process,
-            tail: following,
+            tail,
             cells,
             controller: None,
             stop_controller: CancellationToken::new(),
@@ -191,29 +179,37 @@ impl Node {
                     node.control(None, Duration::ZERO);
                 }
             }
-            Role::Directory => drop(node.announce(role, "directory")),
+            Role::Directory => {
+                let presence = node.presence(role, "directory");
+                if let Some(tail) = node.tail.clone() {
+                    let cells = &node.cells;
+                    let member = directory::serve(presence, tail, cells.stop.clone());
+                    node.env.spawn("directory member", cells.running.track_future(member));
+                }
+            }
             Role::Controller => {
-                let member = node.announce(role, "controller");
+                let presence = node.presence(role, "controller");
+                let member = presence.id.clone();
+                let cells = &node.cells;
+                node.env.spawn("presence", cells.running.track_future(presence.run(cells.stop.clone())));
                 node.control(Some(member), node.cells.config.scale.controller_lease);
             }
         }
         node
     }
 
-    /// Says to the members that this process is there, and gives the name that it has among them.
-    fn announce(&self, role: Role, what: &str) -> CellId {
+    /// As what this process is there among the members.
+    fn presence(&self, role: Role, what: &str) -> Presence {
         let cells = &self.cells;
         let id = cells.next_id(what);
-        let presence = presence::Presence {
+        Presence {
             process: self.process.clone(),
             address: cells.reach.address(&id),
-            id: id.clone(),
+            id,
             role,
             every: cells.config.lease.beat,
             ttl: cells.config.lease.ttl,
-        };
-        self.env.spawn("presence", cells.running.track_future(presence.run(cells.stop.clone())));
-        id
+        }
     }
 
     /// Starts the autoscaler; `lease` is how long another one may be silent before this one takes over.
@@ -290,10 +286,10 @@ impl Node {
     pub fn record(&self) -> &ClusterRecord {
         &self.record
     }
-    /// How the directory's reading of the logs is doing.
+    /// How the directory's reading of the logs is doing, if it is in this process.
     #[must_use]
-    pub fn tail(&self) -> &tail::Handle {
-        &self.tail
+    pub fn tail(&self) -> Option<&tail::Handle> {
+        self.tail.as_ref()
     }
     /// What its HTTP server serves to the other processes, if there are any.
     #[must_use]
@@ -338,6 +334,22 @@ impl Node {
         let rested = self.env.timeout(at_most, self.rest.wait()).await.is_some();
         drained && rested
     }
+}
+
+/// Has a replica follow the logs until `stop`; its last checkpoint is written when nothing is folded any
+/// more.
+fn follow(env: &Env, tail: Tail, checkpoint: Checkpoint, running: &TaskTracker, stop: &CancellationToken) {
+    let (folding, stop_checkpoint) = (TaskTracker::new(), CancellationToken::new());
+    env.spawn("directory tail", running.track_future(folding.track_future(tail.run(stop.clone()))));
+    folding.close();
+    env.spawn("directory checkpoint", running.track_future(checkpoint.run(stop_checkpoint.clone())));
+    env.spawn(
+        "directory end",
+        running.track_future(async move {
+            folding.wait().await;
+            stop_checkpoint.cancel();
+        }),
+    );
 }
 
 /// Why a process may not take part in a cluster.

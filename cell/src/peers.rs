@@ -20,6 +20,7 @@ use cellbus_workflows::autoscale::ShardReading;
 use cellbus_workflows::{Answer, Call, Change, JobStatus, ManagerSummary, Scale, Stats, VmExplanation};
 use serde::{Deserialize, Serialize};
 
+use crate::directory;
 use crate::driver::{HeldVm, Inventory};
 use crate::gateway::{HostRow, ManagerRow, ShardRow};
 
@@ -219,6 +220,8 @@ pub enum Request {
         /// Who asks.
         to: CellId,
     },
+    /// Of a process of the directory: what its replica knows.
+    Directory(Box<directory::Ask>),
 }
 
 impl Request {
@@ -228,6 +231,7 @@ impl Request {
         match self {
             Self::Jobs { limit, .. } | Self::Decided { limit, .. } => *limit,
             Self::Live { .. } | Self::Inventory(_) => Duration::from_secs(60),
+            Self::Directory(ask) => ask.waits(),
             Self::Vms(_)
             | Self::Works(_)
             | Self::Parked
@@ -297,6 +301,8 @@ pub enum Response {
         /// Why.
         detail: String,
     },
+    /// To [`Request::Directory`].
+    Directory(Box<directory::Answer>),
 }
 
 /// What is known of one job.

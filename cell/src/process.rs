@@ -17,6 +17,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
+use crate::directory::{Directory, Elsewhere, Here};
 use crate::metrics::work;
 use crate::peers::{LocalPeers, Peer, Peers, Request, Response};
 
@@ -34,7 +35,7 @@ pub struct Process {
     pub(crate) local: LocalPeers,
     pub(crate) names: Arc<ManagerNames>,
     pub(crate) count: ShardCount,
-    pub(crate) replica: Arc<Replica>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) board: Arc<Board>,
     pub(crate) routes: Arc<Routes>,
     /// Counts what its cells do.
@@ -50,7 +51,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Of these parts. `peers` reaches every cell, those of `local` included. Spawns nothing.
+    /// Of these parts, with a replica of the directory, which somebody feeds. `peers` reaches every cell,
+    /// those of `local` included. Spawns nothing.
     #[must_use]
     pub fn new(
         env: Env,
@@ -60,7 +62,33 @@ impl Process {
         names: Arc<ManagerNames>,
         replica: Arc<Replica>,
     ) -> Self {
-        let (board, count) = (Arc::new(Board::new(&names)), replica.shards());
+        let count = replica.shards();
+        let directory = Directory::Here(Here::new(replica, Arc::clone(&bus), env.clone()));
+        Self::over(env, bus, peers, local, names, count, directory)
+    }
+    /// As [`Process::new`], with no replica of the directory: it asks those of other processes.
+    #[must_use]
+    pub fn without_replica(
+        env: Env,
+        bus: Arc<dyn Bus>,
+        peers: Arc<dyn Peers>,
+        local: LocalPeers,
+        names: Arc<ManagerNames>,
+        count: ShardCount,
+    ) -> Self {
+        let directory = Directory::Elsewhere(Elsewhere::new(env.clone(), Arc::clone(&peers)));
+        Self::over(env, bus, peers, local, names, count, directory)
+    }
+    fn over(
+        env: Env,
+        bus: Arc<dyn Bus>,
+        peers: Arc<dyn Peers>,
+        local: LocalPeers,
+        names: Arc<ManagerNames>,
+        count: ShardCount,
+        directory: Directory,
+    ) -> Self {
+        let board = Arc::new(Board::new(&names));
         let routes = Arc::new(Routes::new(count));
         let registry = Registry::new();
         let work = work::Metrics::new(&registry).expect("a new registry has none of them, and their names are fixed");
@@ -73,7 +101,7 @@ impl Process {
             local,
             names,
             count,
-            replica,
+            directory: Arc::new(directory),
             board,
             routes,
             work: Arc::new(work),
@@ -164,6 +192,9 @@ impl Process {
             }
             if let Ok(members) = self.bus.members().await {
                 self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+                if let Directory::Elsewhere(elsewhere) = &*self.directory {
+                    elsewhere.learn(&members);
+                }
                 let elsewhere = |member: &Member| member.role == Role::Cell && !self.local.has(&member.cell);
                 // All at once: one that does not answer is not to make the others' news old.
                 let asked = members.into_iter().filter(elsewhere).map(|member| async {
@@ -202,31 +233,17 @@ impl Process {
     }
 
     /// Of how many shards the directory beside this process has not read all that their owners, in
-    /// other processes, were known to have written.
+    /// other processes, were known to have written; none if it has no directory.
     #[must_use]
     pub fn shards_behind(&self) -> usize {
-        self.count.shards().filter(|shard| self.replica.applied(*shard) < self.routes.end(*shard)).count()
+        let Some(replica) = self.directory.replica() else { return 0 };
+        self.count.shards().filter(|shard| replica.applied(*shard) < self.routes.end(*shard)).count()
     }
 
     /// How many shards cells of this process should own and cannot, being of an older build.
     #[must_use]
     pub fn shards_unreadable(&self) -> usize {
         self.routes.unreadable()
-    }
-
-    /// Waits until the directory beside this process has read every log to its present end.
-    /// Give it a time limit.
-    ///
-    /// # Errors
-    /// When the bus cannot be reached.
-    pub(crate) async fn caught_up(&self) -> cellbus_bus::Result<()> {
-        for shard in self.count.shards() {
-            let end = self.bus.log_end(shard).await?;
-            if self.replica.applied(shard) < end {
-                self.replica.wait_for(shard, end).await;
-            }
-        }
-        Ok(())
     }
 
     /// The cells of this process.

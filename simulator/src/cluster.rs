@@ -22,7 +22,6 @@ use cellbus_cell::node::{self, Node, Reach};
 use cellbus_cell::security::MembersTls;
 use cellbus_cell::{Gateway, controller};
 use cellbus_directory::scale::Settings;
-use cellbus_directory::tail;
 
 use crate::Inventory;
 use crate::drivers::{self, AllDrivers};
@@ -187,11 +186,6 @@ impl Cluster {
     #[must_use]
     pub fn record(&self) -> &ClusterRecord {
         self.node.record()
-    }
-    /// How the directory's reading of the logs is doing.
-    #[must_use]
-    pub fn tail(&self) -> &tail::Handle {
-        self.node.tail()
     }
     /// The environment that all of it runs in.
     #[must_use]

@@ -212,6 +212,48 @@ async fn what_a_job_has_made_is_found_at_every_replica() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cells_hold_no_directory_and_ask_one() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(Shape::default(), 1, 2).await?;
+    let data = json!({"name": "web", "count": 20, "vcpus": 1, "memory_mib": 256, "disk_gib": 1, "image": "debian-12"});
+    let answer = cluster.cells[0].submit(&event("provision", "web", None, &data)).await?;
+    let job = answer.body["job_id"].as_str().context("a job id")?.to_owned();
+    // Whoever sees its end at the cell finds at the cell what it has made.
+    cluster.cells[0].succeed(&["job", "wait", &job])?;
+    ensure!(cluster.cells[0].all("/v1/vms?tenant=acme").await?.len() == 20);
+    let found = cluster.cells[0].all("/v1/vms?tenant=acme&name=web-7").await?;
+    ensure!(found.len() == 1, "{found:?}");
+    // A name in a job is looked up by the job's home, which is a cell.
+    let stop = cluster.cells[0].submit(&event("stop", "stop-7", Some("web-7"), &json!({}))).await?;
+    let stop = stop.body["job_id"].as_str().context("a job id")?.to_owned();
+    cluster.cells[0].succeed(&["job", "wait", &stop])?;
+
+    // Whichever answers: the other stands in for one that is gone.
+    drop(cluster.directories.remove(0));
+    ensure!(cluster.cells[0].all("/v1/vms?tenant=acme").await?.len() == 20);
+    ensure!(cluster.cells[0].all("/v1/jobs?tenant=acme").await?.len() == 2);
+
+    // With none, lists are refused in words. What has an id is known at its home, and jobs go on.
+    drop(cluster.directories.remove(0));
+    let refused = cluster.cells[0].get("/v1/vms?tenant=acme").await?;
+    ensure!(refused.status == 503 && refused.body["code"] == "not_ready", "{refused:?}");
+    ensure!(cluster.cells[0].get(&format!("/v1/locate/{job}")).await?.status == 200);
+    let more = cluster.cells[0].submit(&event("provision", "more", None, &data)).await?;
+    let more = more.body["job_id"].as_str().context("a job id")?.to_owned();
+    cluster.cells[0].succeed(&["job", "wait", &more])?;
+    // One that comes later is found, and has everything.
+    cluster.add_directory()?;
+    wait_for("the cell to list them", Duration::from_secs(60), async || {
+        let answer = cluster.cells[0].get("/v1/vms?tenant=acme&limit=100").await?;
+        let seen = answer.body["items"].as_array().map_or(0, Vec::len);
+        Ok(if answer.status == 200 && seen == 40 { Ok(()) } else { Err(format!("{answer:?}")) })
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cell_that_is_cut_off_writes_nothing_and_comes_back() -> Result<()> {
     if left_out() {
         return Ok(());

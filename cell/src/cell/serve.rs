@@ -128,6 +128,8 @@ impl Inner {
                 Response::Draining
             }
             Request::Release { shard, to } => self.release(shard, &to).await,
+            // A cell is no directory.
+            Request::Directory(_) => Response::NotMine,
         }
     }
 

@@ -12,6 +12,7 @@ use futures::stream::StreamExt as _;
 use uuid::Uuid;
 
 use super::{Audit, Error, Finding, Gateway, Result, What};
+use crate::directory::Fresh;
 use crate::driver::HeldVm;
 use crate::peers::{Request, Response};
 
@@ -40,6 +41,17 @@ struct State {
     absent: BTreeSet<VmId>,
 }
 
+/// What comparing one manager gave.
+#[derive(Default)]
+struct Compared {
+    vms: u64,
+    findings: Vec<Finding>,
+    /// Held there, and not listed there.
+    found: Vec<VmId>,
+    /// Listed there, and not held.
+    absent: Vec<VmId>,
+}
+
 impl State {
     fn of(audit: Audit) -> Self {
         Self {
@@ -53,7 +65,7 @@ impl State {
 
     /// VMs that were found where their homes do not know them to be: of which nobody knows, that are
     /// still to be made, or that are not where they are listed.
-    fn to_be_told(&self, vm: impl Fn(&VmId) -> Option<Vm>) -> Vec<(VmId, ManagerId)> {
+    fn to_be_told<'a>(&self, vm: impl Fn(&VmId) -> Option<&'a Vm>) -> Vec<(VmId, ManagerId)> {
         let untold = |id: &VmId, manager: &ManagerId| match vm(id) {
             None => true,
             Some(vm) if vm.is_deleted() => false,
@@ -137,8 +149,13 @@ impl Gateway {
         let (found, read) = {
             let state = running.lock();
             let read: Vec<ManagerId> = state.compared.keys().copied().collect();
-            (state.to_be_told(|vm| self.replica().vm(*vm)), read)
+            (state.found.keys().copied().collect::<Vec<_>>(), read)
         };
+        let mut known = BTreeMap::new();
+        for some in found.chunks(PAGE) {
+            known.extend(some.iter().copied().zip(self.directory().vms(some.to_vec()).await?));
+        }
+        let found = running.lock().to_be_told(|vm| known.get(vm)?.as_ref());
         for some in found.chunks(PAGE) {
             let item = |(vm, manager): &(VmId, ManagerId)| {
                 let item = ControlItem::Found { vm: *vm, manager: *manager };
@@ -175,85 +192,69 @@ impl Gateway {
 
     /// Compares one manager with the directory.
     async fn audit_one(&self, running: &Running, manager: ManagerId) {
-        let inventory = match self.inner.process.routes.of_manager(&manager) {
-            Some(route) => self.ask(&route.peer, Request::Inventory(manager)).await,
-            None => Err("nobody fronts it".to_owned()),
-        };
-        let Ok(Response::Inventory(inventory)) = inventory else {
-            let mut state = running.lock();
-            state.audit.unreachable.push(manager);
-            state.audit.managers_done += 1;
-            return;
-        };
-        let mut held: BTreeMap<VmId, HeldVm> = inventory.vms.into_iter().map(|vm| (vm.id, vm)).collect();
-        // What was done between the two readings is not a difference: the directory is read after
-        // it has caught up with the moment of the inventory, and what moved since is left out.
-        let caught_up = self.inner.process.env.timeout(super::OWNER_LIMIT, self.inner.process.caught_up()).await;
-        let mut findings: Vec<Finding> = Vec::new();
-        let mut vms = 0;
-        let (mut found, mut absent) = (Vec::new(), Vec::new());
-        if !matches!(caught_up, Some(Ok(()))) {
-            let mut state = running.lock();
-            state.audit.unreachable.push(manager);
-            state.audit.managers_done += 1;
-            return;
-        }
-        {
-            let filter = VmFilter { manager: Some(manager), ..VmFilter::default() };
-            let mut from = None;
-            while let Ok(page) = self.replica().list(&filter, PAGE, from.as_deref()) {
-                for vm in page.items {
-                    vms += 1;
-                    let there = held.remove(&vm.id);
-                    absent.extend(there.is_none().then_some(vm.id));
-                    findings.extend(compare(manager, &vm, there.as_ref()));
-                }
-                from = page.next;
-                if from.is_none() {
-                    break;
-                }
-            }
-            for (id, there) in held {
-                vms += 1;
-                found.push(id);
-                findings.extend(self.unlisted(manager, id, &there));
-            }
-        }
+        let compared = self.compared(manager).await;
         let mut state = running.lock();
-        state.audit.vms += vms;
-        state.audit.findings_total += findings.len() as u64;
-        state.compared.insert(manager, findings.is_empty());
-        state.found.extend(found.into_iter().map(|vm| (vm, manager)));
-        state.absent.extend(absent);
-        for finding in findings {
+        state.audit.managers_done += 1;
+        let compared = match compared {
+            Ok(compared) => compared,
+            Err(reason) => {
+                tracing::warn!(%manager, reason, "a manager was left out of an audit");
+                state.audit.unreachable.push(manager);
+                return;
+            }
+        };
+        state.audit.vms += compared.vms;
+        state.audit.findings_total += compared.findings.len() as u64;
+        state.compared.insert(manager, compared.findings.is_empty());
+        state.found.extend(compared.found.into_iter().map(|vm| (vm, manager)));
+        state.absent.extend(compared.absent);
+        for finding in compared.findings {
             state.suspects.insert(finding.vm, finding.manager);
             if state.audit.findings.len() < SHOWN_MAX {
                 state.audit.findings.push(finding);
             }
         }
-        state.audit.managers_done += 1;
     }
 
-    /// A VM that the manager holds, and the directory does not list there.
-    fn unlisted(&self, manager: ManagerId, id: VmId, there: &HeldVm) -> Option<Finding> {
-        let finding = |kind: &str, detail: String| Some(Finding { vm: id, manager, kind: kind.to_owned(), detail });
-        match self.replica().vm(id) {
-            None => finding("unknown", format!("on host {}, and the directory does not know it", there.facts.host)),
-            // A step under way explains it: it is on its way there, or off.
-            Some(vm) if vm.doing.is_some() || vm.other.as_ref().is_some_and(|other| other.manager == manager) => None,
-            Some(vm) if vm.is_deleted() => {
-                finding("unknown", format!("on host {}, although it was deleted", there.facts.host))
+    /// What a manager holds against what the directory lists there; or why that cannot be said.
+    async fn compared(&self, manager: ManagerId) -> Result<Compared, String> {
+        let route = self.inner.process.routes.of_manager(&manager).ok_or("nobody fronts it")?;
+        let inventory = match self.ask(&route.peer, Request::Inventory(manager)).await? {
+            Response::Inventory(inventory) => inventory,
+            Response::Failed { detail } => return Err(detail),
+            _ => return Err("its owner is changing".to_owned()),
+        };
+        let mut held: BTreeMap<VmId, HeldVm> = inventory.vms.into_iter().map(|vm| (vm.id, vm)).collect();
+        // What was done between the two readings is not a difference: the directory is read after
+        // it has caught up with the moment of the inventory, and what moved since is left out.
+        let mut compared = Compared::default();
+        let filter = VmFilter { manager: Some(manager), ..VmFilter::default() };
+        let mut from = None;
+        loop {
+            let page = self.directory().list(&filter, PAGE, from.as_deref(), Fresh::CaughtUp).await;
+            let page = page.map_err(|error| error.to_string())?;
+            for vm in page.items {
+                compared.vms += 1;
+                let there = held.remove(&vm.id);
+                compared.absent.extend(there.is_none().then_some(vm.id));
+                compared.findings.extend(compare(manager, &vm, there.as_ref()));
             }
-            Some(vm) => match vm.home {
-                Some(home) if home.manager != manager => finding(
-                    "duplicate",
-                    format!("on host {}, and in the directory at manager {}", there.facts.host, home.manager),
-                ),
-                // It has come there since the list was read.
-                Some(_) => None,
-                None => finding("unknown", format!("on host {}, and nowhere in the directory", there.facts.host)),
-            },
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
         }
+        let unlisted: Vec<(VmId, HeldVm)> = held.into_iter().collect();
+        for some in unlisted.chunks(PAGE) {
+            let known = self.directory().vms(some.iter().map(|(id, _)| *id).collect()).await;
+            let known = known.map_err(|error| error.to_string())?;
+            for ((id, there), known) in some.iter().zip(known) {
+                compared.vms += 1;
+                compared.found.push(*id);
+                compared.findings.extend(unlisted_at(manager, *id, there, known));
+            }
+        }
+        Ok(compared)
     }
 
     /// How far an audit is, and what it has found. The last 16 are kept, in memory.
@@ -297,6 +298,28 @@ impl Gateway {
             running.lock().audit.repairs += some.len() as u64;
         }
         self.audit(id)
+    }
+}
+
+/// A VM that the manager holds, and the directory does not list there.
+fn unlisted_at(manager: ManagerId, id: VmId, there: &HeldVm, known: Option<Vm>) -> Option<Finding> {
+    let finding = |kind: &str, detail: String| Some(Finding { vm: id, manager, kind: kind.to_owned(), detail });
+    match known {
+        None => finding("unknown", format!("on host {}, and the directory does not know it", there.facts.host)),
+        // A step under way explains it: it is on its way there, or off.
+        Some(vm) if vm.doing.is_some() || vm.other.as_ref().is_some_and(|other| other.manager == manager) => None,
+        Some(vm) if vm.is_deleted() => {
+            finding("unknown", format!("on host {}, although it was deleted", there.facts.host))
+        }
+        Some(vm) => match vm.home {
+            Some(home) if home.manager != manager => finding(
+                "duplicate",
+                format!("on host {}, and in the directory at manager {}", there.facts.host, home.manager),
+            ),
+            // It has come there since the list was read.
+            Some(_) => None,
+            None => finding("unknown", format!("on host {}, and nowhere in the directory", there.facts.host)),
+        },
     }
 }
 

@@ -103,7 +103,7 @@ impl Gateway {
             control_read: Seq::ZERO,
             jobs_unread: jobs.messages,
             control_unread: control.messages,
-            log_end: process.replica.applied(shard),
+            log_end: process.directory.applied(shard).unwrap_or_else(|| process.routes.end(shard)),
             tail_bytes: 0,
             vms: 0,
             jobs_open: 0,

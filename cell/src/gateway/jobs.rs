@@ -12,6 +12,7 @@ use cellbus_directory::{JobState, Vm, VmSummary};
 use cellbus_workflows::{ControlItem, JobItem, JobStatus};
 
 use super::{ASK_AGAIN, Error, Gateway, OWNER_LIMIT, Result, Submitted, What, confused};
+use crate::directory::Fresh;
 use crate::peers::{Decision, JobAnswer, Peer, Request, Response, Until};
 
 /// How long a submission waits for the homes of its jobs to decide.
@@ -100,20 +101,21 @@ impl Gateway {
     }
 
     /// A job as its home knows it, or as the directory does while the home is away. Of a job that
-    /// has succeeded, the VMs are in this process's directory before this returns.
+    /// has succeeded, the VMs are in the directory, as this process asks it, before this returns.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotReady`] while the directory is not complete and the home away.
     pub async fn job(&self, id: JobId) -> Result<JobStatus> {
         match self.ask_job(id, Until::Now, Duration::ZERO).await {
             Ok(Some(status)) => {
-                let mut shown = [self.shown(status).await?];
+                let mut shown = [status];
+                self.shown(&mut shown).await?;
                 self.look_at_all(&mut shown).await;
                 let [status] = shown;
                 Ok(status)
             }
             Ok(None) => Err(Error::NotFound { what: What::Job, id: id.to_string() }),
-            Err(error) => match self.job_from_directory(id) {
+            Err(error) => match self.job_from_directory(id).await {
                 Some(status) => Ok(status),
                 None => Err(error),
             },
@@ -133,7 +135,12 @@ impl Gateway {
                 return self.job(id).await;
             }
             match self.ask_job(id, Until::Ended, left.min(WAIT_STEP)).await {
-                Ok(Some(status)) if status.row.state.ended() => return self.shown(status).await,
+                Ok(Some(status)) if status.row.state.ended() => {
+                    let mut shown = [status];
+                    self.shown(&mut shown).await?;
+                    let [status] = shown;
+                    return Ok(status);
+                }
                 // Not so far yet, or its home has just moved.
                 Ok(Some(_)) | Err(Error::ShardAway { .. } | Error::NotReady { .. }) => {}
                 Ok(None) => return Err(Error::NotFound { what: What::Job, id: id.to_string() }),
@@ -178,15 +185,15 @@ impl Gateway {
             }
             process.env.sleep(ASK_AGAIN.min(left)).await;
         }
-        let mut shown = Vec::with_capacity(found.len());
-        for status in found {
-            shown.push(match status {
-                Some(status) => Some(self.shown(status).await?),
-                None => None,
-            });
+        let (places, mut known): (Vec<usize>, Vec<JobStatus>) =
+            found.into_iter().enumerate().filter_map(|(at, status)| Some((at, status?))).unzip();
+        self.shown(&mut known).await?;
+        self.look_at_all(&mut known).await;
+        let mut all = vec![None; ids.len()];
+        for (at, status) in places.into_iter().zip(known) {
+            all[at] = Some(status);
         }
-        self.look_at_all(shown.iter_mut().flatten()).await;
-        Ok(shown)
+        Ok(all)
     }
 
     /// A job from its home; `None` if its home has read all of its queue and does not know it.
@@ -211,47 +218,51 @@ impl Gateway {
         }
     }
 
-    /// Waits until this process's directory shows what an ended job has done: a VM is listed and
-    /// located before its job's success is shown.
-    async fn shown(&self, mut status: JobStatus) -> Result<JobStatus> {
+    /// Waits until the directory shows what ended jobs have done: a VM is listed and located before its
+    /// job's success is shown.
+    async fn shown(&self, statuses: &mut [JobStatus]) -> Result<()> {
         let process = &self.inner.process;
-        if status.row.state != JobState::Succeeded {
-            return Ok(status);
+        let succeeded: Vec<usize> =
+            (0..statuses.len()).filter(|at| statuses[*at].row.state == JobState::Succeeded).collect();
+        if succeeded.is_empty() {
+            return Ok(());
         }
-        let waited = async {
-            if let Some(seq) = status.ended_seq {
-                process.replica.wait_for(status.row.id.shard(process.count), seq).await;
-            }
-            for vm in &status.vms {
-                process.replica.wait_for(vm.id.shard(process.count), vm.seq).await;
-            }
-            // The outcome names the first hundred: for the others all logs are read to their ends.
-            if status.row.vms_total as usize > status.vms.len() {
-                process.caught_up().await?;
-            }
-            Ok::<(), cellbus_bus::Error>(())
+        let entries = |at: &usize| {
+            let status = &statuses[*at];
+            let ended = status.ended_seq.map(|seq| (status.row.id.shard(process.count), seq));
+            let vms = status.vms.iter().map(|vm| (vm.id.shard(process.count), vm.seq));
+            ended.into_iter().chain(vms).collect()
         };
-        match process.env.timeout(SHOW_LIMIT, waited).await {
-            Some(Ok(())) => Ok(status),
-            Some(Err(error)) => Err(error.into()),
-            None => {
+        // The outcome names the first hundred: for the others all logs are read to their ends.
+        let named_all = |at: &usize| statuses[*at].row.vms_total as usize <= statuses[*at].vms.len();
+        let fresh = if succeeded.iter().all(named_all) { Fresh::AsItIs } else { Fresh::CaughtUp };
+        let shown = match self.directory().shows(succeeded.iter().map(entries).collect(), fresh, SHOW_LIMIT).await {
+            Ok(shown) => shown,
+            // While no process of the directory answers, no list can lack what they have made.
+            Err(Error::NotReady { .. }) if self.replica().is_none() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for (at, shown) in succeeded.into_iter().zip(shown) {
+            if !shown {
                 // It has succeeded; that may not be shown before the VMs are.
+                let status = &mut statuses[at];
                 status.row.state = JobState::Running;
                 (status.row.outcome, status.row.ended_at) = (None, None);
                 status.waits_for = "the directory, which is reading the log".to_owned();
-                Ok(status)
             }
         }
+        Ok(())
     }
 
     /// A job as the directory knows it, while its home is away.
-    fn job_from_directory(&self, id: JobId) -> Option<JobStatus> {
-        let row = self.inner.process.replica.job(id)?;
+    async fn job_from_directory(&self, id: JobId) -> Option<JobStatus> {
+        let row = self.directory().job(id).await.ok().flatten()?;
         let vms = match (row.kind, row.vm) {
-            (JobKind::Provision, _) => (0..row.vms_total.min(100)).filter_map(|k| self.vm_summary(id.vm(k))).collect(),
-            (_, Some(vm)) => self.vm_summary(vm).into_iter().collect(),
+            (JobKind::Provision, _) => (0..row.vms_total.min(100)).map(|k| id.vm(k)).collect(),
+            (_, Some(vm)) => vec![vm],
             (_, None) => Vec::new(),
         };
+        let vms = self.directory().vms(vms).await.ok()?.iter().flatten().map(summary).collect();
         Some(JobStatus {
             row,
             digest: cellbus_bus::job::Digest::default(),
@@ -261,10 +272,6 @@ impl Gateway {
             ended_seq: None,
             extensions: BTreeMap::new(),
         })
-    }
-
-    fn vm_summary(&self, vm: cellbus_bus::ids::VmId) -> Option<VmSummary> {
-        self.inner.process.replica.vm(vm).as_ref().map(summary)
     }
 
     /// The VMs of a job from its child number `from` on, and the number to go on from.
@@ -284,9 +291,11 @@ impl Gateway {
         let ids: Vec<_> = (from..until).map(|k| id.vm(k)).collect();
         let mut vms = Vec::with_capacity(ids.len());
         let mut missing = Vec::new();
-        for vm in ids {
-            match self.vm_summary(vm) {
-                Some(summary) => vms.push(summary),
+        // A directory that gives no answer knows none of them.
+        let known = self.directory().vms(ids.clone()).await.unwrap_or_default();
+        for (index, vm) in ids.into_iter().enumerate() {
+            match known.get(index).and_then(Option::as_ref) {
+                Some(known) => vms.push(summary(known)),
                 None => missing.push(vm),
             }
         }

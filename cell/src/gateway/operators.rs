@@ -12,6 +12,7 @@ use cellbus_workflows::placement::{Asked, Choice, choose};
 use cellbus_workflows::{Context, ControlItem};
 
 use super::{Error, Evacuation, Gateway, HostRow, Result, Submitted, What};
+use crate::directory::Fresh;
 use crate::peers::{Peer, Request, Response};
 
 /// VMs read from the directory and submitted at once.
@@ -95,8 +96,7 @@ impl Gateway {
         let mut done = Evacuation::default();
         let mut from: Option<String> = None;
         loop {
-            let page = self.replica().list(&filter, PAGE, from.as_deref());
-            let page = page.map_err(|error| Error::Internal { message: error.to_string() })?;
+            let page = self.directory().list(&filter, PAGE, from.as_deref(), Fresh::AsItIs).await?;
             let mut jobs = Vec::new();
             for vm in page
                 .items

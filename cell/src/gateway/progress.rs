@@ -46,7 +46,7 @@ impl Gateway {
         };
         let (mut pages, mut from) = (0, after.map(str::to_owned));
         loop {
-            let page = self.replica().jobs(&asked, limit, from.as_deref())?;
+            let page = self.directory().jobs(&asked, limit, from.as_deref()).await?;
             let (mut items, next) = (page.items, page.next);
             self.look_at(&mut items).await;
             items.retain(|row| wanted.is_none_or(|wanted| row.state == wanted));

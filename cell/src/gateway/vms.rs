@@ -1,16 +1,13 @@
 //! VMs: looked up in the directory, or asked of their homes and managers.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use cellbus_bus::ids::{JobId, ManagerId, ShardId, TenantId, VmId, VmName};
-use cellbus_directory::{Location, Vm, VmState};
+use cellbus_directory::{Location, Vm, VmFilter, VmState};
 
-use super::{Error, Explained, Gateway, LOCATE_MAX, Live, Located, Result, VmRow, What, confused};
+use super::{Error, Explained, Gateway, LOCATE_MAX, Live, Located, Page, Result, VmRow, What, confused};
+use crate::directory::Fresh;
 use crate::peers::{Request, Response, VmAnswer};
-
-/// How long a name look-up waits for the directory to catch up.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Gateway {
     /// A VM of the inventory. A miss in the directory asks the VM's home.
@@ -18,14 +15,19 @@ impl Gateway {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotReady`].
     pub async fn vm(&self, id: VmId) -> Result<VmRow> {
-        match self.inner.process.replica.vm(id) {
-            Some(vm) => Ok(self.vm_row(vm)),
-            None => self.vm_from_home(id).await.map(|vm| self.vm_row(vm)),
-        }
+        let vm = match self.known_vm(id).await {
+            Some(vm) => vm,
+            None => self.vm_from_home(id).await?,
+        };
+        Ok(self.vm_row(vm))
     }
 
-    /// The row of a VM, as [`Gateway::vm`] gives it, of a record that a list of
-    /// [`Gateway::replica`] gave.
+    /// As the directory knows it. One that gives no answer stands in nobody's way: the VM's home knows.
+    pub(super) async fn known_vm(&self, id: VmId) -> Option<Vm> {
+        self.directory().vm(id).await.ok().flatten()
+    }
+
+    /// The row of a VM, as [`Gateway::vm`] gives it, of a record that a list of the directory gave.
     #[must_use]
     pub fn vm_row(&self, vm: Vm) -> VmRow {
         let state = vm.state();
@@ -88,10 +90,14 @@ impl Gateway {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotReady`].
     pub async fn locate(&self, id: VmId) -> Result<Located> {
-        if let Some(located) = self.inner.process.replica.locate(id).map(|location| self.located(&location)) {
-            return Ok(located);
+        let located = match self.replica() {
+            Some(replica) => replica.locate(id).map(|location| self.located(&location)),
+            None => self.known_vm(id).await.map(|vm| self.located_of(&vm)),
+        };
+        match located {
+            Some(located) => Ok(located),
+            None => self.vm_from_home(id).await.map(|vm| self.located_of(&vm)),
         }
-        self.vm_from_home(id).await.map(|vm| self.located_of(&vm))
     }
 
     fn located(&self, location: &Location<'_>) -> Located {
@@ -101,7 +107,7 @@ impl Gateway {
     }
 
     fn located_of(&self, vm: &Vm) -> Located {
-        self.place(vm.id, vm.home.as_ref(), vm.as_of)
+        self.place(vm.id, vm.home.as_ref().filter(|_| !vm.is_deleted()), vm.as_of)
     }
 
     fn place(&self, vm: VmId, place: Option<&cellbus_directory::Place>, as_of: cellbus_bus::WallMs) -> Located {
@@ -125,6 +131,25 @@ impl Gateway {
         }
     }
 
+    /// VMs of the tenant with this name, two at the most, as the directory has them.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`].
+    pub async fn by_name(&self, tenant: &TenantId, name: &VmName) -> Result<Vec<VmRow>> {
+        let ids = self.directory().names(vec![(tenant.clone(), name.clone())], Fresh::AsItIs).await?.concat();
+        let vms = self.directory().vms(ids).await?;
+        Ok(vms.into_iter().flatten().map(|vm| self.vm_row(vm)).collect())
+    }
+
+    /// A page of VMs, as the directory has them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the limit, or the cursor; [`Error::NotReady`].
+    pub async fn vms(&self, filter: &VmFilter, limit: usize, after: Option<&str>) -> Result<Page<VmRow>> {
+        let page = self.directory().list(filter, limit, after, Fresh::AsItIs).await?;
+        Ok(Page { items: page.items.into_iter().map(|vm| self.vm_row(vm)).collect(), next: page.next })
+    }
+
     /// Where many VMs are, in order; `None` for those that are not there. At most [`LOCATE_MAX`].
     ///
     /// # Errors
@@ -135,9 +160,14 @@ impl Gateway {
                 format!("{} ids are more than the {LOCATE_MAX} that one call may name; make several calls", ids.len());
             return Err(Error::Invalid { code: "too_many_ids", message });
         }
-        let replica = &self.inner.process.replica;
-        let mut located: Vec<Option<Located>> =
-            ids.iter().map(|id| replica.locate(*id).map(|location| self.located(&location))).collect();
+        let mut located: Vec<Option<Located>> = match self.replica() {
+            Some(replica) => ids.iter().map(|id| replica.locate(*id).map(|location| self.located(&location))).collect(),
+            None => match self.directory().vms(ids.to_vec()).await {
+                Ok(vms) => vms.iter().map(|vm| vm.as_ref().map(|vm| self.located_of(vm))).collect(),
+                // Their homes know as much.
+                Err(_) => vec![None; ids.len()],
+            },
+        };
         let missing: Vec<VmId> =
             ids.iter().zip(&located).filter(|(_, found)| found.is_none()).map(|(id, _)| *id).collect();
         if !missing.is_empty() {
@@ -157,12 +187,8 @@ impl Gateway {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::NotReady`].
     pub async fn resolve(&self, tenant: &TenantId, name: &VmName) -> Result<VmId> {
-        let process = &self.inner.process;
-        match process.env.timeout(RESOLVE_LIMIT, process.caught_up()).await {
-            Some(caught_up) => caught_up?,
-            None => return Err(Error::NotReady { reason: "the directory has not caught up".to_owned() }),
-        }
-        match process.replica.by_name(tenant, name).as_slice() {
+        let found = self.directory().names(vec![(tenant.clone(), name.clone())], Fresh::CaughtUp).await?;
+        match found.concat().as_slice() {
             [] => Err(Error::NotFound { what: What::Vm, id: name.to_string() }),
             [one] => Ok(*one),
             [..] => Err(Error::Ambiguous { what: What::Vm, name: name.to_string() }),

@@ -100,13 +100,13 @@ pub trait Api: Send + Sync {
     async fn job_vms(&self, id: JobId, from: u32, limit: usize) -> Result<(Vec<VmSummary>, Option<u32>)>;
     async fn cancel_job(&self, id: JobId, by: Operator) -> Result<JobStatus>;
     async fn unpark_job(&self, id: JobId, decision: ParkedDecision, by: Operator) -> Result<JobStatus>;
-    /// A page of jobs, from this process's directory; `after` is the `next` of the page before.
+    /// A page of jobs, from the directory; `after` is the `next` of the page before.
     async fn jobs(&self, query: &JobQuery, limit: usize, after: Option<&str>) -> Result<Page<JobRow>>;
     fn dry_run(&self, job: &Job) -> Result<DryRun>;
 
     // ── VMs ──
     async fn vm(&self, id: VmId) -> Result<VmRow>;
-    /// A page of VMs, from this process's directory; `after` is the `next` of the page before.
+    /// A page of VMs, from the directory; `after` is the `next` of the page before.
     async fn vms(&self, query: &VmQuery, limit: usize, after: Option<&str>) -> Result<Page<VmRow>>;
     /// The VMs of a tenant with this name, two at the most.
     async fn by_name(&self, tenant: &TenantId, name: &VmName) -> Result<Vec<VmRow>>;
@@ -114,8 +114,8 @@ pub trait Api: Send + Sync {
     /// knows, in order, and blocks for a fraction of a microsecond each. The others' homes may
     /// know more: ask [`Api::locate`].
     fn locate_known(&self, ids: &[VmId], each: &mut dyn FnMut(usize, &Spot<'_>)) -> Result<()>;
-    /// Whose VM it is, as far as this process's directory knows.
-    fn tenant_of(&self, id: VmId) -> Option<TenantId>;
+    /// Whose VMs these are, in order, as far as the directory says.
+    async fn tenants_of(&self, ids: &[VmId]) -> Vec<Option<TenantId>>;
     async fn locate(&self, id: VmId) -> Result<Located>;
     /// For those that [`Api::locate_known`] did not find.
     async fn locate_many(&self, ids: &[VmId]) -> Result<Vec<Option<Located>>>;
@@ -133,7 +133,7 @@ pub trait Api: Send + Sync {
     async fn find_host(&self, text: &str) -> Result<(ManagerId, HostId)>;
     /// The configured name of a manager.
     fn manager_name(&self, id: &ManagerId) -> Option<String>;
-    /// VMs in each state, as this process's directory has them.
+    /// VMs in each state, as this process's directory has them; nothing if it has none.
     fn vm_counts(&self) -> Vec<(VmState, usize)>;
     /// How often this process found that the bus had lost what it had acknowledged.
     fn bus_losses(&self) -> u64;

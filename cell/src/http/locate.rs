@@ -129,16 +129,15 @@ fn json_ids(body: &Bytes) -> Result<Vec<VmId>, Problem> {
     parsed.collect()
 }
 
-/// Which of `ids` are to be answered as not there: those that the directory beside us knows to be
+/// Which of `ids` are to be answered as not there: those that the directory knows to be
 /// another tenant's.
 struct Hidden(Vec<bool>);
 
 impl Hidden {
-    fn from(app: &App, caller: &Caller, ids: &[VmId]) -> Self {
-        Self(match caller.scope() {
-            None => Vec::new(),
-            Some(own) => ids.iter().map(|id| app.api.tenant_of(*id).is_some_and(|tenant| tenant != *own)).collect(),
-        })
+    async fn from(app: &App, caller: &Caller, ids: &[VmId]) -> Self {
+        let Some(own) = caller.scope() else { return Self(Vec::new()) };
+        let tenants = app.api.tenants_of(ids).await;
+        Self(tenants.into_iter().map(|tenant| tenant.is_some_and(|tenant| tenant != *own)).collect())
     }
     fn has(&self, index: usize) -> bool {
         self.0.get(index).copied().unwrap_or(false)
@@ -176,7 +175,7 @@ async fn missed(
 
 async fn many_json(app: &App, caller: &Caller, ids: &[VmId]) -> Result<Response<Body>, Problem> {
     let mut known = vec![false; ids.len()];
-    let hidden = Hidden::from(app, caller, ids);
+    let hidden = Hidden::from(app, caller, ids).await;
     let mut rows = Vec::with_capacity(ids.len() * 320 + 64);
     // Where each row ends, so that rows found later go in between.
     let mut ends: Vec<(usize, usize)> = Vec::with_capacity(ids.len());
@@ -362,7 +361,7 @@ impl Names {
 
 async fn many_binary(app: &App, caller: &Caller, ids: &[VmId]) -> Result<Response<Body>, Problem> {
     let mut known = vec![false; ids.len()];
-    let hidden = Hidden::from(app, caller, ids);
+    let hidden = Hidden::from(app, caller, ids).await;
     let mut out = vec![0_u8; HEADER + ids.len() * RECORD];
     let mut names = Names { bytes: Vec::with_capacity(ids.len() * 16), once: Vec::new() };
     app.api.locate_known(ids, &mut |index, spot| {

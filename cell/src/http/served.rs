@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
-    Audit, CellRow, DryRun, Error, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
+    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
     ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
@@ -103,18 +103,15 @@ impl Api for Served {
             host: query.host.clone(),
             labels: query.labels.clone(),
         };
-        let page = self.gateway.replica().list(&filter, limit, after).map_err(Error::from)?;
-        let items = page.items.into_iter().map(|vm| self.gateway.vm_row(vm)).collect();
-        Ok(Page { items, next: page.next })
+        self.gateway.vms(&filter, limit, after).await
     }
     async fn by_name(&self, tenant: &TenantId, name: &VmName) -> Result<Vec<VmRow>> {
         self.listing()?;
-        let replica = self.gateway.replica();
-        let found = replica.by_name(tenant, name).into_iter().filter_map(|id| replica.vm(id));
-        Ok(found.map(|vm| self.gateway.vm_row(vm)).collect())
+        self.gateway.by_name(tenant, name).await
     }
     fn locate_known(&self, ids: &[VmId], each: &mut dyn FnMut(usize, &Spot<'_>)) -> Result<()> {
-        let (replica, process) = (self.gateway.replica(), self.gateway.process());
+        let Some(replica) = self.gateway.replica() else { return Ok(()) };
+        let process = self.gateway.process();
         for (index, id) in ids.iter().enumerate() {
             let Some(location) = replica.locate(*id) else { continue };
             // A tombstone is nowhere, whatever it was on last.
@@ -141,8 +138,10 @@ impl Api for Served {
         }
         Ok(())
     }
-    fn tenant_of(&self, id: VmId) -> Option<TenantId> {
-        self.gateway.replica().vm(id).map(|vm| vm.tenant)
+    async fn tenants_of(&self, ids: &[VmId]) -> Vec<Option<TenantId>> {
+        let known = self.gateway.directory().vms(ids.to_vec()).await;
+        let known = known.unwrap_or_else(|_| vec![None; ids.len()]);
+        known.into_iter().map(|vm| vm.map(|vm| vm.tenant)).collect()
     }
     async fn locate(&self, id: VmId) -> Result<Located> {
         self.gateway.locate(id).await
@@ -185,8 +184,7 @@ impl Api for Served {
         self.gateway.manager_name(id)
     }
     fn bus_losses(&self) -> u64 {
-        let replica = self.gateway.replica();
-        replica.shards().shards().map(|shard| replica.losses(shard)).sum()
+        self.gateway.directory().losses()
     }
     fn bus_silent(&self) -> Duration {
         self.gateway.process().bus_silent()
@@ -201,7 +199,7 @@ impl Api for Served {
         self.gateway.process().shards_unreadable()
     }
     fn vm_counts(&self) -> Vec<(VmState, usize)> {
-        self.gateway.replica().stats().vms
+        self.gateway.replica().map(|replica| replica.stats().vms).unwrap_or_default()
     }
 
     async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()> {

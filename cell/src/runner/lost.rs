@@ -38,7 +38,7 @@ impl Runner {
     pub(super) fn newest_epoch(&self, of_log: Epoch) -> Epoch {
         // Own ones are among the routes, which never go back.
         let routed = self.process.routes.of(self.shard).map(|route| route.epoch);
-        of_log.max(self.process.replica.epoch_seen(self.shard)).max(routed.unwrap_or_default())
+        of_log.max(self.process.directory.epoch_seen(self.shard)).max(routed.unwrap_or_default())
     }
 
     /// The log was read after `began`, up to `end`: what was acknowledged here must be there. `met`:
@@ -64,12 +64,12 @@ impl Runner {
     pub(super) fn log_lost(&mut self, acknowledged: Seq, end: Seq) {
         // Said once.
         self.acknowledged = None;
-        self.process.replica.note_loss(self.shard);
+        self.process.directory.note_loss(self.shard);
         tracing::error!(shard = %self.shard, %acknowledged, %end, "the bus has lost entries of this shard's log that it had acknowledged; the shard goes on from what is left. What managers hold and no record names is found by an audit");
     }
 
     pub(super) fn queue_lost(&self, queue: QueueKind, read: Seq, first: Seq) {
-        self.process.replica.note_loss(self.shard);
+        self.process.directory.note_loss(self.shard);
         tracing::error!(shard = %self.shard, ?queue, %read, %first, "the bus has lost messages of this queue that it had acknowledged, some that had been read among them; it is read again from its start");
     }
 }

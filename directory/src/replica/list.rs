@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cellbus_bus::codec;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, TenantId, VmId};
 use cellbus_bus::job::{JobKind, Labels};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Replica;
 use super::key::{After, Id, Key, walk};
@@ -24,7 +24,7 @@ const EXAMINED_MAX: usize = 200_000;
 const KEYS_MAX: usize = 65_536;
 
 /// Which VMs. All that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmFilter {
     /// Of this tenant.
     pub tenant: Option<TenantId>,
@@ -39,7 +39,7 @@ pub struct VmFilter {
 }
 
 /// Which jobs. All that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFilter {
     /// Of this tenant.
     pub tenant: Option<TenantId>,
@@ -68,7 +68,7 @@ pub struct Page<T> {
 }
 
 /// Why there is no page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ListError {
     /// The limit is out of bounds.
     #[error("a page has 1 to {PAGE_MAX} rows, not {limit}")]

@@ -144,12 +144,18 @@ impl Target for Local {
             labels: Labels::from([(label.0.to_owned(), label.1.to_owned())]),
             ..VmFilter::default()
         };
-        let page = self.gateway.replica().list(&filter, PAGE, cursor).map_err(|error| failed(&error))?;
+        let page = self.gateway.vms(&filter, PAGE, cursor).await.map_err(|error| failed(&error))?;
         Ok(VmPage { vms: page.items.into_iter().map(|vm| (vm.id, vm.name.to_string())).collect(), next: page.next })
     }
 
     async fn locate(&self, vms: &[VmId]) -> Result<usize, TargetError> {
-        Ok(self.gateway.replica().locate_many(vms).iter().filter(|place| place.is_some()).count())
+        Ok(match self.gateway.replica() {
+            Some(replica) => replica.locate_many(vms).iter().filter(|place| place.is_some()).count(),
+            None => {
+                let located = self.gateway.locate_many(vms).await.map_err(|error| failed(&error))?;
+                located.iter().filter(|place| place.is_some()).count()
+            }
+        })
     }
 
     async fn audit(&self) -> Result<Audited, TargetError> {

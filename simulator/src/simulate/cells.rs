@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use cellbus_bus::Bus;
 use cellbus_bus::cloudevent::Tenants;
+use cellbus_bus::contract::Role;
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::{CellId, ManagerName, ShardCount};
 use cellbus_cell::cell::{self, Cell, Handle};
+use cellbus_cell::directory::serve;
 use cellbus_cell::peers::LocalPeers;
+use cellbus_cell::presence::Presence;
 use cellbus_cell::{Gateway, Process, front, runner};
 use cellbus_directory::checkpoint::{self, Checkpoint};
 use cellbus_directory::replica::Replica;
@@ -43,6 +46,8 @@ pub(super) struct Shape {
     pub(super) checkpoints: Option<checkpoint::Cluster>,
     /// What rots on disks has the right checksum: a deliberate bug.
     pub(super) unchecked: bool,
+    /// The directories are processes of their own, beside the cells, which ask them.
+    pub(super) apart: bool,
 }
 
 /// Checkpoints that are written often, since runs are short.
@@ -70,6 +75,11 @@ pub(super) struct Running {
     /// It has left, or been stopped.
     pub(super) ended: Arc<AtomicBool>,
     address: String,
+}
+
+/// Where the directory of a node is reached, if it is apart from the cell.
+fn directory_address(node: NodeId) -> String {
+    format!("sim:{}:directory", node.0)
 }
 
 /// All cells.
@@ -135,13 +145,23 @@ impl Cells {
         (Process::new(env.clone(), bus, peers, own, names, Arc::clone(&replica)), env, replica)
     }
 
+    fn process_without_replica(&self, node: NodeId, env: &Env) -> Process {
+        let (env, bus) = (env.clone(), self.bus.client(node));
+        let own = LocalPeers::default();
+        let peers = Arc::new(NodePeers { network: Arc::clone(&self.network), node, own: own.clone() });
+        Process::without_replica(env, bus, peers, own, Arc::clone(&self.names), self.shape.shards)
+    }
+
     /// Starts a cell on a node where none runs.
     pub(super) fn start(&self, node: NodeId) -> CellId {
         let incarnation = self.executor.incarnation(node);
-        let (process, env, replica) = self.process(node);
+        let (directory, env, replica) = self.process(node);
+        let process = if self.shape.apart { self.process_without_replica(node, &env) } else { directory.clone() };
         let own = process.local().clone();
-        let id: CellId =
-            format!("cell-{}-{incarnation}", node.0).parse().expect("letters, digits and dashes make a cell id");
+        let member = |what: &str| -> CellId {
+            format!("{what}-{}-{incarnation}", node.0).parse().expect("letters, digits and dashes make a cell id")
+        };
+        let id = member("cell");
         let address = format!("sim:{}", node.0);
         let fronts = self.shape.managers.iter().cloned().map(front::Config::new).collect();
         let config = cell::Config {
@@ -157,16 +177,30 @@ impl Cells {
         let stop = CancellationToken::new();
         let (tail, following) = Tail::new(self.bus.directory_client(node), env.clone(), Arc::clone(&replica));
         let (storage, cluster) = (Arc::new(self.disk(node)), self.shape.checkpoints);
-        let (world, directory, stopped) = (env.clone(), Arc::clone(&replica), stop.clone());
+        let (world, rows, stopped) = (env.clone(), Arc::clone(&replica), stop.clone());
         env.spawn("directory", async move {
             if let Some(cluster) = cluster {
-                let checkpoint = Checkpoint::open_in(storage, checkpoints(), cluster, world.clone(), directory).await;
+                let checkpoint = Checkpoint::open_in(storage, checkpoints(), cluster, world.clone(), rows).await;
                 world.spawn("directory checkpoint", checkpoint.run(stopped.clone()));
             }
             tail.run(stopped).await;
         });
         let (beside, stopped) = (process.clone(), stop.clone());
         env.spawn("process", async move { beside.run(stopped).await });
+        if self.shape.apart {
+            let (address, beside, stopped) = (directory_address(node), directory.clone(), stop.clone());
+            self.network.join(address.clone(), node, env.clone(), directory.local().clone());
+            env.spawn("process", async move { beside.run(stopped).await });
+            let presence = Presence {
+                process: directory,
+                id: member("directory"),
+                address,
+                role: Role::Directory,
+                every: self.shape.lease / 5,
+                ttl: self.shape.lease,
+            };
+            env.spawn("directory member", serve(presence, following.clone(), stop.clone()));
+        }
         let ended = Arc::new(AtomicBool::new(false));
         let left = Arc::clone(&ended);
         env.spawn("cell", async move {
@@ -185,6 +219,7 @@ impl Cells {
     pub(super) fn crash(&self, node: NodeId) {
         let Some(gone) = self.running().remove(&node) else { return };
         self.network.leave(&gone.address);
+        self.network.leave(&directory_address(node));
         self.history.add(self.executor.now(), || format!("*{} crashes", gone.id));
         self.executor.crash(node);
         self.disk(node).crashed();
@@ -207,7 +242,10 @@ impl Cells {
     }
     pub(super) fn clear(&self) {
         let all = std::mem::take(&mut *self.running());
-        all.values().for_each(|cell| self.network.leave(&cell.address));
+        for cell in all.values() {
+            self.network.leave(&cell.address);
+            self.network.leave(&directory_address(cell.node));
+        }
     }
 
     /// Has something done in the process of a cell; `None` if it dies or takes longer than `limit`.

@@ -234,6 +234,8 @@ impl World {
             managers: names,
             together: config.cells as usize,
             unchecked: sabotage == Some(Sabotage::UncheckedCheckpoint),
+            // Both ways to lay a cluster out, in turn.
+            apart: seed % 2 == 1,
             // Large runs have memory for one copy of it all.
             checkpoints: (config.vms <= 10_000)
                 .then(|| checkpoint::Cluster { id: uuid::Uuid::from_u64_pair(seed, 1), shards: config.shards }),

@@ -238,8 +238,8 @@ impl Api for Fake {
         }
         Ok(())
     }
-    fn tenant_of(&self, id: VmId) -> Option<TenantId> {
-        is_known(id).then(|| Self::row(id).tenant)
+    async fn tenants_of(&self, ids: &[VmId]) -> Vec<Option<TenantId>> {
+        ids.iter().map(|id| is_known(*id).then(|| Self::row(*id).tenant)).collect()
     }
     async fn locate(&self, id: VmId) -> Result<Located> {
         if id == late() { Ok(Self::located(id)) } else { Err(not_found(What::Vm, id)) }

@@ -9,18 +9,24 @@ use tokio_util::sync::CancellationToken;
 use crate::Process;
 
 /// See the module.
-pub(super) struct Presence {
-    pub(super) process: Process,
-    pub(super) id: CellId,
-    pub(super) address: String,
-    pub(super) role: Role,
-    pub(super) every: Duration,
-    pub(super) ttl: Duration,
+pub struct Presence {
+    /// Whose.
+    pub process: Process,
+    /// Under which id.
+    pub id: CellId,
+    /// Where others reach it.
+    pub address: String,
+    /// What it is there for.
+    pub role: Role,
+    /// Between two beats.
+    pub every: Duration,
+    /// How long others believe a beat.
+    pub ttl: Duration,
 }
 
 impl Presence {
     /// Beats until `stop`, or until its build may not take part any more, then says goodbye.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         let Process { env, bus, .. } = &self.process;
         let joined_at = env.wall();
         for beat in 0.. {
