@@ -9,7 +9,8 @@
 //! controllers of a cluster have none: each further reader of all logs costs the bus, and a directory
 //! of millions of VMs costs memory, once a process. They ask a replica, always the same one as long
 //! as it answers, so that what one question has seen the next one sees too; a replica that is still
-//! loading, cut off from the bus or gone is left for another.
+//! loading, cut off from the bus or gone is left for another. What cells say of themselves (their
+//! shards, the room at their managers) comes the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +25,13 @@ mod ask;
 mod elsewhere;
 mod here;
 mod served;
+mod summaries;
 
 pub use ask::{Answer, Ask};
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use here::Here;
 pub use served::serve;
+pub use summaries::Told;
 #[cfg(test)]
 mod tests;
 
@@ -167,6 +170,7 @@ fn unanswered(answer: Answer) -> Error {
         | Answer::List { .. }
         | Answer::Jobs { .. }
         | Answer::Names(_)
+        | Answer::Summaries { .. }
         | Answer::Shows(_) => {
             Error::Internal { message: "the directory answered another question than was asked".to_owned() }
         }

@@ -19,10 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::directory::{Directory, Elsewhere, Here};
 use crate::metrics::work;
-use crate::peers::{LocalPeers, Peer, Peers, Request, Response};
+use crate::peers::{LocalPeers, Peer, Peers, Request, Response, Summary};
 
-/// How often cells of other processes are asked what they own.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often the members and the cluster record are read.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked in between what cells of other processes own. A cell hears it from a process of
+/// the directory, which has asked it: so it is a second old at the most.
+const ASKS: u32 = 2;
 /// How long one of them may take to answer.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 
@@ -126,8 +129,8 @@ impl Process {
         let local = LocalPeers::default();
         Self::new(env, bus, Arc::new(local.clone()), local, names, replica)
     }
-    /// What runs beside the cells of a process: the capacity board, and asking the cells of other
-    /// processes once a second what they own and how much room there is. Whoever runs the process
+    /// What runs beside the cells of a process: the capacity board, and learning what the cells of other
+    /// processes own and how much room there is. Whoever runs the process
     /// also runs the directory's tail.
     pub async fn run(&self, stop: CancellationToken) {
         let board = self.board.run(self.env.clone());
@@ -184,38 +187,66 @@ impl Process {
         member.build.formats.read(self.cluster_format())
     }
 
-    /// Asks cells outside this process for their summaries, and the bus for the cluster record.
+    /// Learns what cells outside this process say of themselves, and what the cluster record says.
     async fn ask_others(&self) {
         loop {
             if let Ok(Some(record)) = self.bus.cluster_record().await {
                 self.read_record(&record);
             }
-            if let Ok(members) = self.bus.members().await {
-                self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
-                if let Directory::Elsewhere(elsewhere) = &*self.directory {
-                    elsewhere.learn(&members);
-                }
-                let elsewhere = |member: &Member| member.role == Role::Cell && !self.local.has(&member.cell);
-                // All at once: one that does not answer is not to make the others' news old.
-                let asked = members.into_iter().filter(elsewhere).map(|member| async {
-                    let peer = Arc::new(Peer { cell: member.cell, address: member.address });
-                    let answer = self.env.timeout(ASK_LIMIT, self.peers.call(&peer, Request::Summary)).await;
-                    (peer, answer)
-                });
-                for (peer, answer) in futures::future::join_all(asked).await {
-                    let Some(Ok(Response::Summary(summary))) = answer else { continue };
-                    for (shard, epoch, end) in summary.owned {
-                        self.routes.learn(shard, &peer, epoch, end);
-                    }
-                    for shard in summary.failed {
-                        self.routes.failed(shard);
-                    }
-                    for (epoch, manager) in summary.managers {
-                        self.board.publish(epoch, manager);
-                    }
+            let Ok(members) = self.bus.members().await else {
+                self.env.sleep(READ_EVERY).await;
+                continue;
+            };
+            self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
+            if let Directory::Elsewhere(elsewhere) = &*self.directory {
+                elsewhere.learn(&members);
+            }
+            for _ in 0..ASKS {
+                self.learn_summaries(&members).await;
+                self.env.sleep(READ_EVERY / ASKS).await;
+            }
+        }
+    }
+
+    /// From a process of the directory, which asks them all; by one of those, or while none answers, from
+    /// each of them.
+    async fn learn_summaries(&self, members: &[Member]) {
+        if let Directory::Elsewhere(elsewhere) = &*self.directory
+            && let Ok(changed) = elsewhere.summaries().await
+        {
+            for (peer, summary) in changed {
+                if !self.local.has(&peer.cell) {
+                    self.learn(&Arc::new(peer), summary);
                 }
             }
-            self.env.sleep(ASK_EVERY).await;
+            return;
+        }
+        let elsewhere = |member: &&Member| member.role == Role::Cell && !self.local.has(&member.cell);
+        // All at once, and heard as they come: one that does not answer is not to make the others' news old.
+        let asked = members.iter().filter(elsewhere).map(|member| async {
+            let peer = Arc::new(Peer { cell: member.cell.clone(), address: member.address.clone() });
+            let answer = self.env.timeout(ASK_LIMIT, self.peers.call(&peer, Request::Summary)).await;
+            let Some(Ok(Response::Summary(summary))) = answer else { return };
+            if let Directory::Here(here) = &*self.directory {
+                here.summaries.put(&peer, &summary);
+            }
+            self.learn(&peer, summary);
+        });
+        futures::future::join_all(asked).await;
+        if let Directory::Here(here) = &*self.directory {
+            here.summaries.keep(&members.iter().map(|member| &member.cell).collect());
+        }
+    }
+
+    fn learn(&self, peer: &Arc<Peer>, summary: Summary) {
+        for (shard, epoch, end) in summary.owned {
+            self.routes.learn(shard, peer, epoch, end);
+        }
+        for shard in summary.failed {
+            self.routes.failed(shard);
+        }
+        for (epoch, manager) in summary.managers {
+            self.board.publish(epoch, manager);
         }
     }
 

@@ -162,7 +162,7 @@ async fn below_the_free_space_threshold_intake_is_refused() -> Result<()> {
     arguments.extend(["--set", &threshold]);
     let server = Server::start(&data, &arguments).await?;
     let refused = server.submit(&event("provision", "2", None, &provision())).await?;
-    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.status, 429, "{refused:?}");
     assert!(refused.body["detail"].as_str().is_some_and(|said| said.contains("free")), "{refused:?}");
     // What is there is still served.
     assert_eq!(server.all("/v1/vms?tenant=acme").await?.len(), 20);

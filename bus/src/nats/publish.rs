@@ -33,14 +33,14 @@ pub(super) enum Conditional {
 }
 
 impl Shared {
-    /// Writes all, in order on each subject, and gives the sequence of the last. On an error the
-    /// others may be there.
+    /// Writes all, in order on each subject, and gives the sequence of the last. On an error the others may
+    /// be there; a plain refusal means that none is.
     pub(super) async fn publish_all(
         &self,
         items: impl IntoIterator<Item = (String, PublishMessage, usize)>,
     ) -> Result<u64> {
         let mut on_their_way: VecDeque<(PublishAckFuture, usize)> = VecDeque::new();
-        let (mut bytes_on_their_way, mut last, mut failed) = (0, 0, None);
+        let (mut bytes_on_their_way, mut last, mut failed) = (0, 0_u64, None);
         for (subject, message, bytes) in items {
             while on_their_way.len() >= WINDOW
                 || (!on_their_way.is_empty() && bytes_on_their_way + bytes > WINDOW_BYTES)
@@ -63,8 +63,11 @@ impl Shared {
             self.settle(ack.await, &mut last, &mut failed);
         }
         match failed {
-            Some(error) => Err(error),
             None => Ok(last),
+            Some(Error::Full { reason } | Error::Unavailable { reason }) if last > 0 => {
+                Err(Error::Unknown { reason: format!("a part was written, and then no more: {reason}") })
+            }
+            Some(error) => Err(error),
         }
     }
 

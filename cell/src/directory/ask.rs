@@ -7,7 +7,8 @@ use cellbus_directory::replica::{JobFilter, ListError, VmFilter};
 use cellbus_directory::{JobRow, Vm};
 use serde::{Deserialize, Serialize};
 
-use super::Fresh;
+use super::{Fresh, Told};
+use crate::peers::{Peer, Summary};
 
 /// How long catching up may take where [`Fresh::CaughtUp`] is asked for.
 pub(super) const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
@@ -55,6 +56,11 @@ pub enum Ask {
         /// How long they are waited for.
         limit: Duration,
     },
+    /// What cells say of themselves, so far as it has changed since this mark.
+    Summaries {
+        /// The mark of the answer before.
+        since: Option<Told>,
+    },
 }
 
 impl Ask {
@@ -66,7 +72,7 @@ impl Ask {
             Fresh::CaughtUp => CATCH_UP_LIMIT,
         };
         match self {
-            Self::Vms(_) | Self::Job(_) | Self::Jobs { .. } => Duration::ZERO,
+            Self::Vms(_) | Self::Job(_) | Self::Jobs { .. } | Self::Summaries { .. } => Duration::ZERO,
             Self::List { fresh, .. } | Self::Names { fresh, .. } => caught_up(fresh),
             Self::Shows { limit, .. } => *limit,
         }
@@ -98,6 +104,13 @@ pub enum Answer {
     Names(Vec<Vec<VmId>>),
     /// To [`Ask::Shows`], in order; `false`: not within the limit.
     Shows(Vec<bool>),
+    /// To [`Ask::Summaries`].
+    Summaries {
+        /// Up to here.
+        told: Told,
+        /// The cells, and what they said.
+        cells: Vec<(Peer, Summary)>,
+    },
     /// The list cannot be made as it was asked for.
     Refused(ListError),
     /// This replica cannot say: another one may.

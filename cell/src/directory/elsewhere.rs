@@ -1,16 +1,17 @@
 //! The directory of other processes, asked over the network.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cellbus_bus::Env;
 use cellbus_bus::contract::{Member, Role};
 
+use super::Told;
 use super::ask::{Answer, Ask};
 use crate::gateway::{Error, Result};
-use crate::peers::{Peer, Peers, Request, Response};
+use crate::peers::{Peer, Peers, Request, Response, Summary};
 
 /// How long a replica may take, beyond what it is to wait for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -23,12 +24,21 @@ pub(crate) struct Elsewhere {
     replicas: ArcSwap<Vec<Arc<Peer>>>,
     /// The one that answered last: it is asked first.
     answered: ArcSwapOption<Peer>,
+    /// Up to where it has been told what cells say.
+    told: Mutex<Option<Told>>,
     losses: AtomicU64,
 }
 
 impl Elsewhere {
     pub(crate) fn new(env: Env, peers: Arc<dyn Peers>) -> Self {
-        Self { env, peers, replicas: ArcSwap::default(), answered: ArcSwapOption::empty(), losses: AtomicU64::new(0) }
+        Self {
+            env,
+            peers,
+            replicas: ArcSwap::default(),
+            answered: ArcSwapOption::empty(),
+            told: Mutex::default(),
+            losses: AtomicU64::new(0),
+        }
     }
 
     /// The members have been read.
@@ -36,6 +46,22 @@ impl Elsewhere {
         let replicas = members.iter().filter(|member| member.role == Role::Directory);
         let peer = |member: &Member| Arc::new(Peer { cell: member.cell.clone(), address: member.address.clone() });
         self.replicas.store(Arc::new(replicas.map(peer).collect()));
+    }
+
+    /// What has changed of what cells say of themselves since this was last asked. Not cancel safe: ask
+    /// from one task.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`]: then each cell must be asked.
+    pub(crate) async fn summaries(&self) -> Result<Vec<(Peer, Summary)>> {
+        let since = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.ask(Ask::Summaries { since }).await? {
+            Answer::Summaries { told, cells } => {
+                *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+                Ok(cells)
+            }
+            other => Err(super::unanswered(other)),
+        }
     }
 
     pub(super) fn note_loss(&self) {

@@ -8,18 +8,21 @@ use cellbus_directory::replica::Replica;
 
 use super::Fresh;
 use super::ask::{Answer, Ask, CATCH_UP_LIMIT};
+use super::summaries::Summaries;
 use crate::gateway::LOCATE_MAX;
 
 /// See the module.
 pub(crate) struct Here {
     pub(super) replica: Arc<Replica>,
+    /// What other cells said last.
+    pub(crate) summaries: Summaries,
     bus: Arc<dyn Bus>,
     env: Env,
 }
 
 impl Here {
     pub(crate) fn new(replica: Arc<Replica>, bus: Arc<dyn Bus>, env: Env) -> Self {
-        Self { replica, bus, env }
+        Self { replica, summaries: Summaries::new(env.random_u64()), bus, env }
     }
 
     pub(super) async fn answer(&self, ask: Ask) -> Answer {
@@ -48,6 +51,10 @@ impl Here {
                     return not_ready;
                 }
                 Answer::Names(names.iter().map(|(tenant, name)| replica.by_name(tenant, name)).collect())
+            }
+            Ask::Summaries { since } => {
+                let (told, cells) = self.summaries.since(since);
+                Answer::Summaries { told, cells }
             }
             Ask::Shows { groups, fresh, limit } => {
                 let shown = async {

@@ -207,10 +207,9 @@ impl Error {
             Self::NotReady { .. }
             | Self::ShardAway { .. }
             | Self::ManagerAway { .. }
-            | Self::Full { .. }
             | Self::BusAway { .. }
             | Self::NoAnswer { .. } => Kind::Unavailable,
-            Self::TooMany { .. } => Kind::TooMany,
+            Self::TooMany { .. } | Self::Full { .. } => Kind::TooMany,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Ambiguous { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Invalid { .. } => Kind::Invalid,

@@ -67,7 +67,8 @@ pub(super) struct BatchView<T> {
         (status = 409, description = "job_conflict: the key was used with other data", body = Problem),
         (status = 413, description = "more than 4 MiB", body = Problem),
         (status = 415, description = "neither JSON nor CloudEvents", body = Problem),
-        (status = 503, description = "nothing was taken; see Retry-After", body = Problem),
+        (status = 429, description = "nothing was taken, as there is no room; see Retry-After", body = Problem),
+        (status = 503, description = "nothing was taken, or that is not known and the same may be sent again; see Retry-After", body = Problem),
     ))]
 pub(super) async fn submit(
     State(app): State<App>,

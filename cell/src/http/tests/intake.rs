@@ -161,7 +161,7 @@ async fn when_nothing_is_taken_it_says_when_to_come_again() {
     server.fake.full.store(true, Ordering::Relaxed);
     let answer = server.submit("/v1/jobs", &provision("1")).await;
     assert_eq!(answer.headers()["retry-after"], "10");
-    let (code, value) = problem(answer, 503).await;
+    let (code, value) = problem(answer, 429).await;
     assert_eq!(code, "bus_full");
     assert!(value["detail"].as_str().unwrap().contains("make room"));
     let text = server.get("/metrics").await.text().await.unwrap();

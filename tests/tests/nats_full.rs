@@ -1,0 +1,92 @@
+//! Streams of NATS that are full: whoever submits is refused and told when to come again, and nothing
+//! that was accepted is lost.
+
+#![expect(clippy::disallowed_methods, reason = "it drives the real binary from outside, in real time")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::nats::testing::{NatsServer, left_out};
+use cellbus_tests::cluster::{Cluster, Shape};
+use cellbus_tests::process::{event, wait_for};
+use serde_json::{Map, Value, json};
+
+/// Jobs of one request.
+const BATCH: usize = 200;
+
+/// A job of some kilobytes.
+fn large(name: &str) -> Value {
+    let labels: Map<String, Value> =
+        (0..24).map(|n| (format!("label-{n:02}"), Value::String("x".repeat(60)))).collect();
+    let data =
+        json!({"name": name, "vcpus": 1, "memory_mib": 1, "disk_gib": 1, "image": "debian-12", "labels": labels});
+    event("provision", name, None, &data)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_stream_is_a_refusal_and_loses_nothing() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let nats = NatsServer::start();
+    let section = format!("urls = [\"{}\"]\nlanes = 1\nlane_size_max = \"4MiB\"\n", nats.url());
+    let shape = Shape {
+        shards: 8,
+        latency: "none",
+        hosts_per_manager: 100,
+        more: "snapshot.tail_min = \"64KiB\"\n".to_owned(),
+        ..Shape::default()
+    };
+    let mut cluster = Cluster::start_on(nats, section, shape, 1, 1).await?;
+    // Nobody reads the queues any more, and the directory goes on taking jobs.
+    cluster.cells.remove(0).kill()?;
+    let server = &cluster.directories[0];
+
+    let http = reqwest::Client::new();
+    let (mut accepted, mut sent) = (Vec::new(), 0);
+    let refused = loop {
+        ensure!(sent < 100 * BATCH, "{sent} jobs of 2 KB fit into 4 MiB");
+        let batch: Vec<Value> = (sent..sent + BATCH).map(|n| large(&format!("vm-{n}"))).collect();
+        let request = http.post(format!("{}/v1/jobs", server.url));
+        let request = request.header("content-type", "application/cloudevents-batch+json");
+        let response = request.body(Value::Array(batch).to_string()).send().await?;
+        match response.status().as_u16() {
+            202 => {
+                let answer: Value = response.json().await?;
+                for job in answer["jobs"].as_array().context("jobs")? {
+                    accepted.push(job["job_id"].as_str().context("a job id")?.to_owned());
+                }
+                sent += BATCH;
+            }
+            // A part of it went in: the same is sent again, as the answer asks.
+            503 => {
+                let problem: Value = response.json().await?;
+                ensure!(problem["code"] == "bus_no_answer", "{problem}");
+            }
+            _ => break response,
+        }
+    };
+    let (status, later) = (refused.status().as_u16(), refused.headers().contains_key("retry-after"));
+    let problem: Value = refused.json().await?;
+    ensure!(status == 429 && later && problem["code"] == "bus_full", "{status}: {problem}");
+    ensure!(accepted.len() >= BATCH, "some were accepted before");
+
+    // With a cell the queue empties, and there is room again for what was refused.
+    cluster.add_cell()?;
+    let server = &cluster.directories[0];
+    for job in &accepted {
+        wait_for("an accepted job to end", Duration::from_secs(120), async || {
+            let state = server.get(&format!("/v1/jobs/{job}")).await?.body["state"].clone();
+            Ok(if state == "succeeded" { Ok(()) } else { Err(state.to_string()) })
+        })
+        .await
+        .with_context(|| server.log_tail())?;
+    }
+    wait_for("room for more", Duration::from_secs(120), async || {
+        let answer = server.submit(&large("late")).await?;
+        Ok(if answer.status == 202 { Ok(()) } else { Err(format!("{answer:?}")) })
+    })
+    .await?;
+    cluster.no_violations().await?;
+    cluster.audit().await
+}
