@@ -413,6 +413,8 @@ impl Home for Inner {
                 Arc::clone(&self.process.board),
                 self.me.cell.clone(),
                 cordons_of(id, &cordons),
+                Arc::clone(&self.process.pauses),
+                Arc::clone(&self.process.names),
             );
             let mut tasks = self.tasks();
             if self.killed.load(Ordering::Acquire) {

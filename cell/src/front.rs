@@ -32,6 +32,7 @@ use arc_swap::ArcSwap;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
 use cellbus_directory::VmFacts;
+use cellbus_workflows::ManagerNames;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
@@ -41,6 +42,7 @@ use crate::board::Board;
 use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
+use crate::pauses;
 use crate::peers::{Answered, Asked, Peer};
 use asks::Asks;
 use circuit::{Circuit, Verdict};
@@ -174,6 +176,8 @@ pub(crate) struct Front {
     held: Arc<AtomicU64>,
     cordons: Vec<Option<HostId>>,
     asks: Asks,
+    pauses: Arc<pauses::Watch>,
+    names: Arc<ManagerNames>,
 }
 
 /// What a front has to do with beside its desk, once the manager is open.
@@ -215,6 +219,8 @@ impl Front {
         board: Arc<Board>,
         cell: CellId,
         cordons: Vec<Option<HostId>>,
+        pauses: Arc<pauses::Watch>,
+        names: Arc<ManagerNames>,
     ) -> (Self, Handle) {
         let cordoned = cordons.contains(&None);
         let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
@@ -223,7 +229,23 @@ impl Front {
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
         let asks = Asks::new(epoch);
-        (Self { config, env, epoch, driver, outside, board, cell, mailbox, row, held, cordons, asks }, handle)
+        let front = Self {
+            config,
+            env,
+            epoch,
+            driver,
+            outside,
+            board,
+            cell,
+            mailbox,
+            row,
+            held,
+            cordons,
+            asks,
+            pauses,
+            names,
+        };
+        (front, handle)
     }
 
     fn id(&self) -> ManagerId {
@@ -266,6 +288,7 @@ impl Front {
             published_at: cellbus_bus::Mono::default(),
         };
         work.desk.holdings.hosts.set_cordons(&self.cordons);
+        self.look_at_pauses(&mut work);
         self.publish(&mut work);
         let mut tick = self.env.sleep(TICK);
         loop {
@@ -277,17 +300,20 @@ impl Front {
             tokio::select! {
                 biased;
                 Some(done) = work.doing.next() => {
+                    self.look_at_pauses(&mut work);
                     if let Ok(done) = done {
                         self.done(&mut work, done);
                     }
                 }
                 () = self.mailbox.ready() => {
+                    self.look_at_pauses(&mut work);
                     for message in self.mailbox.take() {
                         self.message(&mut work, message);
                     }
                 }
                 () = &mut tick => {
                     tick = self.env.sleep(TICK);
+                    self.look_at_pauses(&mut work);
                     self.tick(&mut work);
                 }
             }
@@ -299,6 +325,14 @@ impl Front {
     }
 
     // ── at work ──
+
+    /// What operators have paused counts from the moment that it is known here.
+    fn look_at_pauses(&self, work: &mut Work) {
+        if self.pauses.refresh(&mut work.desk.gate, &self.names) {
+            work.desk.gate_changed(self.env.mono());
+            work.dirty = true;
+        }
+    }
 
     fn message(&self, work: &mut Work, message: Message) {
         match message {

@@ -23,6 +23,7 @@ mod error;
 mod jobs;
 mod letters;
 mod operators;
+mod pause;
 mod progress;
 mod rows;
 mod scale;
@@ -35,6 +36,7 @@ pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
     Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
 };
+pub use pause::PausesShown;
 pub use scale::{ScaleChange, ScaleShown};
 pub use upgrade::Upgrade;
 

@@ -54,6 +54,7 @@ mod members;
 mod openapi;
 mod owned;
 mod paced;
+mod pauses;
 mod problem;
 mod query;
 mod queue;

@@ -41,6 +41,7 @@ mod mailbox;
 pub mod metrics;
 pub mod node;
 pub mod ownership;
+pub mod pauses;
 pub mod peers;
 pub mod presence;
 pub mod process;

@@ -162,6 +162,9 @@ const RESOURCES: &[&str] = &[
     "managers",
     "hosts",
     "queue",
+    "pause",
+    "resume",
+    "pauses",
     "scale",
     "upgrade",
     "dead-letters",
@@ -323,6 +326,9 @@ impl Metrics {
         }
         if let Some(scale) = cluster.read("scale", scale) {
             cluster.scale(&scale);
+        }
+        if let Some(pauses) = cluster.read("pauses", api.pauses()) {
+            cluster.pauses(&pauses);
         }
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::directory::{Directory, Elsewhere, Here};
 use crate::metrics::work;
+use crate::pauses;
 use crate::peers::{LocalPeers, Peer, Peers, Request, Response, Summary};
 
 /// How often the members and the cluster record are read.
@@ -41,6 +42,8 @@ pub struct Process {
     pub(crate) directory: Arc<Directory>,
     pub(crate) board: Arc<Board>,
     pub(crate) routes: Arc<Routes>,
+    /// What operators have paused, as far as it is known here.
+    pub(crate) pauses: Arc<pauses::Watch>,
     /// Counts what its cells do.
     pub(crate) work: Arc<work::Metrics>,
     registry: Registry,
@@ -107,6 +110,7 @@ impl Process {
             directory: Arc::new(directory),
             board,
             routes,
+            pauses: Arc::default(),
             work: Arc::new(work),
             registry,
             build: Arc::new(build),
@@ -129,17 +133,19 @@ impl Process {
         let local = LocalPeers::default();
         Self::new(env, bus, Arc::new(local.clone()), local, names, replica)
     }
-    /// What runs beside the cells of a process: the capacity board, and learning what the cells of other
-    /// processes own and how much room there is. Whoever runs the process
+    /// What runs beside the cells of a process: the capacity board, what operators have paused, and learning
+    /// what the cells of other processes own and how much room there is. Whoever runs the process
     /// also runs the directory's tail.
     pub async fn run(&self, stop: CancellationToken) {
         let board = self.board.run(self.env.clone());
         let others = self.ask_others();
+        let pauses = pauses::follow(self);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = board => {}
             () = others => {}
+            never = pauses => match never {},
         }
     }
 
@@ -281,6 +287,11 @@ impl Process {
     #[must_use]
     pub fn local(&self) -> &LocalPeers {
         &self.local
+    }
+    /// What operators have paused, as far as it is known here.
+    #[must_use]
+    pub fn pauses(&self) -> &pauses::Watch {
+        &self.pauses
     }
     /// The metrics of what its cells do.
     #[must_use]

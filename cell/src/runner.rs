@@ -350,8 +350,12 @@ fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Everything that a decision may depend on beside state and input.
-fn context<'a>(process: &'a Process, view: &'a cellbus_workflows::CapacityView) -> Context<'a> {
-    Context { now: process.env.wall(), random: process.env.random_u64(), view, names: &process.names }
+fn context<'a>(
+    process: &'a Process,
+    view: &'a cellbus_workflows::CapacityView,
+    pauses: &'a cellbus_directory::Pauses,
+) -> Context<'a> {
+    Context { now: process.env.wall(), random: process.env.random_u64(), view, names: &process.names, pauses }
 }
 
 fn row_of(shard: ShardId, me: &Peer, state: ShardState) -> ShardRow {

@@ -170,6 +170,8 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::ScaleLed { .. }
         | Record::ScaleDecided { .. }
         | Record::ManagersAudited { .. }
+        | Record::Paused { .. }
+        | Record::Resumed { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -15,6 +15,7 @@ use cellbus_bus::job::{Job, Operation, Power, Size};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Refusal};
+use crate::pause::Scope;
 use crate::scale::{Decision, Leader, Settings};
 use crate::vm::{Place, Template, VmFacts, VmState};
 
@@ -105,7 +106,45 @@ pub enum Step {
     /// Migrate between managers, after `Moved`: whether the source is there, the copy being gone.
     CheckSource,
 }
+/// What a step may do to what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StepKind {
+    /// Nothing.
+    Reads,
+    /// It makes something, or changes what can be changed back.
+    Changes,
+    /// It is destructive: what it removes is gone for good.
+    Removes,
+}
+
 impl Step {
+    /// What it may do to what is there.
+    #[must_use]
+    pub const fn kind(self) -> StepKind {
+        match self {
+            Self::Inspect | Self::CheckCopy | Self::CheckSource => StepKind::Reads,
+            Self::Create
+            | Self::Start
+            | Self::Stop
+            | Self::Restart
+            | Self::Suspend
+            | Self::Resume
+            | Self::Resize
+            | Self::Snapshot
+            | Self::Relocate
+            | Self::Quiesce
+            | Self::Copy
+            | Self::StartCopy
+            | Self::UndoQuiesce => StepKind::Changes,
+            // A revert drops all that was written since the snapshot.
+            Self::UndoCreate
+            | Self::UndoCopy
+            | Self::DropSource
+            | Self::Delete
+            | Self::Revert
+            | Self::SnapshotDelete => StepKind::Removes,
+        }
+    }
     /// Every step.
     pub const ALL: &[Self] = &[
         Self::Create,
@@ -582,6 +621,24 @@ pub enum Record {
         all_read: bool,
         /// Whether nothing waits for an audit any more.
         over: bool,
+    },
+
+    // ── the emergency stop, on shard("cluster") ──
+    /// An operator has stopped work.
+    Paused {
+        /// Which.
+        scope: Scope,
+        /// Why, in the operator's words.
+        reason: String,
+        /// Who.
+        by: Operator,
+    },
+    /// It goes on.
+    Resumed {
+        /// Which.
+        scope: Scope,
+        /// Who.
+        by: Operator,
     },
 }
 

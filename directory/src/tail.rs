@@ -390,60 +390,79 @@ impl Tail {
     /// Puts the newest snapshot that counts in the place of what the replica holds; nothing, if
     /// the log is whole and has no snapshot yet.
     async fn load(&self, shard: ShardId) -> Result<(), Broken> {
-        for id in self.bus.snapshots(shard).await?.into_iter().rev() {
-            match self.counts(id).await {
-                Ok(true) => {}
-                Ok(false) | Err(Broken::Reload) => continue,
-                Err(error @ Broken::Failed(_)) => return Err(error),
+        let snapshot = match newest_snapshot(self.bus.as_ref(), self.formats, shard).await? {
+            Some(snapshot) => snapshot,
+            None => {
+                // From the start, if the log has one: `read_log` says `Trimmed` otherwise.
+                drop(self.bus.read_log(shard, Seq::ZERO).await?);
+                Tables::default().snapshot()
             }
-            let snapshot = match self.bus.read_snapshot(id).await {
-                Ok(Some(body)) => {
-                    let snapshot = self.formats.admit(&body).and_then(|()| ShardSnapshot::decode(&body));
-                    snapshot.map_err(|error| chain(&error))
-                }
-                Ok(None) => continue,
-                Err(error @ BusError::Damaged { .. }) => Err(chain(&error)),
-                Err(error) => return Err(error.into()),
-            };
-            match snapshot {
-                Ok(snapshot) if snapshot.seq == id.seq => {
-                    self.replica.load(shard, snapshot);
-                    return Ok(());
-                }
-                Ok(_) => {
-                    tracing::warn!(%shard, seq = %id.seq, "a snapshot is not of the entry that it is named for; trying the one before it")
-                }
-                Err(error) => {
-                    tracing::warn!(%shard, seq = %id.seq, %error, "a snapshot can't be read; trying the one before it")
-                }
-            }
-        }
-        // From the start, if the log has one: `read_log` says `Trimmed` otherwise.
-        drop(self.bus.read_log(shard, Seq::ZERO).await?);
-        self.replica.load(shard, Tables::default().snapshot());
+        };
+        self.replica.load(shard, snapshot);
         Ok(())
     }
 
-    /// A snapshot counts once a record of an owner that was not replaced names it: one that an
-    /// owner left half way, or wrote after it had been replaced, does not.
     async fn counts(&self, id: SnapshotId) -> Result<bool, Broken> {
-        let end = self.bus.log_end(id.shard).await?;
-        if end <= id.seq {
-            return Ok(false);
+        Ok(counts(self.bus.as_ref(), id).await?)
+    }
+}
+
+/// The newest snapshot of a shard that counts and can be read in one of these formats.
+///
+/// # Errors
+/// When the bus cannot be read.
+pub async fn newest_snapshot(
+    bus: &dyn Bus,
+    formats: Formats,
+    shard: ShardId,
+) -> Result<Option<ShardSnapshot>, BusError> {
+    for id in bus.snapshots(shard).await?.into_iter().rev() {
+        match counts(bus, id).await {
+            Ok(true) => {}
+            Ok(false) | Err(BusError::Trimmed { .. }) => continue,
+            Err(error) => return Err(error),
         }
-        let mut reader: Box<dyn Reader> = self.bus.read_log(id.shard, id.seq).await?;
-        let mut fence = Fence::at(id.epoch);
-        loop {
-            for message in reader.next(BATCH).await? {
-                // One that can't be read is met again when it is to be folded.
-                let Ok(entry) = Entry::decode(&message.body) else { return Ok(false) };
-                let names = |record: &Record| matches!(record, Record::Snapshot { id: named } if *named == id);
-                if fence.admits(&entry) && entry.records.iter().any(names) {
-                    return Ok(true);
-                }
-                if message.seq >= end {
-                    return Ok(false);
-                }
+        let snapshot = match bus.read_snapshot(id).await {
+            Ok(Some(body)) => {
+                let snapshot = formats.admit(&body).and_then(|()| ShardSnapshot::decode(&body));
+                snapshot.map_err(|error| chain(&error))
+            }
+            Ok(None) => continue,
+            Err(error @ BusError::Damaged { .. }) => Err(chain(&error)),
+            Err(error) => return Err(error),
+        };
+        match snapshot {
+            Ok(snapshot) if snapshot.seq == id.seq => return Ok(Some(snapshot)),
+            Ok(_) => {
+                tracing::warn!(%shard, seq = %id.seq, "a snapshot is not of the entry that it is named for; trying the one before it")
+            }
+            Err(error) => {
+                tracing::warn!(%shard, seq = %id.seq, %error, "a snapshot can't be read; trying the one before it")
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A snapshot counts once a record of an owner that was not replaced names it: one that an
+/// owner left half way, or wrote after it had been replaced, does not.
+async fn counts(bus: &dyn Bus, id: SnapshotId) -> Result<bool, BusError> {
+    let end = bus.log_end(id.shard).await?;
+    if end <= id.seq {
+        return Ok(false);
+    }
+    let mut reader: Box<dyn Reader> = bus.read_log(id.shard, id.seq).await?;
+    let mut fence = Fence::at(id.epoch);
+    loop {
+        for message in reader.next(BATCH).await? {
+            // One that can't be read is met again when it is to be folded.
+            let Ok(entry) = Entry::decode(&message.body) else { return Ok(false) };
+            let names = |record: &Record| matches!(record, Record::Snapshot { id: named } if *named == id);
+            if fence.admits(&entry) && entry.records.iter().any(names) {
+                return Ok(true);
+            }
+            if message.seq >= end {
+                return Ok(false);
             }
         }
     }

@@ -15,6 +15,7 @@ mod job;
 mod load;
 mod managers;
 mod paging;
+mod pause;
 mod queue;
 mod restore;
 mod scale;
@@ -62,6 +63,9 @@ enum Command {
     Managers(managers::Command),
     Hosts(hosts::Command),
     Queue(queue::Command),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    Pauses(pause::Pauses),
     Scale(scale::Command),
     Upgrade(upgrade::Command),
     DeadLetters(dead_letters::Command),
@@ -93,6 +97,9 @@ impl Cli {
             Command::Managers(command) => client(async |_| command.run().await),
             Command::Hosts(command) => client(async |_| command.run().await),
             Command::Queue(command) => client(async |_| command.run().await),
+            Command::Pause(command) => client(async |_| command.run().await),
+            Command::Resume(command) => client(async |_| command.run().await),
+            Command::Pauses(command) => client(async |_| command.run().await),
             Command::Scale(command) => client(async |_| command.run().await),
             Command::Upgrade(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),

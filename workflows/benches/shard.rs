@@ -12,7 +12,7 @@ use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, JobId, Seq, ShardCount, ShardId};
 use cellbus_bus::job::{Digest, Job, Notify, Policy, Power, Provision, Request, Size};
-use cellbus_directory::VmFacts;
+use cellbus_directory::{Pauses, VmFacts};
 use cellbus_directory::record::{Entry, Record};
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{
@@ -129,7 +129,7 @@ fn run(items: &[(Position, Bytes)], names: &ManagerNames, view: &CapacityView) -
     };
     shard.apply(Seq(1), &opened);
     let mut random = 1_u64;
-    shard.opened(&Context { now, random, view, names });
+    shard.opened(&Context { now, random, view, names, pauses: &Pauses::default() });
     let started = cpu_time();
     let mut seq = Seq(1);
     let mut log = vec![opened.encode()];
@@ -142,7 +142,7 @@ fn run(items: &[(Position, Bytes)], names: &ManagerNames, view: &CapacityView) -
         }
         for input in inputs.drain(..) {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            shard.handle(&Context { now, random, view, names }, input);
+            shard.handle(&Context { now, random, view, names, pauses: &Pauses::default() }, input);
         }
         while let Some(batch) = shard.take_batch() {
             log.push(batch.entry.encode());

@@ -137,6 +137,8 @@ pub enum LaterReason {
     VmBusy,
     /// The caller's view of who owns what is out of date.
     StaleOwner,
+    /// An operator has paused it, or whether one has is not known.
+    Paused,
 }
 impl LaterReason {
     /// As in JSON, metrics and messages.
@@ -151,6 +153,7 @@ impl LaterReason {
             Self::Busy => "busy",
             Self::VmBusy => "vm_busy",
             Self::StaleOwner => "stale_owner",
+            Self::Paused => "paused",
         }
     }
 }

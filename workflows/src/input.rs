@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cellbus_bus::contract::{Event, Position, Queue};
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{JobId, TenantId, VmId, VmName};
+use cellbus_directory::Pauses;
 use cellbus_directory::record::{Entry, IntentKey};
 
 use crate::action::{Answer, Call};
@@ -20,6 +21,9 @@ pub struct Context<'a> {
     pub view: &'a CapacityView,
     /// Which manager has which name.
     pub names: &'a ManagerNames,
+    /// What operators have paused, as far as it is known here: work is not begun in vain. What is held
+    /// to it is the owner of each manager.
+    pub pauses: &'a Pauses,
 }
 
 /// Something that happened.

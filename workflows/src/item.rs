@@ -8,6 +8,7 @@ use cellbus_bus::codec;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{ControllerId, HostId, JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
+use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::scale::{Decision, Leader, Settings};
 use cellbus_directory::{Outcome, VmSummary, Work};
@@ -175,6 +176,24 @@ pub enum ControlItem {
         read: Vec<ManagerId>,
         /// What removes something, too: their audit was clean, or a person has seen what it found.
         cleared: Vec<ManagerId>,
+    },
+
+    // ── the emergency stop; both to the cluster's shard ──
+    /// An operator stops work.
+    Pause {
+        /// Which.
+        scope: Scope,
+        /// Why, in the operator's words.
+        reason: String,
+        /// Who.
+        by: Operator,
+    },
+    /// An operator lets it go on.
+    Resume {
+        /// Which.
+        scope: Scope,
+        /// Who.
+        by: Operator,
     },
 }
 

@@ -36,5 +36,6 @@ pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Release
 pub use item::{ControlItem, JobItem};
 pub use shard::{
     Carried, Change, JobStatus, KnownJobs, Limits, Scale, ScaleSet, Shard, Stats, VmExplanation, Way, generation,
+    pauses_in,
 };
 pub use view::{CapacityView, ClassSummary, Health, ManagerNames, ManagerSummary};

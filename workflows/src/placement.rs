@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use cellbus_bus::ids::{ManagerId, ManagerName, TenantId};
 use cellbus_bus::job::{Layout, Provision, Size};
-use cellbus_directory::record::Task;
+use cellbus_directory::record::{Step, Task};
 use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Template, Work};
 use serde::Serialize;
 
@@ -83,6 +83,8 @@ pub enum Choice {
 pub enum RuledOut {
     /// An operator keeps new VMs off it.
     Cordoned,
+    /// An operator has paused all work at it.
+    Paused,
     /// It fails: the circuit to it is open.
     CircuitOpen,
     /// Nothing is known of it yet.
@@ -101,6 +103,7 @@ impl RuledOut {
     const fn words(self) -> &'static str {
         match self {
             Self::Cordoned => "are cordoned",
+            Self::Paused => "are paused",
             Self::CircuitOpen => "are failing",
             Self::Unknown => "are not known yet",
             Self::NoMatch => "have no host with the required labels",
@@ -116,10 +119,10 @@ pub fn choose(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId)
     let managers = &ctx.view.managers;
     if let Some(only) = asked.only {
         return match managers.iter().find(|m| m.id == only) {
-            Some(manager) => match ruled_out(manager, asked) {
+            Some(manager) => match ruled_out(ctx, manager, asked) {
                 None if has_slot(only) => Choice::Manager(only),
                 None => Choice::Crowded,
-                Some(RuledOut::Unknown | RuledOut::CircuitOpen) => {
+                Some(RuledOut::Unknown | RuledOut::CircuitOpen | RuledOut::Paused) => {
                     Choice::Later(format!("manager {} takes no calls now", manager.name))
                 }
                 Some(_) => nowhere(ctx, asked),
@@ -156,8 +159,11 @@ pub(crate) fn for_group(ctx: &Context<'_>, tenant: &TenantId, p: &Provision) -> 
         Choice::Manager(manager) => Some(manager),
         Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,
     };
-    // If the sum fits nowhere, any manager that takes one will say so, VM by VM.
-    pick(sum).or_else(|| pick(p.size)).or_else(|| ctx.view.managers.first().map(|m| m.id))
+    // If the sum fits nowhere, any manager that takes one will say so, VM by VM; unless one that is
+    // paused may have room.
+    let paused = |m: &ManagerSummary| ctx.pauses.hold(Step::Create, Some(m.id)).is_some();
+    let any = || ctx.view.managers.first().filter(|_| !ctx.view.managers.iter().any(paused)).map(|m| m.id);
+    pick(sum).or_else(|| pick(p.size)).or_else(any)
 }
 
 fn drawn(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> bool) -> Choice {
@@ -178,7 +184,7 @@ fn drawn(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> b
             random = splitmix(random);
             // Below the length, which is a usize.
             let manager = &managers[(from + random % own * every) as usize];
-            if ruled_out(manager, asked).is_none() && has_slot(manager.id) {
+            if ruled_out(ctx, manager, asked).is_none() && has_slot(manager.id) {
                 let free = emptiness(manager);
                 if best.is_none_or(|(_, most)| free > most) {
                     best = Some((manager, free));
@@ -195,13 +201,14 @@ fn drawn(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> b
 /// The first that will do, beginning somewhere.
 fn in_order(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -> bool, start: u64) -> Choice {
     let managers = &ctx.view.managers;
-    let (mut crowded, mut unknown) = (false, 0_usize);
+    let (mut crowded, mut unknown, mut paused) = (false, 0_usize, 0_usize);
     let start = if managers.is_empty() { 0 } else { (start % managers.len() as u64) as usize };
     for manager in managers[start..].iter().chain(&managers[..start]) {
-        match ruled_out(manager, asked) {
+        match ruled_out(ctx, manager, asked) {
             None if has_slot(manager.id) => return Choice::Manager(manager.id),
             None => crowded = true,
             Some(RuledOut::Unknown) => unknown += 1,
+            Some(RuledOut::Paused) => paused += 1,
             Some(
                 RuledOut::Cordoned
                 | RuledOut::CircuitOpen
@@ -214,6 +221,9 @@ fn in_order(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -
     }
     if crowded {
         Choice::Crowded
+    } else if paused > 0 {
+        // One of them may have the room that no other has: nothing fails for a pause.
+        Choice::Later(format!("{paused} of {} managers are paused by an operator", managers.len()))
     } else if asked.patient && (unknown > 0 || managers.is_empty()) {
         Choice::Later(format!("{unknown} of {} managers are not known yet", managers.len()))
     } else {
@@ -221,7 +231,7 @@ fn in_order(ctx: &Context<'_>, asked: &Asked<'_>, has_slot: impl Fn(ManagerId) -
     }
 }
 
-fn ruled_out(manager: &ManagerSummary, asked: &Asked<'_>) -> Option<RuledOut> {
+fn ruled_out(ctx: &Context<'_>, manager: &ManagerSummary, asked: &Asked<'_>) -> Option<RuledOut> {
     if asked.only.is_some_and(|only| only != manager.id) {
         return Some(RuledOut::NotAsked);
     }
@@ -237,6 +247,9 @@ fn ruled_out(manager: &ManagerSummary, asked: &Asked<'_>) -> Option<RuledOut> {
     }
     if manager.cordoned {
         return Some(RuledOut::Cordoned);
+    }
+    if ctx.pauses.hold(Step::Create, Some(manager.id)).is_some() {
+        return Some(RuledOut::Paused);
     }
     let mut matching = manager.classes.iter().filter(|class| matches(manager, class, asked.template)).peekable();
     if matching.peek().is_none() {
@@ -285,7 +298,7 @@ pub fn survey(ctx: &Context<'_>, asked: &Asked<'_>) -> Survey {
     let mut counts: BTreeMap<RuledOut, usize> = BTreeMap::new();
     let mut candidates = Vec::new();
     for manager in &ctx.view.managers {
-        match ruled_out(manager, asked) {
+        match ruled_out(ctx, manager, asked) {
             None => candidates.push(manager.name.clone()),
             Some(why) => *counts.entry(why).or_default() += 1,
         }

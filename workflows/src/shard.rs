@@ -6,6 +6,7 @@ mod effects;
 mod fair;
 mod hold;
 mod jobs;
+mod pause;
 pub(crate) mod run;
 mod scale;
 mod state;
@@ -31,6 +32,7 @@ use crate::view::ManagerNames;
 use state::{Durable, Machine, Map, Soft, VmEntry};
 
 pub use carried::{Carried, KnownJobs, Way, generation};
+pub use pause::pauses_in;
 pub use scale::{Scale, ScaleSet};
 pub use status::{JobStatus, Stats, VmExplanation};
 
@@ -124,7 +126,7 @@ impl Shard {
         limits: Limits,
         snapshot: ShardSnapshot,
     ) -> Result<Self, codec::Error> {
-        let (machine, scale, hold) = Machine::decode(&snapshot.machine)?;
+        let (machine, scale, hold, pauses) = Machine::decode(&snapshot.machine)?;
         let mut shard = Self::new(id, count, limits);
         let state = &mut shard.state;
         state.epoch = snapshot.epoch;
@@ -153,6 +155,7 @@ impl Shard {
         state.changes = machine.changes;
         state.scale = scale;
         state.hold = hold;
+        state.pauses = pauses;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)
@@ -172,7 +175,7 @@ impl Shard {
             vms,
             jobs: machine.jobs.iter().map(|(_, entry)| entry.row.clone()).collect(),
             cordons: machine.cordons.iter().cloned().collect(),
-            machine: machine.encode(&self.state.scale, &self.state.hold),
+            machine: machine.encode(&self.state.scale, &self.state.hold, &self.state.pauses),
         }
     }
 

@@ -6,6 +6,7 @@
 //! - an ask is taken once, and not after a newer one of its shard: see [`super::asks`];
 //! - [`Answer::Refused`] and `Later(CircuitOpen | Busy)` are given only when the VM is certainly
 //!   not there through this call: after a refusal callers go elsewhere;
+//! - nothing begins that an operator has paused: see [`crate::pauses`];
 //! - what a VM takes is reserved when its host is chosen, and given back only when the manager
 //!   has said that nothing is there.
 
@@ -24,6 +25,7 @@ use super::holdings::Holdings;
 use super::hosts::{Amount, Groups, HostIndex, Wanted};
 use super::limits::{Kind, Line, Slots};
 use crate::driver::{self, Error, HeldVm, Inventory, Op, RunningTask};
+use crate::pauses::Gate;
 use crate::peers::{Answered, Asked, Peer};
 
 /// Hosts tried for one create when hosts say that they have no room although we thought so.
@@ -95,6 +97,8 @@ pub(super) struct Desk {
     pub(super) unsure: Vec<VmId>,
     /// Whether a newer owner has opened the manager.
     pub(super) revoked: bool,
+    /// What is paused. Whoever hands something in brings it up to date before.
+    pub(super) gate: Gate,
 }
 
 impl Desk {
@@ -123,6 +127,7 @@ impl Desk {
             starts: Vec::new(),
             unsure: Vec::new(),
             revoked: false,
+            gate: Gate::new(ManagerId::derive(name.as_str())),
         }
     }
 
@@ -176,6 +181,10 @@ impl Desk {
         }
         if asked.call.withdraw && self.never_begun(&asked.call) {
             self.withdrawn(from, &asked);
+            return;
+        }
+        if let Some(answer) = self.shut(now, &asked.call) {
+            self.reply(from, &asked, answer);
             return;
         }
         if let Verdict::Wait(after, reason) = self.circuit.verdict(now) {
@@ -252,6 +261,33 @@ impl Desk {
         }
     }
 
+    /// What a call is answered that must not begin, as an operator has paused it.
+    fn shut(&self, now: Mono, call: &Call) -> Option<Answer> {
+        let why = self.gate.shut(now, call.step.kind())?;
+        if self.gate.alone() && matches!(call.action, Action::Create(_)) && !self.touched_before(call) {
+            // Nothing was asked of the manager, and others go on.
+            return Some(self.refused(RefusalReason::NotBegun, why.into_owned()));
+        }
+        let (reason, after) = (LaterReason::Paused, Some(Duration::from_secs(1)));
+        Some(Answer::Later(Later { reason, detail: why.into_owned(), after }))
+    }
+
+    /// More or less is paused than before: those in line for what is paused now are sent away.
+    pub(super) fn gate_changed(&mut self, now: Mono) {
+        let shut = |(vm, pending): (&VmId, &Pending)| {
+            let answer = pending.running.is_none().then(|| self.shut(now, &pending.asked.call)).flatten()?;
+            Some((*vm, answer))
+        };
+        let shut: Vec<(VmId, Answer)> = self.pending.iter().filter_map(shut).collect();
+        for (vm, answer) in shut {
+            if let Some(pending) = self.pending.remove(&vm) {
+                let line = &mut self.lines[Kind::of(&pending.asked.call.action) as usize];
+                line.remove(pending.asked.call.shard, &vm);
+                self.reply(&pending.from, &pending.asked, answer);
+            }
+        }
+    }
+
     fn later(&mut self, to: &Arc<Peer>, asked: &Asked, reason: LaterReason, detail: &str, after: Option<Duration>) {
         self.reply(to, asked, Answer::Later(Later { reason, detail: detail.to_owned(), after }));
     }
@@ -276,6 +312,10 @@ impl Desk {
     /// A slot is taken: makes the operation of the call, or answers it at once and gives the slot back.
     fn begin(&mut self, now: Mono, vm: VmId, hosts_tried: u32) {
         let Some(pending) = self.pending.get(&vm) else { return };
+        // What is known may have grown too old while it stood in line.
+        if let Some(answer) = self.shut(now, &pending.asked.call) {
+            return self.finish(vm, answer);
+        }
         let (op, action) = (pending.asked.call.op, pending.asked.call.action.clone());
         let held = self.holdings.get(&vm);
         let earlier = self.adopted.contains_key(&vm) || self.unread.contains(&vm);

@@ -280,7 +280,7 @@ impl Gateway {
             return Err(Error::Invalid { code: "not_a_provision", message });
         };
         let process = &self.inner.process;
-        let view = process.board.view();
+        let (view, pauses) = (process.board.view(), process.pauses.pauses());
         let template = Template::of(provision);
         let asked = Asked {
             tenant: &job.tenant,
@@ -298,6 +298,7 @@ impl Gateway {
                 random: process.env.random_u64(),
                 view: &view,
                 names: &process.names,
+                pauses: &pauses,
             };
             match choose(&context, &asked, |_| true) {
                 Choice::Manager(manager) => Some(manager),
@@ -313,13 +314,14 @@ impl Gateway {
             }
         };
         let managers = (0..provision.count.min(100)).map(|_| pick()).collect();
-        let context = Context { now: process.env.wall(), random: 0, view: &view, names: &process.names };
+        let context =
+            Context { now: process.env.wall(), random: 0, view: &view, names: &process.names, pauses: &pauses };
         let survey = survey(&context, &asked);
         let mut ruled_out: BTreeMap<RefusalReason, u32> = BTreeMap::new();
         for (why, count) in survey.ruled_out {
             let reason = match why {
                 RuledOut::Cordoned => RefusalReason::Cordoned,
-                RuledOut::CircuitOpen | RuledOut::Unknown => RefusalReason::NotBegun,
+                RuledOut::CircuitOpen | RuledOut::Unknown | RuledOut::Paused => RefusalReason::NotBegun,
                 RuledOut::NoMatch | RuledOut::NotAsked => RefusalReason::NoMatch,
                 RuledOut::NoRoom | RuledOut::Refused => RefusalReason::NoRoom,
             };

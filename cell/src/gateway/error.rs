@@ -36,6 +36,8 @@ pub const CODES: &[&str] = &[
     "audit_running",
     "upgrade_hindered",
     "upgrade_under_way",
+    "invalid_pause",
+    "pause_not_confirmed",
 ];
 
 /// What kind of answer an error deserves: HTTP maps it to a status.
@@ -96,6 +98,11 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// An order to pause or resume is durable, and was not seen to be in force.
+    #[error(
+        "the order is kept and will be carried out, but is not in force yet: nobody seems to act for the cluster's shard"
+    )]
+    NotConfirmed,
     /// Too many callers wait already.
     #[error("too many requests wait already: {what}")]
     TooMany {
@@ -185,6 +192,7 @@ impl Error {
             Self::Full { .. } => "bus_full",
             Self::BusAway { .. } => "bus_unavailable",
             Self::NoAnswer { .. } => "bus_no_answer",
+            Self::NotConfirmed => "pause_not_confirmed",
             Self::TooMany { .. } => "too_many_requests",
             Self::NotFound { what, .. } => match what {
                 What::Job => "job_not_found",
@@ -208,7 +216,8 @@ impl Error {
             | Self::ShardAway { .. }
             | Self::ManagerAway { .. }
             | Self::BusAway { .. }
-            | Self::NoAnswer { .. } => Kind::Unavailable,
+            | Self::NoAnswer { .. }
+            | Self::NotConfirmed => Kind::Unavailable,
             Self::TooMany { .. } | Self::Full { .. } => Kind::TooMany,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Ambiguous { .. } | Self::Conflict { .. } => Kind::Conflict,
@@ -229,6 +238,7 @@ impl Error {
             | Self::ShardAway { .. }
             | Self::BusAway { .. }
             | Self::NoAnswer { .. }
+            | Self::NotConfirmed
             | Self::TooMany { .. } => Some(Duration::from_secs(1)),
             Self::ManagerAway { .. } => Some(Duration::from_secs(5)),
             Self::Full { .. } => Some(Duration::from_secs(10)),

@@ -38,7 +38,7 @@ impl Gateway {
         }
     }
 
-    fn known(&self, manager: ManagerId) -> Result<()> {
+    pub(super) fn known(&self, manager: ManagerId) -> Result<()> {
         match self.inner.process.names.name(&manager) {
             Some(_) => Ok(()),
             None => Err(Error::NotFound { what: What::Manager, id: manager.to_string() }),
@@ -135,8 +135,13 @@ impl Gateway {
         let process = &self.inner.process;
         let mut view = process.board.view().as_ref().clone();
         view.managers.retain(|summary| summary.id != manager);
-        let context =
-            Context { now: process.env.wall(), random: process.env.random_u64(), view: &view, names: &process.names };
+        let context = Context {
+            now: process.env.wall(),
+            random: process.env.random_u64(),
+            view: &view,
+            names: &process.names,
+            pauses: &process.pauses.pauses(),
+        };
         let asked = Asked {
             tenant: &vm.tenant,
             size: vm.size,

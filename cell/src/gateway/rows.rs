@@ -6,6 +6,7 @@ use std::time::Duration;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardId, TenantId, VmId, VmName};
 use cellbus_bus::job::{Labels, Size};
+use cellbus_directory::pause::Paused;
 use cellbus_directory::{JobState, RefusalReason, VmState};
 use cellbus_workflows::{Health, JobStatus, VmExplanation};
 use serde::{Deserialize, Serialize};
@@ -233,6 +234,10 @@ pub struct ManagerRow {
     pub detail: String,
     /// Whether new VMs are kept off it.
     pub cordoned: bool,
+    /// Which operations its owner does not begin, as an operator has paused them.
+    pub paused: Option<Paused>,
+    /// Who has paused them, and why, in words; empty if nothing is paused.
+    pub paused_why: String,
     /// Hosts.
     pub hosts: u32,
     /// Hosts that take new VMs.

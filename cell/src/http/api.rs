@@ -11,14 +11,15 @@ use cellbus_bus::contract::EventReader;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardId, TenantId, VmId, VmName};
 use cellbus_bus::job::{Job, JobKind, Labels};
+use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::{JobRow, JobState, VmState, VmSummary};
 use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use crate::gateway::{
-    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
-    ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow,
+    Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.
@@ -154,6 +155,11 @@ pub trait Api: Send + Sync {
     -> Result<Evacuation>;
     async fn note_change(&self, by: Operator, what: String) -> Result<()>;
     async fn changes(&self, limit: usize) -> Result<Vec<Change>>;
+
+    // ── the emergency stop ──
+    fn pauses(&self) -> Result<PausesShown>;
+    async fn pause(&self, scope: Scope, reason: String, by: Operator) -> Result<PausesShown>;
+    async fn resume(&self, scope: Scope, by: Operator) -> Result<PausesShown>;
 
     // ── how many cells ──
     async fn scale(&self) -> Result<ScaleShown>;

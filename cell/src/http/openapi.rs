@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::query::Query;
 use super::routes::{ROUTES, Route};
 use super::{
-    audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, queue, scale,
+    audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, pauses, queue, scale,
     shards, upgrade, vms,
 };
 
@@ -47,6 +47,9 @@ use super::{
         hosts::uncordon,
         hosts::evacuate,
         queue::show,
+        pauses::list,
+        pauses::pause,
+        pauses::resume,
         scale::show,
         scale::set,
         scale::decisions,

@@ -8,7 +8,7 @@ use axum::{Router, middleware};
 use super::access::{self, Needs};
 use super::{
     App, audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, openapi,
-    queue, scale, shards, upgrade, vms,
+    pauses, queue, scale, shards, upgrade, vms,
 };
 
 /// One route.
@@ -63,6 +63,9 @@ routes! {
     post "POST" "/v1/hosts/{id}/uncordon" Operator [] hosts::uncordon;
     post "POST" "/v1/hosts/{id}/evacuate" Operator ["round"] hosts::evacuate;
     get "GET" "/v1/queue" Operator [] queue::show;
+    get "GET" "/v1/pauses" Operator [] pauses::list;
+    post "POST" "/v1/pause" Operator [] pauses::pause;
+    post "POST" "/v1/resume" Operator [] pauses::resume;
     get "GET" "/v1/scale" Operator [] scale::show;
     put "PUT" "/v1/scale" Operator [] scale::set;
     get "GET" "/v1/scale/decisions" Operator ["limit", "cursor"] scale::decisions;

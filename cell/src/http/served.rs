@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use cellbus_bus::contract::EventReader;
 use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, ManagerName, Seq, TenantId, VmId, VmName};
 use cellbus_bus::job::Job;
+use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::replica::{JobFilter, VmFilter};
 use cellbus_directory::scale::Settings;
@@ -18,8 +19,8 @@ use uuid::Uuid;
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
-    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, QueueRow, Result,
-    ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow,
+    Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// What the HTTP API of a process stands on.
@@ -210,6 +211,15 @@ impl Api for Served {
     }
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
         self.gateway.cordon_host(manager, host, cordoned, by).await
+    }
+    fn pauses(&self) -> Result<PausesShown> {
+        self.gateway.pauses()
+    }
+    async fn pause(&self, scope: Scope, reason: String, by: Operator) -> Result<PausesShown> {
+        self.gateway.pause(scope, reason, by).await
+    }
+    async fn resume(&self, scope: Scope, by: Operator) -> Result<PausesShown> {
+        self.gateway.resume(scope, by).await
     }
     async fn evacuate(
         &self,

@@ -1,12 +1,13 @@
 //! The cluster as the process that is asked sees it: read when metrics are, the same from every process.
 
 use cellbus_bus::contract::MemberState;
+use cellbus_directory::pause::{Pause, Paused, Scope};
 use cellbus_directory::scale::Mode;
 use cellbus_workflows::Health;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Registry};
 
 use super::described::{Described, register, signed};
-use crate::gateway::{CellRow, ManagerRow, QueueRow, ScaleShown, ShardRow, ShardState};
+use crate::gateway::{CellRow, ManagerRow, PausesShown, QueueRow, ScaleShown, ShardRow, ShardState};
 
 const QUEUE_JOBS: Described = Described::gauge(
     "cellbus_queue_jobs",
@@ -144,11 +145,26 @@ const LATENCY_OBJECTIVE: Described = Described::gauge(
     "The rules of the latency objective count jobs above 5 s, the default: change their `le` with it",
 )
 .of_cluster();
+const PAUSES: Described = Described::gauge(
+    "cellbus_pauses",
+    "pauses",
+    &["work", "at"],
+    "Pauses in force, by what they stop (all, destructive) and where (cluster: at every manager, manager: at one)",
+    "Work that is paused waits until somebody resumes it: `cellbus pauses` says who has ordered it, and why",
+)
+.of_cluster();
+const PAUSES_AGE: Described = Described::gauge(
+    "cellbus_pauses_known_age_seconds",
+    "seconds",
+    &[],
+    "How old this process's knowledge of what is paused is; below 1 while all is well",
+    "Above 5 no destructive operation begins at the managers that it fronts, paused or not: the bus does not say where the log of the cluster's shard ends, or it cannot be read",
+);
 const READ_FAILED: Described = Described::gauge(
     "cellbus_cluster_read_failed",
     "0 or 1",
     &["what"],
-    "1 while this process cannot read this part of the cluster's state (queue, shards, managers, cells, scale): the metrics that come from it keep their last values",
+    "1 while this process cannot read this part of the cluster's state (queue, shards, managers, cells, scale, pauses): the metrics that come from it keep their last values",
     "The bus, or the owner of the part, does not answer: see cellbus_bus_silent_seconds and the log",
 );
 
@@ -170,6 +186,8 @@ pub(super) const ALL: &[Described] = &[
     SCALE_MODE,
     DRAIN_TARGET,
     LATENCY_OBJECTIVE,
+    PAUSES,
+    PAUSES_AGE,
     READ_FAILED,
 ];
 
@@ -191,6 +209,8 @@ pub(super) struct Cluster {
     mode: IntGaugeVec,
     drain_target: Gauge,
     latency_objective: Gauge,
+    pauses: IntGaugeVec,
+    pauses_age: Gauge,
     read_failed: IntGaugeVec,
 }
 
@@ -214,6 +234,8 @@ impl Cluster {
             mode: register(registry, SCALE_MODE.int_gauges())?,
             drain_target: register(registry, DRAIN_TARGET.float_gauge())?,
             latency_objective: register(registry, LATENCY_OBJECTIVE.float_gauge())?,
+            pauses: register(registry, PAUSES.int_gauges())?,
+            pauses_age: register(registry, PAUSES_AGE.float_gauge())?,
             read_failed: register(registry, READ_FAILED.int_gauges())?,
         })
     }
@@ -274,6 +296,17 @@ impl Cluster {
         self.cells.set(count(|_| true));
         self.cells_draining.set(count(|row| row.state == MemberState::Draining));
         self.cells_silent.set(count(|row| !row.reachable));
+    }
+
+    pub(super) fn pauses(&self, shown: &PausesShown) {
+        self.pauses_age.set(shown.known_ago.as_secs_f64());
+        for work in [Paused::All, Paused::Destructive] {
+            for (at, one) in [("cluster", false), ("manager", true)] {
+                let such = |(scope, _): &(&Scope, &Pause)| scope.paused == work && scope.manager.is_some() == one;
+                let count = shown.pauses.iter().filter(such).count();
+                self.pauses.with_label_values(&[work.as_str(), at]).set(signed(count as u64));
+            }
+        }
     }
 
     pub(super) fn scale(&self, scale: &ScaleShown) {

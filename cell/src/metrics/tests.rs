@@ -15,7 +15,7 @@ use prometheus::Registry;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::*;
-use crate::gateway::{CircuitState, FreeOf, QueueRow, ScaleShown};
+use crate::gateway::{CircuitState, FreeOf, PausesShown, QueueRow, ScaleShown};
 
 /// Series that one process may have beside those of the managers that it fronts.
 const PROCESS_SERIES_MAX: usize = 1_500;
@@ -34,6 +34,8 @@ fn manager(number: usize) -> ManagerRow {
         circuit: Some(CircuitState::Closed),
         detail: String::new(),
         cordoned: false,
+        paused: None,
+        paused_why: String::new(),
         hosts: 5,
         hosts_open: 4,
         vms: 1,
@@ -100,7 +102,7 @@ fn everything(managers: usize, tenants: usize) -> (tempfile::TempDir, Metrics) {
     let rows: Vec<ManagerRow> = (0..managers).map(manager).collect();
     metrics.managers.show(rows.iter());
     let cluster = &metrics.cluster;
-    for what in ["queue", "shards", "managers", "cells", "scale"] {
+    for what in ["queue", "shards", "managers", "cells", "scale", "pauses"] {
         cluster.read(what, Ok(()));
     }
     let waiting_by_tenant = (0..tenants).map(|n| (format!("tenant-{n}").parse().unwrap(), 7)).collect();
@@ -108,6 +110,7 @@ fn everything(managers: usize, tenants: usize) -> (tempfile::TempDir, Metrics) {
     cluster.managers(&rows);
     cluster.shards(&[]);
     cluster.cells(&[]);
+    cluster.pauses(&PausesShown { pauses: Arc::default(), known_ago: Duration::ZERO });
     cluster.scale(&ScaleShown {
         settings: crate::config::scale::Scale::default().settings,
         kept: cellbus_workflows::Scale::default(),

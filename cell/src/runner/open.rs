@@ -178,7 +178,7 @@ impl Runner {
             shard.allow(shard.in_flight());
         }
         let view = self.process.board.view();
-        shard.opened(&context(&self.process, &view));
+        shard.opened(&context(&self.process, &view, &self.process.pauses.pauses()));
         Ok(())
     }
 

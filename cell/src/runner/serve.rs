@@ -336,11 +336,11 @@ impl Runner {
         if serving.backlog.is_empty() {
             return None;
         }
-        let view = self.process.board.view();
+        let (view, pauses) = (self.process.board.view(), self.process.pauses.pauses());
         while !serving.open.shard.batch_full()
             && let Some(input) = serving.backlog.pop_front()
         {
-            let context = super::context(&self.process, &view);
+            let context = super::context(&self.process, &view, &pauses);
             let place = match &input {
                 Input::Jobs { at, body } => Some((QueueKind::Jobs, *at, body.clone())),
                 Input::Control { at, body } => {

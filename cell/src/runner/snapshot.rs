@@ -32,7 +32,7 @@ impl Runner {
         }
         self.process.work.snapshot(true);
         let view = self.process.board.view();
-        open.shard.note(&context(&self.process, &view), Record::Snapshot { id });
+        open.shard.note(&context(&self.process, &view, &self.process.pauses.pauses()), Record::Snapshot { id });
         open.snapshot_bytes = bytes;
         open.tail_bytes = 0;
         Some(id)

@@ -129,6 +129,8 @@ fn of_record(record: &Record) -> About {
         Record::ScaleDecided { .. } => About::nothing("scale_decided"),
         Record::VmFound { vm, manager } => About { manager: Some(*manager), ..About::vm("vm_found", *vm) },
         Record::ManagersAudited { .. } => About::nothing("managers_audited"),
+        Record::Paused { .. } => About::nothing("paused"),
+        Record::Resumed { .. } => About::nothing("resumed"),
     }
 }
 

@@ -11,6 +11,7 @@ const COLUMNS: &[Column] = &[
     column("MANAGER", "name"),
     column("HEALTH", "health"),
     column("CORDONED", "cordoned"),
+    column("PAUSED", "paused"),
     column("CELL", "cell"),
     column("HOSTS", "hosts"),
     column("VMS", "vms"),

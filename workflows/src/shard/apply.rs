@@ -196,6 +196,19 @@ impl Shard {
             }
             Record::ScaleLed { leader } => self.state.scale.led(leader),
             Record::ScaleDecided { decision, .. } => self.state.scale.decided(decision),
+            Record::Paused { scope, reason, by } => {
+                let mut what = format!("paused {}", scope.in_words(None));
+                if !reason.is_empty() {
+                    what.push_str(": ");
+                    what.push_str(reason);
+                }
+                self.changed(at, by, what);
+                self.state.pauses.apply(at, record);
+            }
+            Record::Resumed { scope, by } => {
+                self.changed(at, by, format!("resumed {}", scope.in_words(None)));
+                self.state.pauses.apply(at, record);
+            }
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

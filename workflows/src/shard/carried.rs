@@ -152,7 +152,8 @@ impl Shard {
         }
         parts.of(way.unkeyed()).changes.extend(state.changes);
         if self.id == ShardId::of_cluster(self.count) {
-            parts.of(ShardId::of_cluster(to)).scale = state.scale;
+            let part = parts.of(ShardId::of_cluster(to));
+            (part.scale, part.pauses) = (state.scale, state.pauses);
         }
         for (vm, manager) in state.hold.found {
             parts.of(vm.shard(to)).hold.found.insert(vm, manager);
@@ -240,6 +241,7 @@ impl Carried {
         if mine.scale == super::Scale::default() {
             mine.scale = other.scale;
         }
+        mine.pauses.extend(other.pauses);
     }
 
     /// Notes who has restored it.
@@ -387,7 +389,9 @@ impl Way<'_> {
             ControlItem::Changed { .. }
             | ControlItem::ScaleSet { .. }
             | ControlItem::ScaleLead { .. }
-            | ControlItem::ScaleDecided { .. } => ShardId::of_cluster(to),
+            | ControlItem::ScaleDecided { .. }
+            | ControlItem::Pause { .. }
+            | ControlItem::Resume { .. } => ShardId::of_cluster(to),
         };
         (vec![shard], body.clone())
     }

@@ -21,7 +21,7 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{ManagerId, OpNumber, VmId};
 use cellbus_directory::record::IntentKey;
 use cellbus_directory::vm::Doing;
-use cellbus_directory::{Record, Refusal, RefusalReason, Step, StepResult};
+use cellbus_directory::{Record, Refusal, RefusalReason, Step, StepKind, StepResult};
 use serde::{Deserialize, Serialize};
 
 use super::Shard;
@@ -55,23 +55,12 @@ enum Needs {
 }
 
 fn needs(step: Step) -> Needs {
-    match step {
-        Step::Inspect => Needs::Nothing,
-        Step::Start
-        | Step::Stop
-        | Step::Restart
-        | Step::Suspend
-        | Step::Resume
-        | Step::Resize
-        | Step::Snapshot
-        | Step::Relocate
-        | Step::StartCopy
-        | Step::UndoQuiesce => Needs::Read,
+    match (step.kind(), step) {
         // A migrate goes on only once it is known where both of its ends are.
-        Step::Create | Step::Copy | Step::Quiesce | Step::CheckCopy | Step::CheckSource => Needs::AllRead,
-        Step::UndoCreate | Step::UndoCopy | Step::DropSource | Step::Delete | Step::Revert | Step::SnapshotDelete => {
-            Needs::Cleared
-        }
+        (_, Step::Create | Step::Copy | Step::Quiesce | Step::CheckCopy | Step::CheckSource) => Needs::AllRead,
+        (StepKind::Reads, _) => Needs::Nothing,
+        (StepKind::Changes, _) => Needs::Read,
+        (StepKind::Removes, _) => Needs::Cleared,
     }
 }
 
@@ -98,7 +87,7 @@ impl Shard {
         (!may).then(|| format!("{what}, as this cluster was restored from a backup"))
     }
 
-    /// The VM's work waits for an audit.
+    /// The VM's work waits for an audit, or for the end of a pause.
     pub(super) fn hold_back(&mut self, vm: VmId, why: String) {
         self.soft.places.entry(vm).or_default().1 = why;
         self.soft.held.insert(vm);
@@ -159,7 +148,7 @@ impl Shard {
     }
 
     /// Work that was held back may go on, or waits for more.
-    fn look_again(&mut self, ctx: &Context<'_>, vm: VmId) {
+    pub(super) fn look_again(&mut self, ctx: &Context<'_>, vm: VmId) {
         self.soft.places.remove(&vm);
         let Some(doing) = self.state.vms.get(&vm).and_then(|entry| entry.vm.doing.clone()) else {
             return self.ready_again(vm);

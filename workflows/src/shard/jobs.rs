@@ -84,6 +84,8 @@ impl Shard {
             ControlItem::ScaleDecided { leader, decision } => self.scale_decided(ctx, &leader, decision),
             ControlItem::Found { vm, manager } => self.found_at(ctx, vm, manager),
             ControlItem::Audited { read, cleared } => self.managers_audited(ctx, &read, &cleared),
+            ControlItem::Pause { scope, reason, by } => self.pause(ctx, scope, reason, by),
+            ControlItem::Resume { scope, by } => self.resume(ctx, scope, by),
         }
     }
 

@@ -165,7 +165,8 @@ mod tests {
         }
         fn with(&mut self, act: impl FnOnce(&mut Shard, &Context<'_>)) {
             let (view, names) = (CapacityView::default(), ManagerNames::default());
-            act(&mut self.shard, &Context { now: self.now, random: 1, view: &view, names: &names });
+            let pauses = cellbus_directory::Pauses::default();
+            act(&mut self.shard, &Context { now: self.now, random: 1, view: &view, names: &names, pauses: &pauses });
             // What was decided is durable at once.
             if self.shard.take_batch().is_some() {
                 self.seq += 1;

@@ -10,7 +10,7 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, Seq, VmId};
 use cellbus_bus::job::{Digest, Job, JobKind};
 use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey};
-use cellbus_directory::{JobRow, JobState, Outcome, Record, Step, Vm, VmSummary, Work};
+use cellbus_directory::{JobRow, JobState, Outcome, Pauses, Record, Step, Vm, VmSummary, Work};
 use serde::{Deserialize, Serialize};
 
 use super::Change;
@@ -134,6 +134,8 @@ pub(crate) struct Durable {
     pub(crate) scale: Scale,
     /// What must not be done yet, after a restore.
     pub(crate) hold: Hold,
+    /// What operators have paused; on the cluster's shard only.
+    pub(crate) pauses: Pauses,
 }
 
 impl Durable {
@@ -160,6 +162,7 @@ impl Durable {
             changes: VecDeque::new(),
             scale: Scale::default(),
             hold: Hold::default(),
+            pauses: Pauses::default(),
         }
     }
 }
@@ -181,6 +184,8 @@ pub(crate) enum Timer {
     Patience(JobId, JobId),
     /// A full batch has left work that may start.
     Pump,
+    /// Whether what is paused is still so.
+    Pauses,
     /// Retention.
     Sweep,
 }
@@ -217,8 +222,12 @@ pub(crate) struct Soft {
     pub(crate) attempts: BTreeMap<IntentKey, Attempt>,
     /// Why a VM's work waits for a place, and how often it was looked for.
     pub(crate) places: BTreeMap<VmId, (u32, String)>,
-    /// VMs whose work waits for an audit after a restore.
+    /// VMs whose work waits for an audit after a restore, or for the end of a pause.
     pub(crate) held: BTreeSet<VmId>,
+    /// What was paused when work was last held back.
+    pub(crate) paused: Pauses,
+    /// Whether [`Timer::Pauses`] is set.
+    pub(crate) pauses_watched: bool,
     /// Work that may start.
     pub(crate) ready: FairQueue,
     /// Work that waits for any manager to have a slot.
@@ -299,22 +308,26 @@ impl Machine {
 
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
-    pub(crate) fn encode(&self, scale: &Scale, hold: &Hold) -> Bytes {
+    pub(crate) fn encode(&self, scale: &Scale, hold: &Hold, pauses: &Pauses) -> Bytes {
         let mut bytes = codec::encode(&(self, scale));
-        if *hold != Hold::default() {
+        if *hold != Hold::default() || !pauses.is_empty() {
             codec::encode_behind(hold, &mut bytes);
+        }
+        if !pauses.is_empty() {
+            codec::encode_behind(pauses, &mut bytes);
         }
         Bytes::from(bytes)
     }
 
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Scale, Hold), codec::Error> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Scale, Hold, Pauses), codec::Error> {
         let mut parts = codec::Parts::of(bytes)?;
         let machine = parts.next()?;
         let scale = if parts.is_empty() { Scale::default() } else { parts.next()? };
         let hold = if parts.is_empty() { Hold::default() } else { parts.next()? };
+        let pauses = if parts.is_empty() { Pauses::default() } else { parts.next()? };
         parts.end()?;
-        Ok((machine, scale, hold))
+        Ok((machine, scale, hold, pauses))
     }
 }

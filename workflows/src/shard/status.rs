@@ -7,7 +7,7 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, Seq, TenantId, VmId};
 use cellbus_bus::job::{Digest, JobKind};
 use cellbus_directory::record::{DeadLetter, IntentKey};
-use cellbus_directory::{Failure, JobRow, JobState, Vm, VmSummary};
+use cellbus_directory::{Failure, JobRow, JobState, Pauses, Vm, VmSummary};
 
 use serde::{Deserialize, Serialize};
 
@@ -232,6 +232,12 @@ impl Shard {
     #[must_use]
     pub fn scale(&self) -> &Scale {
         &self.state.scale
+    }
+
+    /// What operators have paused; kept on the cluster's shard.
+    #[must_use]
+    pub fn pauses(&self) -> &Pauses {
+        &self.state.pauses
     }
 
     /// VMs with parked work.

@@ -116,6 +116,7 @@ impl Shard {
                 self.sweep(ctx);
                 self.soft.timers.insert((ctx.now.after(SWEEP_EVERY), Timer::Sweep));
             }
+            Timer::Pauses => self.look_at_pauses(ctx),
             Timer::Ready(id) => {
                 let job = self.state.jobs.get(&id).filter(|e| !e.row.state.ended()).and_then(|e| e.body.clone());
                 if let Some(job) = job {

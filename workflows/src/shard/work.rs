@@ -151,7 +151,9 @@ impl Shard {
             }
             match sagas::next(&entry.vm, run, ctx.names) {
                 Next::Call(step, manager) => {
-                    if let Some(why) = self.held(step, Some(manager)) {
+                    if let Some(why) =
+                        self.held(step, Some(manager)).or_else(|| self.paused(ctx, step, Some(manager)))
+                    {
                         self.hold_back(vm, why);
                         return;
                     }
@@ -162,7 +164,7 @@ impl Shard {
                     return;
                 }
                 Next::Place(step, only) => {
-                    if let Some(why) = self.held(step, None) {
+                    if let Some(why) = self.held(step, None).or_else(|| self.paused(ctx, step, only)) {
                         self.hold_back(vm, why);
                         return;
                     }
@@ -195,6 +197,7 @@ impl Shard {
     /// The head's work is over; what waits behind it may start.
     fn end(&mut self, ctx: &Context<'_>, work: &Arc<Work>, outcome: Outcome) {
         self.soft.places.remove(&work.vm);
+        self.soft.held.remove(&work.vm);
         self.record(ctx, Record::WorkEnded { vm: work.vm, job: work.job, outcome: outcome.clone() });
         self.work_over(ctx, work, &outcome);
         // An earlier try may have done what a later one failed to do: what is there is read, and that
@@ -248,6 +251,7 @@ impl Shard {
         match choice {
             Choice::Manager(manager) => {
                 self.soft.places.remove(&vm);
+                self.soft.held.remove(&vm);
                 if !self.begin(ctx, vm, work, step, manager) {
                     self.soft.crowded.push(&work.tenant, vm);
                 }
@@ -263,6 +267,7 @@ impl Shard {
                 place.1 = why;
                 let pause = super::timers::backoff(&self.limits, place.0, ctx.random);
                 self.soft.timers.insert((ctx.now.after(pause), Timer::Place(vm)));
+                self.wait_for_managers(ctx, vm);
                 Placed::Done
             }
             Choice::Nowhere(failure) => Placed::Ended(Outcome::Failed(failure.at(step))),
@@ -357,7 +362,7 @@ impl Shard {
             let count = attempt.count;
             later.after.unwrap_or_else(|| super::timers::backoff(&self.limits, count, ctx.random))
         };
-        if self.withdraw(ctx, vm) {
+        if self.withdraw(ctx, vm) || self.pause_call(ctx, vm, later) {
             return;
         }
         let at = ctx.now.after(pause);
@@ -421,6 +426,7 @@ impl Shard {
         if !waits || !self.not_wanted(ctx, vm) {
             return false;
         }
+        self.soft.held.remove(&vm);
         self.try_again(ctx, &intent, vm, doing.manager);
         self.soft.retries.push(intent);
         true

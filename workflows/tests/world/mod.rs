@@ -17,7 +17,9 @@ use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, OpNumber, Seq, ShardCou
 use cellbus_bus::job::{Digest, Job, Notify, Operation, Policy, Power, Provision, Request, Size, Target};
 use cellbus_directory::record::{Entry, Record};
 use cellbus_directory::vm::PowerState;
-use cellbus_directory::{Failure, FailureCode, JobState, Refusal, RefusalReason, ShardSnapshot, Step, VmFacts};
+use cellbus_directory::{
+    Failure, FailureCode, JobState, Pauses, Refusal, RefusalReason, ShardSnapshot, Step, VmFacts,
+};
 use cellbus_workflows::{
     Action, Answer, Call, CapacityView, ClassSummary, Context, ControlItem, Effect, EffectAnswer, EffectKind, Health,
     Input, JobItem, Later, LaterReason, Limits, ManagerNames, ManagerSummary, Shard,
@@ -85,6 +87,10 @@ pub struct World {
     pub seen: BTreeMap<(ManagerId, VmId), OpNumber>,
     pub view: CapacityView,
     pub names: ManagerNames,
+    /// What is paused, as far as homes of VMs know.
+    pub pauses: Pauses,
+    /// What is paused, as far as owners of managers know.
+    pub stopped: Pauses,
     pub now: WallMs,
     pub events: BTreeMap<String, Event>,
     pub effects: VecDeque<(usize, Effect)>,
@@ -191,6 +197,8 @@ impl World {
             seen: BTreeMap::new(),
             view,
             names,
+            pauses: Pauses::default(),
+            stopped: Pauses::default(),
             now: WallMs(1_700_000_000_000),
             events: BTreeMap::new(),
             effects: VecDeque::new(),
@@ -259,7 +267,7 @@ impl World {
         shard.apply(Seq(self.logs[index].len() as u64), &entry);
         self.effects.retain(|(of, _)| *of != index);
         let random = self.next_random();
-        shard.opened(&Context { now: self.now, random, view: &self.view, names: &self.names });
+        shard.opened(&Context { now: self.now, random, view: &self.view, names: &self.names, pauses: &self.pauses });
         self.shards[index] = shard;
     }
 
@@ -278,7 +286,7 @@ impl World {
 
     pub fn handle(&mut self, index: usize, input: Input) {
         let random = self.next_random();
-        let ctx = Context { now: self.now, random, view: &self.view, names: &self.names };
+        let ctx = Context { now: self.now, random, view: &self.view, names: &self.names, pauses: &self.pauses };
         self.shards[index].handle(&ctx, input);
     }
 
@@ -435,6 +443,9 @@ impl World {
             });
         }
         let later = |reason| Answer::Later(Later { reason, detail: "test".to_owned(), after: None });
+        if self.stopped.hold(call.step, Some(call.manager)).is_some() {
+            return later(LaterReason::Paused);
+        }
         match fate {
             Fate::Do => self.perform(call),
             Fate::DoAndLose => {

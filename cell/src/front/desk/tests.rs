@@ -9,6 +9,7 @@ use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
 
 mod copies;
+mod pauses;
 
 const NOW: Mono = Mono(Duration::from_secs(100));
 
@@ -73,8 +74,9 @@ impl Test {
             revokes: true,
         };
         let holdings = Holdings::new(name(), OverCommit::default(), &inventory);
-        let desk =
+        let mut desk =
             Desk::new(&name(), holdings, Circuit::new(CircuitConfig::default()), limits, 4, tasks, Asks::new(SLICE));
+        desk.gate = Gate::at(ManagerId::derive("vc-1"), NOW, &[]);
         let peer = Arc::new(Peer { cell: "cell-1".parse().unwrap(), address: "local:cell-1".into() });
         Self { desk, asked: 0, peer }
     }

@@ -8,8 +8,9 @@ use cellbus_bus::contract::{Event, EventReader, MemberState, PlacedEvent};
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardCount, ShardId, TenantId, VmId, VmName};
 use cellbus_bus::job::{Digest, Job, Size};
+use cellbus_directory::pause::{Paused, Scope};
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
-use cellbus_directory::{JobRow, JobState, Outcome, VmState, VmSummary};
+use cellbus_directory::{JobRow, JobState, Outcome, Pauses, Record, VmState, VmSummary};
 use cellbus_workflows::{Change, Health, JobStatus, Scale, ScaleSet};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use super::*;
 use crate::gateway::{
     Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow, Page,
-    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted, Upgrade, VmRow, What,
+    PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted, Upgrade, VmRow, What,
 };
 
 #[derive(Default)]
@@ -33,6 +34,7 @@ pub(super) struct Fake {
     pub(super) asked_vms: Mutex<Option<VmQuery>>,
     pub(super) events: Arc<Events>,
     pub(super) scale: Mutex<Scale>,
+    pub(super) pauses: Mutex<Pauses>,
 }
 
 pub(super) fn manager() -> ManagerId {
@@ -309,6 +311,8 @@ impl Api for Fake {
             circuit: None,
             detail: String::new(),
             cordoned: false,
+            paused: Some(Paused::Destructive),
+            paused_why: "destructive work paused by ada".into(),
             hosts: 1,
             hosts_open: 1,
             vms: 1,
@@ -399,6 +403,25 @@ impl Api for Fake {
     async fn evacuate(&self, _: ManagerId, _: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
         self.note(&by, &format!("evacuate {round}"));
         Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
+    }
+    fn pauses(&self) -> Result<PausesShown> {
+        Ok(PausesShown {
+            pauses: Arc::new(self.pauses.lock().unwrap().clone()),
+            known_ago: Duration::from_millis(250),
+        })
+    }
+    async fn pause(&self, scope: Scope, reason: String, by: Operator) -> Result<PausesShown> {
+        if self.not_ready.load(Ordering::Relaxed) {
+            return Err(Error::NotConfirmed);
+        }
+        self.note(&by, &format!("pause {}", scope.in_words(None)));
+        self.pauses.lock().unwrap().apply(WallMs(1), &Record::Paused { scope, reason, by });
+        self.pauses()
+    }
+    async fn resume(&self, scope: Scope, by: Operator) -> Result<PausesShown> {
+        self.note(&by, &format!("resume {}", scope.in_words(None)));
+        self.pauses.lock().unwrap().apply(WallMs(2), &Record::Resumed { scope, by });
+        self.pauses()
     }
     async fn note_change(&self, by: Operator, what: String) -> Result<()> {
         self.note(&by, &what);

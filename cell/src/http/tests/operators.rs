@@ -50,6 +50,30 @@ async fn operators_are_noted() {
 }
 
 #[tokio::test]
+async fn work_is_paused_and_goes_on() {
+    let server = Server::start().await;
+    let post = |path: &'static str, body: &'static str| server.send(path, "application/json", body);
+    let all = ok(server.post("/v1/pause").await).await;
+    assert_eq!((&all["items"][0]["work"], &all["items"][0]["manager"]), (&json!("all"), &Value::Null));
+    let one = r#"{"manager":"vc-1","destructive":true,"reason":"a producer runs wild"}"#;
+    let both = ok(post("/v1/pause", one).await).await;
+    assert_eq!((both["items"].as_array().unwrap().len(), &both["in_force_within_seconds"]), (2, &json!(5.0)));
+    let left = ok(post("/v1/resume", r#"{"destructive":false}"#).await).await;
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    let shown = ok(server.get("/v1/pauses").await).await;
+    let pause = &shown["items"][0];
+    assert_eq!((&pause["manager"], &pause["work"]), (&json!("vc-1"), &json!("destructive")));
+    assert_eq!((&pause["by"]["who"], &pause["reason"]), (&json!("anonymous"), &json!("a producer runs wild")));
+    let managers = ok(server.get("/v1/managers?limit=1").await).await;
+    assert_eq!(managers["items"][0]["paused"], "destructive");
+    assert_eq!(problem(post("/v1/pause", r#"{"manager":"none"}"#).await, 404).await.0, "manager_not_found");
+    assert_eq!(problem(post("/v1/pause", r#"{"destructiv":true}"#).await, 400).await.0, "invalid_body");
+    assert_eq!(problem(post("/v1/resume", r#"{"reason":"x"}"#).await, 400).await.0, "invalid_body");
+    server.fake.not_ready.store(true, Ordering::Relaxed);
+    assert_eq!(problem(post("/v1/pause", "").await, 503).await.0, "pause_not_confirmed");
+}
+
+#[tokio::test]
 async fn jobs_are_cancelled_and_decided_on() {
     let server = Server::start().await;
     server.submit("/v1/jobs", &provision("1")).await;

@@ -152,6 +152,10 @@ pub(in crate::http) struct ManagerView {
     detail: String,
     /// Whether new VMs are kept off it.
     cordoned: bool,
+    /// all or destructive: what its owner does not begin, as an operator has paused it; null if nothing.
+    paused: Option<&'static str>,
+    /// Who has paused it, and why, in words; empty if nothing is paused.
+    paused_why: String,
     /// Hosts.
     hosts: u32,
     /// Hosts that take new VMs.
@@ -202,6 +206,8 @@ impl From<gateway::ManagerRow> for ManagerView {
             next_probe_in_ms,
             detail: row.detail,
             cordoned: row.cordoned,
+            paused: row.paused.map(cellbus_directory::pause::Paused::as_str),
+            paused_why: row.paused_why,
             hosts: row.hosts,
             hosts_open: row.hosts_open,
             vms: row.vms,
