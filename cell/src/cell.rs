@@ -123,6 +123,7 @@ impl Cell {
         let me = Arc::new(Peer { cell: config.id.clone(), address: config.address.clone() });
         let managers =
             config.managers.iter().map(|manager| (ManagerId::derive(manager.name.as_str()), manager.clone())).collect();
+        process.work.limited_to(config.managers.iter().map(|manager| manager.removals_per_minute).sum::<Option<f64>>());
         let inner = Arc::new_cyclic(|own| Inner {
             own: Weak::clone(own),
             view: ArcSwap::from_pointee(View::nothing(process.count)),
@@ -410,11 +411,14 @@ impl Home for Inner {
                 epoch,
                 driver,
                 outside,
-                Arc::clone(&self.process.board),
                 self.me.cell.clone(),
                 cordons_of(id, &cordons),
-                Arc::clone(&self.process.pauses),
-                Arc::clone(&self.process.names),
+                front::Shared {
+                    board: Arc::clone(&self.process.board),
+                    pauses: Arc::clone(&self.process.pauses),
+                    names: Arc::clone(&self.process.names),
+                    work: Arc::clone(&self.process.work),
+                },
             );
             let mut tasks = self.tasks();
             if self.killed.load(Ordering::Acquire) {

@@ -114,6 +114,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// `cell.in_flight_max`
     pub in_flight_max: u32,
+    /// `[destructive]`
+    pub destructive: Destructive,
     /// `[scale]`
     pub scale: scale::Scale,
     /// `[snapshot]`
@@ -169,6 +171,25 @@ pub struct Jobs {
     pub remember: Duration,
     /// How long a provision waits for managers that are not known.
     pub placement_patience: Duration,
+}
+
+/// `[destructive]`: how many operations that remove something may begin in a minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destructive {
+    /// In the whole cluster; `None`: any number.
+    pub limit: Option<u32>,
+    /// At one manager; `None`: any number.
+    pub limit_per_manager: Option<u32>,
+}
+impl Destructive {
+    /// At each of so many managers. The shares add up to the limit whoever fronts which manager, also
+    /// while cells come and go or cannot hear of each other; what one manager does not use is nobody's.
+    #[must_use]
+    pub fn per_manager(self, managers: usize) -> Option<f64> {
+        let share = self.limit.map(|limit| f64::from(limit) / managers.max(1) as f64);
+        let own = self.limit_per_manager.map(f64::from);
+        share.into_iter().chain(own).reduce(f64::min)
+    }
 }
 
 /// `[snapshot]`
@@ -457,6 +478,10 @@ impl Settings {
                 placement_patience: self.time("jobs.placement_patience"),
             },
             in_flight_max: self.u32("cell.in_flight_max"),
+            destructive: Destructive {
+                limit: self.u32_if_set("destructive.limit"),
+                limit_per_manager: self.u32_if_set("destructive.limit_per_manager"),
+            },
             scale,
             snapshot: Snapshot { tail_min_bytes: self.count("snapshot.tail_min") },
             backup: self.path("backup.dir").map(|dir| crate::backup::Config {

@@ -19,6 +19,7 @@ mod holdings;
 pub mod hosts;
 pub mod limits;
 mod opening;
+mod removals;
 mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,7 @@ use crate::board::Board;
 use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
+use crate::metrics::work;
 use crate::pauses;
 use crate::peers::{Answered, Asked, Peer};
 use asks::Asks;
@@ -49,6 +51,7 @@ use circuit::{Circuit, Verdict};
 use desk::{Desk, Start};
 use holdings::Holdings;
 use hosts::OverCommit;
+use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
 
 /// Messages that wait for a front. Each carries the calls of one append of one shard, or one
@@ -81,6 +84,8 @@ pub struct Config {
     pub read_timeout: Duration,
     /// When its circuit opens.
     pub circuit: circuit::Config,
+    /// Destructive operations that may begin there in a minute; `None`: any number.
+    pub removals_per_minute: Option<f64>,
 }
 impl Config {
     /// The defaults for a manager of this name.
@@ -94,6 +99,7 @@ impl Config {
             operation_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(30),
             circuit: circuit::Config::default(),
+            removals_per_minute: None,
         }
     }
 }
@@ -169,15 +175,22 @@ pub(crate) struct Front {
     epoch: Epoch,
     driver: Arc<dyn Driver>,
     outside: Arc<dyn Outside>,
-    board: Arc<Board>,
     cell: CellId,
     mailbox: Arc<Mailbox<Message>>,
     row: Arc<ArcSwap<ManagerRow>>,
     held: Arc<AtomicU64>,
     cordons: Vec<Option<HostId>>,
     asks: Asks,
-    pauses: Arc<pauses::Watch>,
-    names: Arc<ManagerNames>,
+    shared: Shared,
+}
+
+/// What the fronts of a process have in common.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) board: Arc<Board>,
+    pub(crate) pauses: Arc<pauses::Watch>,
+    pub(crate) names: Arc<ManagerNames>,
+    pub(crate) work: Arc<work::Metrics>,
 }
 
 /// What a front has to do with beside its desk, once the manager is open.
@@ -216,11 +229,9 @@ impl Front {
         epoch: Epoch,
         driver: Arc<dyn Driver>,
         outside: Arc<dyn Outside>,
-        board: Arc<Board>,
         cell: CellId,
         cordons: Vec<Option<HostId>>,
-        pauses: Arc<pauses::Watch>,
-        names: Arc<ManagerNames>,
+        shared: Shared,
     ) -> (Self, Handle) {
         let cordoned = cordons.contains(&None);
         let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
@@ -229,22 +240,7 @@ impl Front {
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
         let asks = Asks::new(epoch);
-        let front = Self {
-            config,
-            env,
-            epoch,
-            driver,
-            outside,
-            board,
-            cell,
-            mailbox,
-            row,
-            held,
-            cordons,
-            asks,
-            pauses,
-            names,
-        };
+        let front = Self { config, env, epoch, driver, outside, cell, mailbox, row, held, cordons, asks, shared };
         (front, handle)
     }
 
@@ -266,6 +262,7 @@ impl Front {
             holdings,
             Circuit::new(self.config.circuit),
             limits,
+            Removals::new(self.config.removals_per_minute),
             self.config.line_max,
             tasks,
             std::mem::replace(&mut self.asks, Asks::new(self.epoch)),
@@ -328,7 +325,7 @@ impl Front {
 
     /// What operators have paused counts from the moment that it is known here.
     fn look_at_pauses(&self, work: &mut Work) {
-        if self.pauses.refresh(&mut work.desk.gate, &self.names) {
+        if self.shared.pauses.refresh(&mut work.desk.gate, &self.shared.names) {
             work.desk.gate_changed(self.env.mono());
             work.dirty = true;
         }
@@ -561,6 +558,7 @@ impl Front {
                 }
             }
         }
+        self.shared.work.removals(std::mem::take(&mut work.desk.removed), std::mem::take(&mut work.desk.put_off));
         // Before anybody hears of an outcome: whoever does finds it counted.
         self.held.store(work.desk.holdings.present(), Ordering::Release);
         if work.desk.replies.is_empty() {

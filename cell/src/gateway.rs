@@ -32,11 +32,11 @@ mod vms;
 
 pub(crate) use cluster::DEPTHS_AT_ONCE;
 pub use error::{CODES, Error, Kind, What};
+pub use pause::PausesShown;
 pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
     Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
 };
-pub use pause::PausesShown;
 pub use scale::{ScaleChange, ScaleShown};
 pub use upgrade::Upgrade;
 

@@ -218,8 +218,7 @@ struct Read {
 impl Read {
     fn take(&mut self, process: &Process, message: &Message) -> Result<(), Broken> {
         let entry = process.build().formats.admit(&message.body).and_then(|()| Entry::decode(&message.body));
-        let entry =
-            entry.map_err(|error| Broken::Unreadable(format!("entry {} of its log: {error}", message.seq)))?;
+        let entry = entry.map_err(|error| Broken::Unreadable(format!("entry {} of its log: {error}", message.seq)))?;
         let before = self.seq;
         self.seq = message.seq;
         if self.fence.admits(&entry) {

@@ -132,7 +132,9 @@ impl AllDrivers {
     /// How each of them is fronted, as configured.
     #[must_use]
     pub fn fronts(&self, config: &Config) -> Vec<front::Config> {
-        self.names().iter().map(|name| self.front(config, name)).collect()
+        let names = self.names();
+        let removals_per_minute = config.destructive.per_manager(names.len());
+        names.iter().map(|name| front::Config { removals_per_minute, ..self.front(config, name) }).collect()
     }
 
     fn front(&self, config: &Config, name: &ManagerName) -> front::Config {

@@ -12,9 +12,9 @@ use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, JobId, Seq, ShardCount, ShardId};
 use cellbus_bus::job::{Digest, Job, Notify, Policy, Power, Provision, Request, Size};
-use cellbus_directory::{Pauses, VmFacts};
 use cellbus_directory::record::{Entry, Record};
 use cellbus_directory::vm::PowerState;
+use cellbus_directory::{Pauses, VmFacts};
 use cellbus_workflows::{
     Action, Answer, CapacityView, ClassSummary, Context, Effect, EffectAnswer, EffectKind, Health, Input, JobItem,
     Limits, ManagerNames, ManagerSummary, Shard,

@@ -139,6 +139,8 @@ pub enum LaterReason {
     StaleOwner,
     /// An operator has paused it, or whether one has is not known.
     Paused,
+    /// As many destructive operations have begun there as may in a time.
+    Limited,
 }
 impl LaterReason {
     /// As in JSON, metrics and messages.
@@ -154,6 +156,7 @@ impl LaterReason {
             Self::VmBusy => "vm_busy",
             Self::StaleOwner => "stale_owner",
             Self::Paused => "paused",
+            Self::Limited => "limited",
         }
     }
 }

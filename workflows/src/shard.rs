@@ -6,6 +6,7 @@ mod effects;
 mod fair;
 mod hold;
 mod jobs;
+mod limit;
 mod pause;
 pub(crate) mod run;
 mod scale;

@@ -1,4 +1,5 @@
-//! Work that an operator has paused waits with the reason, is not lost, and goes on once it may.
+//! Work that an operator has paused waits with the reason, is not lost, and goes on once it may; so does
+//! destructive work beyond its limit.
 
 mod world;
 
@@ -201,4 +202,46 @@ fn pauses_are_kept_with_who_and_when_over_restarts_and_backups() {
     world.rest(50);
     let index = usize::from(ShardId::of_cluster(world.count).index());
     assert_eq!(scopes(&world, index), [DESTRUCTIVE, at("m0", Paused::Destructive), one].map(|scope| scope));
+}
+
+#[test]
+fn deletes_beyond_the_limit_wait_and_hold_up_nothing_else() {
+    const VMS: usize = 40;
+    let mut world = World::new(1, 1);
+    world.limits.in_flight_per_manager_max = 4;
+    world.open(0);
+    let made: Vec<_> = (0..VMS).map(|n| job(&format!("v{n}"), Request::Provision(provision("web", 1)))).collect();
+    made.iter().for_each(|made| world.submit(made));
+    world.settle();
+    world.removals = Some(0);
+    let deletes: Vec<_> =
+        made.iter().map(|made| job(&format!("d{}", made.id), operate(made.id.vm(0), Operation::Delete))).collect();
+    deletes.iter().for_each(|delete| world.submit(delete));
+    world.wait(60);
+    assert_eq!(world.made(Step::Delete), 0);
+    // No more is begun than has slots, and what waits says why.
+    let begun = |world: &World| made.iter().filter(|made| world.vm(made.id.vm(0)).doing.is_some()).count();
+    assert!((1..=4).contains(&begun(&world)), "{}", begun(&world));
+    for (made, delete) in made.iter().zip(&deletes) {
+        let (state, why) = world.shards[0].work_on_vm(&made.id.vm(0), &delete.id).unwrap();
+        assert!(state == JobState::Waiting && why.contains("limit"), "{state} {why}");
+    }
+    let other = job("other", Request::Provision(provision("other", 1)));
+    world.submit(&other);
+    world.wait(2);
+    assert_eq!(world.state(other.id), JobState::Succeeded, "{:?}", world.waits_for(other.id));
+    // One that waits can be called off, and a new owner goes on where this one was.
+    let cancel = ControlItem::Cancel { job: deletes[VMS - 1].id, tenant: None, by: CancelledBy::Operator(by()) };
+    world.control(deletes[VMS - 1].id.shard(world.count), &cancel);
+    world.wait(2);
+    assert_eq!(world.state(deletes[VMS - 1].id), JobState::Cancelled);
+    world.open(0);
+    for minute in 1..=4 {
+        world.removals = Some(10);
+        world.wait(60);
+        assert_eq!(world.made(Step::Delete), (minute * 10).min(VMS - 1), "in minute {minute}");
+    }
+    world.removals = None;
+    world.settle();
+    world.check();
 }

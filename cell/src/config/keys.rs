@@ -94,6 +94,18 @@ pub(super) const KEYS: &[Key] = &[
         "calls to managers that one cell has under way at once, over all its shards; more wait, and are what the autoscaler counts",
     ),
     key(
+        "destructive.limit",
+        Kind::Count(1, 10_000_000),
+        "",
+        "operations that remove something (delete, revert, snapshot-delete, removals within a migrate or an undo) that may begin in a minute in the whole cluster; more wait. Each manager has an equal share of it. Not set: any number",
+    ),
+    key(
+        "destructive.limit_per_manager",
+        Kind::Count(1, 1_000_000),
+        "",
+        "likewise at one manager; with both the smaller counts. Not set: any number",
+    ),
+    key(
         "scale.mode",
         Kind::Choice(&["auto", "fixed", "paused"]),
         "auto",

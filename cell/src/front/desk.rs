@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use cellbus_bus::env::Mono;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
-use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, VmFacts};
+use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Step, StepKind, VmFacts};
 use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 
 use super::asks::Asks;
@@ -24,6 +24,7 @@ use super::circuit::{Circuit, Verdict};
 use super::holdings::Holdings;
 use super::hosts::{Amount, Groups, HostIndex, Wanted};
 use super::limits::{Kind, Line, Slots};
+use super::removals::Removals;
 use crate::driver::{self, Error, HeldVm, Inventory, Op, RunningTask};
 use crate::pauses::Gate;
 use crate::peers::{Answered, Asked, Peer};
@@ -80,6 +81,7 @@ pub(super) struct Desk {
     pub(super) holdings: Holdings,
     pub(super) circuit: Circuit,
     pub(super) slots: Slots,
+    removals: Removals,
     lines: [Line<VmId>; 5],
     line_max: usize,
     pending: BTreeMap<VmId, Pending>,
@@ -97,16 +99,24 @@ pub(super) struct Desk {
     pub(super) unsure: Vec<VmId>,
     /// Whether a newer owner has opened the manager.
     pub(super) revoked: bool,
+    /// Destructive operations that have begun, and that were put off by the limit, since this was last read.
+    pub(super) removed: u64,
+    pub(super) put_off: u64,
     /// What is paused. Whoever hands something in brings it up to date before.
     pub(super) gate: Gate,
 }
 
 impl Desk {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part of what a desk needs; a struct would be this list again"
+    )]
     pub(super) fn new(
         name: &ManagerName,
         holdings: Holdings,
         circuit: Circuit,
         limits: driver::Limits,
+        removals: Removals,
         line_max: usize,
         tasks: Vec<RunningTask>,
         asks: Asks,
@@ -116,6 +126,7 @@ impl Desk {
             holdings,
             circuit,
             slots: Slots::new(limits),
+            removals,
             lines: Default::default(),
             line_max,
             pending: BTreeMap::new(),
@@ -127,6 +138,8 @@ impl Desk {
             starts: Vec::new(),
             unsure: Vec::new(),
             revoked: false,
+            removed: 0,
+            put_off: 0,
             gate: Gate::new(ManagerId::derive(name.as_str())),
         }
     }
@@ -193,6 +206,10 @@ impl Desk {
         }
         if self.circuit.verdict(now) == Verdict::Probe {
             self.circuit_open(from, &asked, Duration::from_millis(200), "a probe is due");
+            return;
+        }
+        if let Some(answer) = self.at_limit(now, asked.call.step) {
+            self.reply(from, &asked, answer);
             return;
         }
         let kind = Kind::of(&asked.call.action);
@@ -272,6 +289,17 @@ impl Desk {
         Some(Answer::Later(Later { reason, detail: why.into_owned(), after }))
     }
 
+    /// What a call is answered that must not begin yet, as too many that remove something have.
+    fn at_limit(&mut self, now: Mono, step: Step) -> Option<Answer> {
+        if step.kind() != StepKind::Removes {
+            return None;
+        }
+        let after = self.removals.wait(now)?;
+        self.put_off += 1;
+        let detail = "as many destructive operations have begun at the manager as may in a minute".to_owned();
+        Some(Answer::Later(Later { reason: LaterReason::Limited, detail, after: Some(after) }))
+    }
+
     /// More or less is paused than before: those in line for what is paused now are sent away.
     pub(super) fn gate_changed(&mut self, now: Mono) {
         let shut = |(vm, pending): (&VmId, &Pending)| {
@@ -316,6 +344,11 @@ impl Desk {
         if let Some(answer) = self.shut(now, &pending.asked.call) {
             return self.finish(vm, answer);
         }
+        let step = pending.asked.call.step;
+        if let Some(answer) = self.at_limit(now, step) {
+            return self.finish(vm, answer);
+        }
+        let Some(pending) = self.pending.get(&vm) else { return };
         let (op, action) = (pending.asked.call.op, pending.asked.call.action.clone());
         let held = self.holdings.get(&vm);
         let earlier = self.adopted.contains_key(&vm) || self.unread.contains(&vm);
@@ -364,6 +397,10 @@ impl Desk {
         let Some(pending) = self.pending.get_mut(&vm) else { return };
         pending.running = Some(Running { ticket, since: now, extra, hosts_tried });
         let Call { job, shard, .. } = pending.asked.call;
+        if step.kind() == StepKind::Removes {
+            self.removals.begun();
+            self.removed += 1;
+        }
         self.starts.push(Start { ticket, job, shard, op: Op { vm, number: op, action, host }, ask_tasks });
     }
 

@@ -47,7 +47,7 @@ impl Front {
         tracing::warn!(manager = %self.config.name, why, "manager cannot be opened; trying again");
         let row = self.closed_row(why);
         self.row.store(Arc::new(row));
-        self.board.publish(self.epoch, unknown_summary(&self.config.name));
+        self.shared.board.publish(self.epoch, unknown_summary(&self.config.name));
     }
 
     /// Awaits `what`, for `limit` at the most, and answers those who call meanwhile.
@@ -106,7 +106,7 @@ impl Front {
     /// is none, the bus has forgotten it, and this one will be the newer one in the end.
     pub(super) async fn refuse_all(mut self) {
         tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
-        self.board.withdraw(&self.id(), self.epoch);
+        self.shared.board.withdraw(&self.id(), self.epoch);
         self.row.store(Arc::new(self.closed_row("a newer owner has opened it")));
         let mut tell = self.env.sleep(TELL_EVERY);
         loop {

@@ -16,7 +16,7 @@ impl Front {
         work.dirty = false;
         work.published_at = self.env.mono();
         if work.desk.revoked {
-            self.board.withdraw(&self.id(), self.epoch);
+            self.shared.board.withdraw(&self.id(), self.epoch);
             return;
         }
         let desk = &work.desk;
@@ -55,7 +55,7 @@ impl Front {
             disk_gib: sum(|c| c.disk_gib_free, |c| c.disk_gib_total),
             as_of: self.env.wall(),
         }));
-        self.board.publish(
+        self.shared.board.publish(
             self.epoch,
             ManagerSummary {
                 id: self.id(),

@@ -10,8 +10,8 @@ use super::problem::Problem;
 use super::query::Query;
 use super::routes::{ROUTES, Route};
 use super::{
-    audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, pauses, queue, scale,
-    shards, upgrade, vms,
+    audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, pauses, queue,
+    scale, shards, upgrade, vms,
 };
 
 /// The document.

@@ -9,7 +9,7 @@ use cellbus_bus::job::JobKind;
 use cellbus_directory::record::Entry;
 use cellbus_directory::{JobState, Record, RefusalReason, Step, StepResult};
 use cellbus_workflows::Shard;
-use prometheus::{Histogram, IntCounter, Registry, Result};
+use prometheus::{Histogram, IntCounter, IntGauge, Registry, Result};
 
 use super::described::{Described, register};
 
@@ -55,6 +55,21 @@ const REFUSALS: Described = Described::counter(
     "Definite refusals, after which work is placed elsewhere: no_room, no_match, affinity, cordoned, not_begun",
     "Many no_room: capacity runs out where placement still looks",
 );
+const REMOVALS: Described = Described::counter(
+    "cellbus_destructive_operations_total",
+    "operations",
+    &["result"],
+    "Operations that remove something (delete, revert, snapshot-delete, removals within a migrate or an undo): begun at managers, or put off by the limit, each time that one is",
+    "Many put off: a producer deletes more than `destructive.limit` allows; CellbusDestructiveRate, CellbusDestructiveLimited",
+);
+const REMOVALS_LIMIT: Described = Described::gauge(
+    "cellbus_destructive_limit_per_minute",
+    "operations a minute",
+    &[],
+    "How many of them may begin in a minute at all managers together, as configured; 0: any number",
+    "`destructive.limit` and `destructive.limit_per_manager`",
+)
+.of_cluster();
 const OPENINGS: Described = Described::counter(
     "cellbus_shard_openings_total",
     "openings",
@@ -112,6 +127,8 @@ pub(super) const ALL: &[Described] = &[
     START_SECONDS,
     STEP_SECONDS,
     REFUSALS,
+    REMOVALS,
+    REMOVALS_LIMIT,
     OPENINGS,
     FENCED,
     APPEND_SECONDS,
@@ -167,6 +184,8 @@ pub(crate) struct Metrics {
     start_seconds: Histogram,
     step_seconds: Vec<Histogram>,
     refusals: [IntCounter; 5],
+    removals: [IntCounter; 2],
+    removals_limit: IntGauge,
     openings: [IntCounter; 3],
     fenced: IntCounter,
     append_seconds: Histogram,
@@ -183,6 +202,7 @@ impl Metrics {
         let job_seconds = register(registry, JOB_SECONDS.observed_by(SECONDS))?;
         let step_seconds = register(registry, STEP_SECONDS.observed_by(SECONDS))?;
         let refusals = register(registry, REFUSALS.int_counters())?;
+        let removals = register(registry, REMOVALS.int_counters())?;
         let openings = register(registry, OPENINGS.int_counters())?;
         let snapshots = register(registry, SNAPSHOTS.int_counters())?;
         let kinds = JobKind::ALL.iter().map(|kind| kind.as_str());
@@ -196,6 +216,8 @@ impl Metrics {
             start_seconds: register(registry, START_SECONDS.observed(SECONDS))?,
             step_seconds: Step::ALL.iter().map(|step| step_seconds.with_label_values(&[step.as_str()])).collect(),
             refusals: REASONS.map(|reason| refusals.with_label_values(&[reason.as_str()])),
+            removals: ["begun", "put_off"].map(|result| removals.with_label_values(&[result])),
+            removals_limit: register(registry, REMOVALS_LIMIT.int_gauge())?,
             openings: From::ALL.map(|from| openings.with_label_values(&[from.as_str()])),
             fenced: register(registry, FENCED.int_counter())?,
             append_seconds: register(registry, APPEND_SECONDS.observed(APPEND))?,
@@ -250,6 +272,17 @@ impl Metrics {
         if let Some(seconds) = self.step_seconds.get(step as usize) {
             seconds.observe(took.as_secs_f64());
         }
+    }
+    /// Operations that remove something have begun, or were put off by the limit.
+    pub(crate) fn removals(&self, begun: u64, put_off: u64) {
+        let [begins, puts_off] = &self.removals;
+        begins.inc_by(begun);
+        puts_off.inc_by(put_off);
+    }
+    /// So many of them may begin in a minute at all managers together; `None`: any number.
+    pub(crate) fn limited_to(&self, per_minute: Option<f64>) {
+        // The cast saturates.
+        self.removals_limit.set(per_minute.unwrap_or_default().round() as i64);
     }
     pub(crate) fn opened(&self, from: From) {
         if let Some((_, counter)) = From::ALL.iter().zip(&self.openings).find(|(known, _)| **known == from) {

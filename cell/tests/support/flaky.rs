@@ -13,6 +13,8 @@ use cellbus_bus::{Bus, Result};
 pub struct Flaky {
     pub inner: Arc<dyn Bus>,
     pub members_away: AtomicBool,
+    /// It does not say what is in logs; all else works.
+    pub logs_silent: Arc<AtomicBool>,
     /// Counts the questions for depths.
     pub depths: Depths,
 }
@@ -31,6 +33,23 @@ impl Flaky {
         } else {
             Ok(())
         }
+    }
+}
+
+fn logs_there(silent: &AtomicBool) -> Result<()> {
+    if silent.load(Ordering::Relaxed) { Err(Error::Unavailable { reason: "silent".into() }) } else { Ok(()) }
+}
+
+struct FlakyReader {
+    reader: Box<dyn Reader>,
+    silent: Arc<AtomicBool>,
+}
+#[async_trait]
+impl Reader for FlakyReader {
+    async fn next(&mut self, max: usize) -> Result<Vec<Message>> {
+        let messages = self.reader.next(max).await?;
+        logs_there(&self.silent)?;
+        Ok(messages)
     }
 }
 
@@ -83,13 +102,16 @@ impl Bus for Flaky {
         self.inner.append(shard, expected, entry).await
     }
     async fn log_end(&self, shard: ShardId) -> Result<Seq> {
+        logs_there(&self.logs_silent)?;
         self.inner.log_end(shard).await
     }
     async fn reply(&self, to: &str, body: Bytes) {
         self.inner.reply(to, body).await;
     }
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
-        self.inner.read_log(shard, after).await
+        logs_there(&self.logs_silent)?;
+        let reader = self.inner.read_log(shard, after).await?;
+        Ok(Box::new(FlakyReader { reader, silent: Arc::clone(&self.logs_silent) }))
     }
     async fn write_snapshot(&self, id: SnapshotId, body: Bytes) -> Result<()> {
         self.inner.write_snapshot(id, body).await

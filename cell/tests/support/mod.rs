@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use cellbus_bus::cloudevent::{Limits as EventLimits, TenantFrom, TenantRule, Tenants, parse_structured};
 use cellbus_bus::contract::ClusterRecord;
 use cellbus_bus::embedded::{Config as BusConfig, Embedded};
-use cellbus_bus::env;
+use cellbus_bus::env::{self, Mono};
 use cellbus_bus::format::Build;
 use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardCount, VmId};
 use cellbus_bus::job::{Job, Labels, Size};
@@ -51,6 +51,8 @@ struct FakeState {
     under_way: u32,
     under_way_max: u32,
     stale: u32,
+    /// When a delete of each VM was first begun.
+    deletes: BTreeMap<VmId, Mono>,
 }
 
 impl FakeManager {
@@ -94,6 +96,10 @@ impl FakeManager {
     /// VMs that were made more than once.
     pub fn made_twice(&self) -> usize {
         self.state.lock().unwrap().made.values().filter(|n| **n > 1).count()
+    }
+    /// When a delete of each VM was first begun.
+    pub fn deletes(&self) -> BTreeMap<VmId, Mono> {
+        self.state.lock().unwrap().deletes.clone()
     }
     pub fn overfilled(&self) -> u32 {
         self.state.lock().unwrap().overfilled
@@ -229,6 +235,10 @@ impl Driver for Session {
             let mut state = self.manager.state.lock().unwrap();
             state.under_way += 1;
             state.under_way_max = state.under_way_max.max(state.under_way);
+            if op.action == Action::Delete {
+                let now = self.manager.env.mono();
+                state.deletes.entry(op.vm).or_insert(now);
+            }
         }
         let _under_way = UnderWay(Arc::clone(&self.manager));
         if self.manager.hangs.load(Ordering::Relaxed) {
@@ -325,6 +335,7 @@ impl Cluster {
         let flaky = Arc::new(flaky::Flaky {
             inner: bus.clone() as Arc<dyn Bus>,
             members_away: AtomicBool::new(false),
+            logs_silent: Arc::default(),
             depths: flaky::Depths::default(),
         });
         let (tail, _) = Tail::new(bus.clone() as Arc<dyn Bus>, env.clone(), Arc::clone(&replica));
@@ -421,6 +432,18 @@ impl Cluster {
     /// Takes membership away, or gives it back.
     pub fn members_away(&self, away: bool) {
         self.flaky.members_away.store(away, Ordering::Relaxed);
+    }
+    /// The bus does not say any more what is in logs, or says it again.
+    pub fn logs_silent(&self, silent: bool) {
+        self.flaky.logs_silent.store(silent, Ordering::Relaxed);
+    }
+    /// The way in of another process, which has no trouble with the bus.
+    pub fn elsewhere(&self) -> Gateway {
+        let replica = Arc::new(Replica::new(self.process.shard_count(), 9));
+        let process = Process::alone(self.env.clone(), self.bus.clone() as Arc<dyn Bus>, self.names.clone(), replica);
+        let (running, token) = (process.clone(), self.stop.clone());
+        self.env.spawn("process", async move { running.run(token).await });
+        Gateway::new(process)
     }
     pub fn vms(&self) -> BTreeSet<VmId> {
         self.managers.iter().flat_map(|m| m.vms()).collect()

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Change;
 use super::fair::FairQueue;
 use super::hold::Hold;
+use super::limit;
 use super::run::Run;
 use super::scale::Scale;
 
@@ -234,6 +235,8 @@ pub(crate) struct Soft {
     pub(crate) crowded: FairQueue,
     /// Work that waits for a slot of its own manager.
     pub(crate) behind: BTreeMap<ManagerId, FairQueue>,
+    /// Destructive work that waits for the limit of its manager.
+    pub(crate) limited: limit::Limits,
     /// Calls under way, by manager.
     pub(crate) slots: Map<ManagerId, usize>,
     pub(crate) slots_total: usize,

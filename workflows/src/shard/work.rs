@@ -151,13 +151,12 @@ impl Shard {
             }
             match sagas::next(&entry.vm, run, ctx.names) {
                 Next::Call(step, manager) => {
-                    if let Some(why) =
-                        self.held(step, Some(manager)).or_else(|| self.paused(ctx, step, Some(manager)))
+                    if let Some(why) = self.held(step, Some(manager)).or_else(|| self.paused(ctx, step, Some(manager)))
                     {
                         self.hold_back(vm, why);
                         return;
                     }
-                    if self.begin(ctx, vm, &head, step, manager) {
+                    if self.limited(&head.tenant, vm, step, manager) || self.begin(ctx, vm, &head, step, manager) {
                         return;
                     }
                     self.soft.behind.entry(manager).or_default().push(&head.tenant, vm);
@@ -323,6 +322,7 @@ impl Shard {
             return;
         };
         self.free_slot(intent, doing.manager);
+        self.limit_answered(vm, doing.manager, &answer);
         let result = match answer {
             Answer::Present(facts) => StepResult::Present(facts),
             Answer::Absent => StepResult::Absent,

@@ -18,7 +18,7 @@ use cellbus_bus::job::{Digest, Job, Notify, Operation, Policy, Power, Provision,
 use cellbus_directory::record::{Entry, Record};
 use cellbus_directory::vm::PowerState;
 use cellbus_directory::{
-    Failure, FailureCode, JobState, Pauses, Refusal, RefusalReason, ShardSnapshot, Step, VmFacts,
+    Failure, FailureCode, JobState, Pauses, Refusal, RefusalReason, ShardSnapshot, Step, StepKind, VmFacts,
 };
 use cellbus_workflows::{
     Action, Answer, Call, CapacityView, ClassSummary, Context, ControlItem, Effect, EffectAnswer, EffectKind, Health,
@@ -91,6 +91,8 @@ pub struct World {
     pub pauses: Pauses,
     /// What is paused, as far as owners of managers know.
     pub stopped: Pauses,
+    /// How many operations that remove something may still begin; `None`: any number.
+    pub removals: Option<u32>,
     pub now: WallMs,
     pub events: BTreeMap<String, Event>,
     pub effects: VecDeque<(usize, Effect)>,
@@ -199,6 +201,7 @@ impl World {
             names,
             pauses: Pauses::default(),
             stopped: Pauses::default(),
+            removals: None,
             now: WallMs(1_700_000_000_000),
             events: BTreeMap::new(),
             effects: VecDeque::new(),
@@ -445,6 +448,12 @@ impl World {
         let later = |reason| Answer::Later(Later { reason, detail: "test".to_owned(), after: None });
         if self.stopped.hold(call.step, Some(call.manager)).is_some() {
             return later(LaterReason::Paused);
+        }
+        if let Some(left) = self.removals.as_mut().filter(|_| call.step.kind() == StepKind::Removes) {
+            if *left == 0 {
+                return later(LaterReason::Limited);
+            }
+            *left -= 1;
         }
         match fate {
             Fate::Do => self.perform(call),

@@ -10,6 +10,7 @@ use cellbus_directory::vm::{PowerState, Template};
 
 mod copies;
 mod pauses;
+mod removals;
 
 const NOW: Mono = Mono(Duration::from_secs(100));
 
@@ -74,8 +75,9 @@ impl Test {
             revokes: true,
         };
         let holdings = Holdings::new(name(), OverCommit::default(), &inventory);
-        let mut desk =
-            Desk::new(&name(), holdings, Circuit::new(CircuitConfig::default()), limits, 4, tasks, Asks::new(SLICE));
+        let circuit = Circuit::new(CircuitConfig::default());
+        let removals = Removals::new(None);
+        let mut desk = Desk::new(&name(), holdings, circuit, limits, removals, 4, tasks, Asks::new(SLICE));
         desk.gate = Gate::at(ManagerId::derive("vc-1"), NOW, &[]);
         let peer = Arc::new(Peer { cell: "cell-1".parse().unwrap(), address: "local:cell-1".into() });
         Self { desk, asked: 0, peer }

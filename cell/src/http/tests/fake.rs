@@ -405,10 +405,7 @@ impl Api for Fake {
         Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
     }
     fn pauses(&self) -> Result<PausesShown> {
-        Ok(PausesShown {
-            pauses: Arc::new(self.pauses.lock().unwrap().clone()),
-            known_ago: Duration::from_millis(250),
-        })
+        Ok(PausesShown { pauses: Arc::new(self.pauses.lock().unwrap().clone()), known_ago: Duration::from_millis(250) })
     }
     async fn pause(&self, scope: Scope, reason: String, by: Operator) -> Result<PausesShown> {
         if self.not_ready.load(Ordering::Relaxed) {
