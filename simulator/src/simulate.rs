@@ -33,6 +33,7 @@ mod run;
 mod sabotage;
 mod scaling;
 mod shrink;
+mod stops;
 mod trace;
 
 pub use faults::{FaultKind, Faults, InvalidFaults};

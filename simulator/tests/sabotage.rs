@@ -18,6 +18,7 @@ fn seeds(bug: Sabotage) -> u64 {
         Sabotage::UncheckedCheckpoint => 40,
         Sabotage::BlindDirectory => 20,
         Sabotage::ActOnTheUnkept => 40,
+        Sabotage::GoOnUnknowing => 20,
     }
 }
 
@@ -36,6 +37,7 @@ fn faults(bug: Sabotage) -> Faults {
         Sabotage::UncheckedCheckpoint => Faults::only(FaultKind::Disk).with(FaultKind::Disk, 3.0),
         Sabotage::BlindDirectory => Faults::only(FaultKind::Amnesia),
         Sabotage::ActOnTheUnkept => "autoscaler=6,bus=12".parse().expect("a list of faults"),
+        Sabotage::GoOnUnknowing => Faults::only(FaultKind::Stops).with(FaultKind::Stops, 10.0),
     }
 }
 
@@ -81,4 +83,5 @@ bugs! {
     an_unchecked_checkpoint => UncheckedCheckpoint,
     a_blind_directory => BlindDirectory,
     a_decision_that_was_not_kept => ActOnTheUnkept,
+    a_stop_that_cannot_be_known => GoOnUnknowing,
 }

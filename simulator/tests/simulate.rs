@@ -88,6 +88,14 @@ fn every_fault_together() {
     all_well((2_000..if long() { 5_000 } else { 2_060 }).map(Config::small));
 }
 
+/// Whatever becomes of cells, their clocks and the bus, and whoever cannot know of it.
+#[test]
+fn operators_stop_work() {
+    let faults: Faults = "stops=6,crash,pause,clock,partition,bus,network,members".parse().unwrap();
+    let seeds = 4_000..if long() { 4_200 } else { 4_006 };
+    all_well(seeds.map(|seed| Config { faults: faults.clone(), ..Config::small(seed) }));
+}
+
 /// With more shards than the small runs, of which a quarter is the most cells.
 #[test]
 fn an_autoscaler_that_acts() {

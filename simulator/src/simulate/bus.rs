@@ -59,6 +59,8 @@ struct State {
     connections: u64,
     /// Nodes that cannot reach it.
     cut: Vec<NodeId>,
+    /// Nodes that are not told what is in a log.
+    deaf: Vec<(NodeId, ShardId)>,
     checks: Checks,
     /// Who is to be woken by what has just taken effect, whatever becomes of its answer.
     woken: Vec<Waker>,
@@ -105,6 +107,7 @@ impl SimulatedBus {
             down: false,
             connections: 0,
             cut: Vec::new(),
+            deaf: Vec::new(),
             checks: Checks { shadow: shadow.then(Default::default), ..Checks::default() },
             woken: Vec::new(),
         };
@@ -117,11 +120,11 @@ impl SimulatedBus {
 
     /// The way to it of one node.
     pub(super) fn client(&self, node: NodeId) -> Arc<Client> {
-        Arc::new(Client { bus: self.clone(), node, directory: false, read: Arc::default() })
+        Arc::new(Client { bus: self.clone(), node, directory: false, read: Arc::default(), ends: Arc::default() })
     }
     /// The same, for the directory of a node.
     pub(super) fn directory_client(&self, node: NodeId) -> Arc<Client> {
-        Arc::new(Client { bus: self.clone(), node, directory: true, read: Arc::default() })
+        Arc::new(Client { bus: self.clone(), node, directory: true, read: Arc::default(), ends: Arc::default() })
     }
 
     // ── faults ──
@@ -184,6 +187,19 @@ impl SimulatedBus {
             state.store.all_waiting()
         };
         woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// A node is not told any more what is in a log, or is told again.
+    pub(super) fn deafen(&self, node: NodeId, log: ShardId, deaf: bool) {
+        let mut state = self.state();
+        state.deaf.retain(|known| *known != (node, log));
+        if deaf {
+            state.deaf.push((node, log));
+        }
+    }
+    /// Everybody is told everything again.
+    pub(super) fn hear_again(&self) {
+        self.state().deaf.clear();
     }
 
     // ── what became of it ──
@@ -291,6 +307,8 @@ pub(super) struct Client {
     directory: bool,
     /// For a deliberate bug: the last entries that were read.
     read: Arc<Mutex<std::collections::BTreeMap<ShardId, Message>>>,
+    /// Likewise: where logs ended when that was told last.
+    ends: Arc<Mutex<std::collections::BTreeMap<ShardId, Seq>>>,
 }
 
 /// What will become of one call.
@@ -383,6 +401,12 @@ impl Client {
         Ok(done)
     }
 
+    fn deaf(&self, log: ShardId) -> bool {
+        self.bus.state().deaf.contains(&(self.node, log))
+    }
+    fn ends(&self) -> MutexGuard<'_, std::collections::BTreeMap<ShardId, Seq>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
     fn blind(&self) -> bool {
         self.directory && self.bus.sabotage == Some(Sabotage::BlindDirectory)
     }
@@ -542,7 +566,16 @@ impl Bus for Client {
         .await
     }
     async fn log_end(&self, shard: ShardId) -> Result<Seq> {
+        if self.deaf(shard) {
+            let before = self.ends().get(&shard).copied();
+            if let Some(end) = before.filter(|_| self.bus.sabotage == Some(Sabotage::GoOnUnknowing)) {
+                return Ok(end);
+            }
+            self.bus.env.sleep(UNREACHABLE_AFTER).await;
+            return Err(unavailable("the simulated bus does not tell"));
+        }
         let end = self.look(|store, _| Ok(store.log(shard).last())).await?;
+        self.ends().insert(shard, end);
         Ok(self.last_read(shard).map_or(end, |last| end.max(last.seq)))
     }
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
@@ -692,6 +725,11 @@ impl Reader for SimulatedReader {
                 What::Events => Ok(Vec::new()),
             })
             .await?;
+        while let What::Log(shard) = what
+            && self.client.deaf(shard)
+        {
+            self.client.bus.env.sleep(UNREACHABLE_AFTER).await;
+        }
         if let Some(last) = messages.last() {
             self.after = last.seq;
             if self.client.blind()

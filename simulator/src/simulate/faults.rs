@@ -54,6 +54,9 @@ kinds! {
     /// Controllers decide how many cells there are, have them start and leave, and die or stand still
     /// themselves; operators say otherwise.
     Autoscaler => "autoscaler",
+    /// Operators pause work, all of it or what removes something, and let it go on; meanwhile the bus
+    /// may not tell a cell what the log of pauses holds.
+    Stops => "stops",
 }
 impl FaultKind {
     /// Whether it is one of `all`.

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::executor::{Executor, NodeId};
 use super::history::History;
 use super::sabotage::Sabotage;
+use super::stops::Stops;
 use crate::managers::Fleet;
 
 /// How long a cell waits for an answer that was lost, unless it gives up before.
@@ -54,6 +55,7 @@ pub(super) struct Links {
     history: Arc<History>,
     sabotage: Option<Sabotage>,
     state: Mutex<State>,
+    stops: Mutex<Stops>,
 }
 
 impl Links {
@@ -74,11 +76,23 @@ impl Links {
             failed: BTreeSet::new(),
             performed: 0,
         };
-        Arc::new(Self { executor: Arc::clone(executor), env, fleet, history, sabotage, state: Mutex::new(state) })
+        Arc::new(Self {
+            executor: Arc::clone(executor),
+            env,
+            fleet,
+            history,
+            sabotage,
+            state: Mutex::new(state),
+            stops: Mutex::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// What operators have paused.
+    pub(super) fn stops(&self) -> MutexGuard<'_, Stops> {
+        self.stops.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub(super) fn set_weather(&self, weather: Weather) {
         self.state().weather = weather;
@@ -247,6 +261,7 @@ impl Driver for Linked {
     async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> {
         let (links, inner, op) = (Arc::clone(&self.links), Arc::clone(&self.inner), op.clone());
         let (manager, epoch, node) = (self.manager, self.epoch(), self.node);
+        links.stops().begins(links.executor.now(), manager, op.vm, &op.action);
         let (there, lost) = links.way(node);
         let (back, answer) = oneshot::channel();
         // It has been sent: whether its sender lives on is nothing to it.

@@ -56,7 +56,7 @@ pub(super) struct Nemesis {
     pub(super) made: AtomicU64,
 }
 
-fn operator() -> Operator {
+pub(super) fn operator() -> Operator {
     Operator { who: "simulated operator".to_owned(), from: "simulation".to_owned() }
 }
 
@@ -79,6 +79,7 @@ fn every(kind: FaultKind) -> f64 {
         FaultKind::Backup => 40.0,
         FaultKind::Amnesia => 30.0,
         FaultKind::Autoscaler => 6.0,
+        FaultKind::Stops => 30.0,
     }
 }
 
@@ -121,7 +122,7 @@ impl Nemesis {
     pub(super) fn cell(&self, rng: &mut SmallRng) -> Option<NodeId> {
         self.cells.all().choose(rng).map(|cell| cell.node)
     }
-    fn manager(&self, rng: &mut SmallRng) -> Option<(ManagerId, HostId)> {
+    pub(super) fn manager(&self, rng: &mut SmallRng) -> Option<(ManagerId, HostId)> {
         let manager = self.fleet.inventory().managers.choose(rng)?;
         Some((manager.id(), manager.hosts.choose(rng)?.id.clone()))
     }
@@ -224,6 +225,7 @@ impl Nemesis {
                 self.say(|| "bus: up".to_owned());
             }
             FaultKind::Autoscaler => self.autoscale(rng).await,
+            FaultKind::Stops => self.stop_work(rng).await,
             FaultKind::Members => {
                 if rng.random_bool(0.5) {
                     let node = self.executor.add_node();
@@ -476,6 +478,7 @@ impl Nemesis {
         self.executor.note("heal", 0);
         self.scaling.end();
         self.bus.set_weather(BUS_CALM);
+        self.bus.hear_again();
         self.bus.start();
         self.network.set_weather(NETWORK_CALM);
         self.network.mend();

@@ -24,7 +24,7 @@ use super::cells::{Cells, Shape};
 use super::checks::{self, Violation};
 use super::env;
 use super::executor::{Executor, Order, Stopped, WORLD, duration};
-use super::faults::Faults;
+use super::faults::{FaultKind, Faults};
 use super::history::History;
 use super::managers::Links;
 use super::nemesis::{BUS_CALM, MANAGERS_CALM, NETWORK_CALM, Nemesis};
@@ -348,6 +348,10 @@ impl World {
         self.bus.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
         self.links.take_violations().into_iter().for_each(|what| self.violated(what, Vec::new()));
         self.executor.take_panics().into_iter().for_each(|what| self.violated(what, Vec::new()));
+        let of_stops = self.links.stops().take_violations();
+        if !forgot {
+            of_stops.into_iter().for_each(|what| self.violated(what, Vec::new()));
+        }
         let of_scaling = self.nemesis.scaling.take_violations();
         if !forgot {
             of_scaling.into_iter().for_each(|what| self.violated(what, Vec::new()));
@@ -392,6 +396,9 @@ impl World {
             }
             if self.at_rest() {
                 break;
+            }
+            if self.config.faults.rate(FaultKind::Stops) > 0.0 {
+                self.nemesis.resume_all().await;
             }
             let now = self.env.mono();
             if now.since(asked_for_parked) > Duration::from_secs(30) {

@@ -30,6 +30,8 @@ pub enum Sabotage {
     BlindDirectory,
     /// A launcher acts on what its controller has decided and has not yet read back.
     ActOnTheUnkept,
+    /// A bus that does not tell what is in a log says all the same that it has not grown.
+    GoOnUnknowing,
 }
 
 impl Sabotage {
@@ -47,5 +49,6 @@ impl Sabotage {
         Self::UncheckedCheckpoint,
         Self::BlindDirectory,
         Self::ActOnTheUnkept,
+        Self::GoOnUnknowing,
     ];
 }
