@@ -172,6 +172,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::ManagersAudited { .. }
         | Record::Paused { .. }
         | Record::Resumed { .. }
+        | Record::CapacitySampled { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -11,6 +11,7 @@
 //! shard's owner and every replica fold them, with the same code.
 
 pub mod audit;
+pub mod capacity;
 pub mod checkpoint;
 pub mod failure;
 pub mod fold;

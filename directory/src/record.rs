@@ -14,6 +14,7 @@ use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, T
 use cellbus_bus::job::{Job, Operation, Power, Size};
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::Sample;
 use crate::failure::{Failure, Refusal};
 use crate::pause::Scope;
 use crate::scale::{Decision, Leader, Settings};
@@ -639,6 +640,11 @@ pub enum Record {
         scope: Scope,
         /// Who.
         by: Operator,
+    },
+    /// How much room there was, on shard("cluster") too.
+    CapacitySampled {
+        /// Then.
+        sample: Arc<Sample>,
     },
 }
 

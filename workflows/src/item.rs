@@ -8,6 +8,7 @@ use cellbus_bus::codec;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{ControllerId, HostId, JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
+use cellbus_directory::capacity::Sample;
 use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::scale::{Decision, Leader, Settings};
@@ -194,6 +195,11 @@ pub enum ControlItem {
         scope: Scope,
         /// Who.
         by: Operator,
+    },
+    /// To the cluster's shard: how much room there is. Kept once an hour, whoever sends it.
+    CapacitySampled {
+        /// Now.
+        sample: Arc<Sample>,
     },
 }
 

@@ -23,6 +23,7 @@
 pub mod action;
 pub mod autoscale;
 mod event;
+pub mod forecast;
 pub mod input;
 pub mod item;
 pub mod placement;

@@ -127,7 +127,7 @@ impl Shard {
         limits: Limits,
         snapshot: ShardSnapshot,
     ) -> Result<Self, codec::Error> {
-        let (machine, scale, hold, pauses) = Machine::decode(&snapshot.machine)?;
+        let (machine, added) = Machine::decode(&snapshot.machine)?;
         let mut shard = Self::new(id, count, limits);
         let state = &mut shard.state;
         state.epoch = snapshot.epoch;
@@ -154,9 +154,10 @@ impl Shard {
         state.cordons = machine.cordons;
         state.dead_letters = machine.dead_letters;
         state.changes = machine.changes;
-        state.scale = scale;
-        state.hold = hold;
-        state.pauses = pauses;
+        state.scale = added.scale;
+        state.hold = added.hold;
+        state.pauses = added.pauses;
+        state.capacity = added.capacity;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)
@@ -176,7 +177,7 @@ impl Shard {
             vms,
             jobs: machine.jobs.iter().map(|(_, entry)| entry.row.clone()).collect(),
             cordons: machine.cordons.iter().cloned().collect(),
-            machine: machine.encode(&self.state.scale, &self.state.hold, &self.state.pauses),
+            machine: machine.encode(&self.state),
         }
     }
 

@@ -131,6 +131,7 @@ fn of_record(record: &Record) -> About {
         Record::ManagersAudited { .. } => About::nothing("managers_audited"),
         Record::Paused { .. } => About::nothing("paused"),
         Record::Resumed { .. } => About::nothing("resumed"),
+        Record::CapacitySampled { .. } => About::nothing("capacity_sampled"),
     }
 }
 

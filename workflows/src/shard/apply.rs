@@ -209,6 +209,7 @@ impl Shard {
                 self.changed(at, by, format!("resumed {}", scope.in_words(None)));
                 self.state.pauses.apply(at, record);
             }
+            Record::CapacitySampled { sample } => self.state.capacity.add(at, sample),
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

@@ -153,7 +153,7 @@ impl Shard {
         parts.of(way.unkeyed()).changes.extend(state.changes);
         if self.id == ShardId::of_cluster(self.count) {
             let part = parts.of(ShardId::of_cluster(to));
-            (part.scale, part.pauses) = (state.scale, state.pauses);
+            (part.scale, part.pauses, part.capacity) = (state.scale, state.pauses, state.capacity);
         }
         for (vm, manager) in state.hold.found {
             parts.of(vm.shard(to)).hold.found.insert(vm, manager);
@@ -242,6 +242,9 @@ impl Carried {
             mine.scale = other.scale;
         }
         mine.pauses.extend(other.pauses);
+        if mine.capacity.is_empty() {
+            mine.capacity = other.capacity;
+        }
     }
 
     /// Notes who has restored it.
@@ -391,7 +394,8 @@ impl Way<'_> {
             | ControlItem::ScaleLead { .. }
             | ControlItem::ScaleDecided { .. }
             | ControlItem::Pause { .. }
-            | ControlItem::Resume { .. } => ShardId::of_cluster(to),
+            | ControlItem::Resume { .. }
+            | ControlItem::CapacitySampled { .. } => ShardId::of_cluster(to),
         };
         (vec![shard], body.clone())
     }

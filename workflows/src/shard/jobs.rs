@@ -86,6 +86,11 @@ impl Shard {
             ControlItem::Audited { read, cleared } => self.managers_audited(ctx, &read, &cleared),
             ControlItem::Pause { scope, reason, by } => self.pause(ctx, scope, reason, by),
             ControlItem::Resume { scope, by } => self.resume(ctx, scope, by),
+            ControlItem::CapacitySampled { sample } => {
+                if self.state.capacity.due(ctx.now) {
+                    self.record(ctx, Record::CapacitySampled { sample });
+                }
+            }
         }
     }
 

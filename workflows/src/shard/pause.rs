@@ -25,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// # Errors
 /// When its machine part is damaged or written by a newer build.
 pub fn pauses_in(snapshot: &ShardSnapshot) -> Result<Pauses, codec::Error> {
-    let (.., pauses) = Machine::decode(&snapshot.machine)?;
-    Ok(pauses)
+    let (_, added) = Machine::decode(&snapshot.machine)?;
+    Ok(added.pauses)
 }
 
 impl Shard {

@@ -9,6 +9,7 @@ use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, Seq, VmId};
 use cellbus_bus::job::{Digest, Job, JobKind};
+use cellbus_directory::capacity::History;
 use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey};
 use cellbus_directory::{JobRow, JobState, Outcome, Pauses, Record, Step, Vm, VmSummary, Work};
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,8 @@ pub(crate) struct Durable {
     pub(crate) hold: Hold,
     /// What operators have paused; on the cluster's shard only.
     pub(crate) pauses: Pauses,
+    /// How much room there was; on the cluster's shard only.
+    pub(crate) capacity: History,
 }
 
 impl Durable {
@@ -164,6 +167,7 @@ impl Durable {
             scale: Scale::default(),
             hold: Hold::default(),
             pauses: Pauses::default(),
+            capacity: History::default(),
         }
     }
 }
@@ -311,26 +315,48 @@ impl Machine {
 
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
-    pub(crate) fn encode(&self, scale: &Scale, hold: &Hold, pauses: &Pauses) -> Bytes {
+    pub(crate) fn encode(&self, state: &Durable) -> Bytes {
+        let Durable { scale, hold, pauses, capacity, .. } = state;
         let mut bytes = codec::encode(&(self, scale));
-        if *hold != Hold::default() || !pauses.is_empty() {
+        // Each has its place behind those before it.
+        let last = if !capacity.is_empty() {
+            3
+        } else if !pauses.is_empty() {
+            2
+        } else {
+            usize::from(*hold != Hold::default())
+        };
+        if last >= 1 {
             codec::encode_behind(hold, &mut bytes);
         }
-        if !pauses.is_empty() {
+        if last >= 2 {
             codec::encode_behind(pauses, &mut bytes);
+        }
+        if last >= 3 {
+            codec::encode_behind(capacity, &mut bytes);
         }
         Bytes::from(bytes)
     }
 
     /// # Errors
     /// When it is damaged or written by a newer build.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Scale, Hold, Pauses), codec::Error> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Added), codec::Error> {
         let mut parts = codec::Parts::of(bytes)?;
         let machine = parts.next()?;
-        let scale = if parts.is_empty() { Scale::default() } else { parts.next()? };
-        let hold = if parts.is_empty() { Hold::default() } else { parts.next()? };
-        let pauses = if parts.is_empty() { Pauses::default() } else { parts.next()? };
+        let added = Added { scale: next(&mut parts)?, hold: next(&mut parts)?, pauses: next(&mut parts)?, capacity: next(&mut parts)? };
         parts.end()?;
-        Ok((machine, scale, hold, pauses))
+        Ok((machine, added))
     }
+}
+
+/// What was added later to the machine part.
+pub(crate) struct Added {
+    pub(crate) scale: Scale,
+    pub(crate) hold: Hold,
+    pub(crate) pauses: Pauses,
+    pub(crate) capacity: History,
+}
+
+fn next<T: Default + serde::de::DeserializeOwned>(parts: &mut codec::Parts<'_>) -> Result<T, codec::Error> {
+    if parts.is_empty() { Ok(T::default()) } else { parts.next() }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, Seq, TenantId, VmId};
 use cellbus_bus::job::{Digest, JobKind};
+use cellbus_directory::capacity::History;
 use cellbus_directory::record::{DeadLetter, IntentKey};
 use cellbus_directory::{Failure, JobRow, JobState, Pauses, Vm, VmSummary};
 
@@ -238,6 +239,12 @@ impl Shard {
     #[must_use]
     pub fn pauses(&self) -> &Pauses {
         &self.state.pauses
+    }
+
+    /// How much room there was; kept on the cluster's shard.
+    #[must_use]
+    pub fn capacity(&self) -> &History {
+        &self.state.capacity
     }
 
     /// VMs with parked work.
