@@ -14,6 +14,7 @@
 
 mod asks;
 pub mod circuit;
+mod config;
 mod desk;
 mod holdings;
 pub mod hosts;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cellbus_bus::Env;
-use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
+use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, OpNumber, ShardId, VmId};
 use cellbus_directory::VmFacts;
 use cellbus_workflows::ManagerNames;
 use futures::future::{AbortHandle, Abortable};
@@ -40,7 +41,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::board::Board;
-use crate::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, RunningTask};
+use crate::driver::{Change, Driver, Error, HeldVm, Inventory, RunningTask};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
 use crate::metrics::work;
@@ -48,9 +49,9 @@ use crate::pauses;
 use crate::peers::{Answered, Asked, Peer};
 use asks::Asks;
 use circuit::{Circuit, Verdict};
+pub use config::Config;
 use desk::{Desk, Start};
 use holdings::Holdings;
-use hosts::OverCommit;
 use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
 
@@ -66,43 +67,6 @@ const PUBLISH: Duration = Duration::from_millis(250);
 const LONG: Duration = Duration::from_secs(5);
 /// VMs that are read again at once after changes behind our back.
 const INSPECTS_MAX: usize = 16;
-
-/// How one manager is fronted.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// Its configured name.
-    pub name: ManagerName,
-    /// How far its hosts are over-committed.
-    pub over_commit: OverCommit,
-    /// Overrides what the driver says of its limits.
-    pub limits: Option<Limits>,
-    /// Calls that wait for a slot, all kinds together; beyond it callers are told to come again.
-    pub line_max: usize,
-    /// How long an operation may take before its outcome is taken as unknown.
-    pub operation_timeout: Duration,
-    /// How long reading the manager may take.
-    pub read_timeout: Duration,
-    /// When its circuit opens.
-    pub circuit: circuit::Config,
-    /// Destructive operations that may begin there in a minute; `None`: any number.
-    pub removals_per_minute: Option<f64>,
-}
-impl Config {
-    /// The defaults for a manager of this name.
-    #[must_use]
-    pub fn new(name: ManagerName) -> Self {
-        Self {
-            name,
-            over_commit: OverCommit::default(),
-            limits: None,
-            line_max: 2_048,
-            operation_timeout: Duration::from_secs(60),
-            read_timeout: Duration::from_secs(30),
-            circuit: circuit::Config::default(),
-            removals_per_minute: None,
-        }
-    }
-}
 
 /// Where answers and observations go: the cell.
 pub(crate) trait Outside: Send + Sync {

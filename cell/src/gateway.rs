@@ -20,6 +20,7 @@ use crate::process::Process;
 mod audit;
 mod cluster;
 mod error;
+mod forecast;
 mod jobs;
 mod letters;
 mod operators;
@@ -32,6 +33,7 @@ mod vms;
 
 pub(crate) use cluster::DEPTHS_AT_ONCE;
 pub use error::{CODES, Error, Kind, What};
+pub use forecast::{ForecastRow, RoomOf};
 pub use pause::PausesShown;
 pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,

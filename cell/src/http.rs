@@ -44,6 +44,7 @@ mod dead_letters;
 mod events;
 mod explain;
 mod extract;
+mod forecast;
 mod health;
 mod hosts;
 mod jobs;

@@ -26,6 +26,7 @@
 
 pub mod backup;
 mod board;
+mod capacity;
 pub mod cell;
 pub mod config;
 pub mod controller;

@@ -165,6 +165,7 @@ const RESOURCES: &[&str] = &[
     "pause",
     "resume",
     "pauses",
+    "forecast",
     "scale",
     "upgrade",
     "dead-letters",

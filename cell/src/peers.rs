@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cellbus_bus::ids::{CellId, Epoch, JobId, ManagerId, OpNumber, Seq, ShardId, VmId};
 use cellbus_bus::job::Digest;
+use cellbus_directory::capacity::History;
 use cellbus_directory::record::{DeadLetter, Operator};
 use cellbus_directory::{JobState, Vm};
 use cellbus_workflows::autoscale::ShardReading;
@@ -196,6 +197,8 @@ pub enum Request {
         /// `None`: the newest.
         before: Option<u64>,
     },
+    /// How much room there was. Of the owner of the cluster's shard.
+    Capacity,
     /// Hosts of one manager that it fronts.
     Hosts(ManagerId),
     /// A VM, from the manager itself.
@@ -242,6 +245,7 @@ impl Request {
             | Self::Summary
             | Self::Load
             | Self::Scale { .. }
+            | Self::Capacity
             | Self::Hosts(_)
             | Self::DeadLetters
             | Self::Changes
@@ -278,6 +282,8 @@ pub enum Response {
     Load(Load),
     /// To [`Request::Scale`].
     Scale(Box<Scale>),
+    /// To [`Request::Capacity`].
+    Capacity(Box<History>),
     /// To [`Request::Hosts`].
     Hosts(Vec<HostRow>),
     /// To [`Request::Live`].

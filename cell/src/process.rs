@@ -17,6 +17,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
+use crate::capacity;
 use crate::directory::{Directory, Elsewhere, Here};
 use crate::metrics::work;
 use crate::pauses;
@@ -133,19 +134,21 @@ impl Process {
         let local = LocalPeers::default();
         Self::new(env, bus, Arc::new(local.clone()), local, names, replica)
     }
-    /// What runs beside the cells of a process: the capacity board, what operators have paused, and learning
-    /// what the cells of other processes own and how much room there is. Whoever runs the process
+    /// What runs beside the cells of a process: the capacity board, its samples, what operators have paused, and
+    /// learning what the cells of other processes own and how much room there is. Whoever runs the process
     /// also runs the directory's tail.
     pub async fn run(&self, stop: CancellationToken) {
         let board = self.board.run(self.env.clone());
         let others = self.ask_others();
         let pauses = pauses::follow(self);
+        let samples = capacity::sample(self);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = board => {}
             () = others => {}
             never = pauses => match never {},
+            never = samples => match never {},
         }
     }
 

@@ -10,6 +10,7 @@ mod controller;
 mod dead_letters;
 mod demo;
 mod directory;
+mod forecast;
 mod hosts;
 mod job;
 mod load;
@@ -63,6 +64,7 @@ enum Command {
     Managers(managers::Command),
     Hosts(hosts::Command),
     Queue(queue::Command),
+    Forecast(forecast::Command),
     Pause(pause::Pause),
     Resume(pause::Resume),
     Pauses(pause::Pauses),
@@ -97,6 +99,7 @@ impl Cli {
             Command::Managers(command) => client(async |_| command.run().await),
             Command::Hosts(command) => client(async |_| command.run().await),
             Command::Queue(command) => client(async |_| command.run().await),
+            Command::Forecast(command) => client(async |_| command.run().await),
             Command::Pause(command) => client(async |_| command.run().await),
             Command::Resume(command) => client(async |_| command.run().await),
             Command::Pauses(command) => client(async |_| command.run().await),

@@ -65,13 +65,8 @@ pub fn forecast(points: &[(WallMs, u64)]) -> Forecast {
         return Forecast { free: None, falls_per_day: None, outlook, samples: 0, history: Duration::ZERO };
     };
     let history = last.since(*first);
-    let base = Forecast {
-        free: Some(*free),
-        falls_per_day: None,
-        outlook: Outlook::Out,
-        samples: points.len(),
-        history,
-    };
+    let base =
+        Forecast { free: Some(*free), falls_per_day: None, outlook: Outlook::Out, samples: points.len(), history };
     if *free == 0 {
         return base;
     }
@@ -117,9 +112,8 @@ impl Line {
         let xy = || points.iter().map(|(at, free)| ((at.0.saturating_sub(origin.0)) as f64 / DAY_MS, *free as f64));
         let (sum_x, sum_y) = xy().fold((0.0, 0.0), |(x, y), (px, py)| (x + px, y + py));
         let (mean_x, mean_y) = (sum_x / n, sum_y / n);
-        let (xx, xy_) = xy().fold((0.0, 0.0), |(xx, xy), (x, y)| {
-            (xx + (x - mean_x) * (x - mean_x), xy + (x - mean_x) * (y - mean_y))
-        });
+        let (xx, xy_) = xy()
+            .fold((0.0, 0.0), |(xx, xy), (x, y)| (xx + (x - mean_x) * (x - mean_x), xy + (x - mean_x) * (y - mean_y)));
         if xx <= 0.0 {
             return None;
         }
@@ -178,7 +172,7 @@ mod tests {
         let slow = hourly(24 * 29, |hour| 1_000_000 - hour);
         assert!(matches!(forecast(&slow).outlook, Outlook::Lasts { .. }));
         // Up and down by far more than it falls.
-        let noise = |hour: u64| 10_000 - hour + if hour % 2 == 0 { 3_000 } else { 0 };
+        let noise = |hour: u64| 10_000 - hour + if hour.is_multiple_of(2) { 3_000 } else { 0 };
         let points = hourly(72, noise);
         match forecast(&points).outlook {
             Outlook::RunsOut { at, earliest, latest } => {

@@ -81,18 +81,9 @@ impl Inner {
             Request::Summary => Response::Summary(self.summary()),
             Request::Load => Response::Load(self.load().await),
             Request::Scale { limit, before } => {
-                let Some(runner) = self.runner(ShardId::of_cluster(self.process.count)) else {
-                    return Response::NotMine;
-                };
-                let (back, answer) = oneshot::channel();
-                if runner.put(runner::Message::Ask(Ask::Scale { limit, before, back })).is_err() {
-                    return busy();
-                }
-                match self.process.env.timeout(SHARD_LIMIT, answer).await {
-                    Some(Ok(scale)) => Response::Scale(scale),
-                    Some(Err(_)) | None => Response::Failed { detail: "the shard is not open".to_owned() },
-                }
+                self.ask_cluster(|back| Ask::Scale { limit, before, back }, Response::Scale).await
             }
+            Request::Capacity => self.ask_cluster(Ask::Capacity, Response::Capacity).await,
             Request::Hosts(manager) => {
                 let (back, answer) = oneshot::channel();
                 self.ask_front(&manager, front::Message::Hosts(back), FRONT_LIMIT, answer, |rows| {
@@ -196,6 +187,23 @@ impl Inner {
         self.process.env.timeout(SHARD_LIMIT, answers.full()).await;
         let answers = answers.take();
         open.iter().zip(answers).filter_map(|(runner, answer)| Some((runner.shard, answer?))).collect()
+    }
+
+    /// Asks the cluster's shard, if it is open here.
+    async fn ask_cluster<T>(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
+        made: impl FnOnce(T) -> Response,
+    ) -> Response {
+        let Some(runner) = self.runner(ShardId::of_cluster(self.process.count)) else { return Response::NotMine };
+        let (back, answer) = oneshot::channel();
+        if runner.put(runner::Message::Ask(ask(back))).is_err() {
+            return busy();
+        }
+        match self.process.env.timeout(SHARD_LIMIT, answer).await {
+            Some(Ok(answer)) => made(answer),
+            Some(Err(_)) | None => Response::Failed { detail: "the shard is not open".to_owned() },
+        }
     }
 
     async fn ask_front<T>(

@@ -10,13 +10,15 @@
 //! - what a VM takes is reserved when its host is chosen, and given back only when the manager
 //!   has said that nothing is there.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::env::Mono;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
-use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Step, StepKind, VmFacts};
+use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, StepKind, VmFacts};
 use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 
 use super::asks::Asks;
@@ -275,44 +277,6 @@ impl Desk {
             self.reply(from, asked, self.refused(RefusalReason::NotBegun, reason.to_owned()));
         } else {
             self.later(from, asked, LaterReason::CircuitOpen, reason, Some(after));
-        }
-    }
-
-    /// What a call is answered that must not begin, as an operator has paused it.
-    fn shut(&self, now: Mono, call: &Call) -> Option<Answer> {
-        let why = self.gate.shut(now, call.step.kind())?;
-        if self.gate.alone() && matches!(call.action, Action::Create(_)) && !self.touched_before(call) {
-            // Nothing was asked of the manager, and others go on.
-            return Some(self.refused(RefusalReason::NotBegun, why.into_owned()));
-        }
-        let (reason, after) = (LaterReason::Paused, Some(Duration::from_secs(1)));
-        Some(Answer::Later(Later { reason, detail: why.into_owned(), after }))
-    }
-
-    /// What a call is answered that must not begin yet, as too many that remove something have.
-    fn at_limit(&mut self, now: Mono, step: Step) -> Option<Answer> {
-        if step.kind() != StepKind::Removes {
-            return None;
-        }
-        let after = self.removals.wait(now)?;
-        self.put_off += 1;
-        let detail = "as many destructive operations have begun at the manager as may in a minute".to_owned();
-        Some(Answer::Later(Later { reason: LaterReason::Limited, detail, after: Some(after) }))
-    }
-
-    /// More or less is paused than before: those in line for what is paused now are sent away.
-    pub(super) fn gate_changed(&mut self, now: Mono) {
-        let shut = |(vm, pending): (&VmId, &Pending)| {
-            let answer = pending.running.is_none().then(|| self.shut(now, &pending.asked.call)).flatten()?;
-            Some((*vm, answer))
-        };
-        let shut: Vec<(VmId, Answer)> = self.pending.iter().filter_map(shut).collect();
-        for (vm, answer) in shut {
-            if let Some(pending) = self.pending.remove(&vm) {
-                let line = &mut self.lines[Kind::of(&pending.asked.call.action) as usize];
-                line.remove(pending.asked.call.shard, &vm);
-                self.reply(&pending.from, &pending.asked, answer);
-            }
         }
     }
 

@@ -18,8 +18,8 @@ use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use crate::gateway::{
-    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow,
-    Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown,
+    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.
@@ -166,6 +166,9 @@ pub trait Api: Send + Sync {
     async fn set_scale(&self, change: &ScaleChange, by: Operator) -> Result<ScaleShown>;
     /// [`crate::Gateway::scale`].
     async fn scale_decisions(&self, limit: usize, before: Option<u64>) -> Result<Scale>;
+
+    // ── how long room lasts ──
+    async fn forecast(&self) -> Result<Vec<ForecastRow>>;
 
     // ── which builds take part ──
     async fn upgrade(&self) -> Result<Upgrade>;

@@ -10,8 +10,8 @@ use super::problem::Problem;
 use super::query::Query;
 use super::routes::{ROUTES, Route};
 use super::{
-    audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, pauses, queue,
-    scale, shards, upgrade, vms,
+    audit, cells, changes, dead_letters, events, explain, forecast, health, hosts, jobs, locate, log, managers, pauses,
+    queue, scale, shards, upgrade, vms,
 };
 
 /// The document.
@@ -50,6 +50,7 @@ use super::{
         pauses::list,
         pauses::pause,
         pauses::resume,
+        forecast::show,
         scale::show,
         scale::set,
         scale::decisions,

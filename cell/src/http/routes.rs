@@ -7,8 +7,8 @@ use axum::{Router, middleware};
 
 use super::access::{self, Needs};
 use super::{
-    App, audit, cells, changes, dead_letters, events, explain, health, hosts, jobs, locate, log, managers, openapi,
-    pauses, queue, scale, shards, upgrade, vms,
+    App, audit, cells, changes, dead_letters, events, explain, forecast, health, hosts, jobs, locate, log, managers,
+    openapi, pauses, queue, scale, shards, upgrade, vms,
 };
 
 /// One route.
@@ -66,6 +66,7 @@ routes! {
     get "GET" "/v1/pauses" Operator [] pauses::list;
     post "POST" "/v1/pause" Operator [] pauses::pause;
     post "POST" "/v1/resume" Operator [] pauses::resume;
+    get "GET" "/v1/forecast" Operator [] forecast::show;
     get "GET" "/v1/scale" Operator [] scale::show;
     put "PUT" "/v1/scale" Operator [] scale::set;
     get "GET" "/v1/scale/decisions" Operator ["limit", "cursor"] scale::decisions;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
-    Audit, CellRow, DryRun, Evacuation, Explained, HostRow, Live, Located, ManagerRow, Page, PausesShown,
+    Audit, CellRow, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown,
     QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
@@ -211,6 +211,9 @@ impl Api for Served {
     }
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
         self.gateway.cordon_host(manager, host, cordoned, by).await
+    }
+    async fn forecast(&self) -> Result<Vec<ForecastRow>> {
+        self.gateway.forecast().await
     }
     fn pauses(&self) -> Result<PausesShown> {
         self.gateway.pauses()

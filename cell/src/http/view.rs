@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 mod cluster;
 mod explain;
+mod forecast;
 mod jobs;
 mod operators;
 mod pauses;
@@ -17,6 +18,7 @@ mod vms;
 
 pub(super) use cluster::{CellView, HostView, ManagerView, QueueView, ShardView};
 pub(super) use explain::ExplainedView;
+pub(super) use forecast::ForecastView;
 pub(super) use jobs::{DryRunView, JobDetail, JobView, JobVm};
 pub(super) use operators::{AuditView, ChangeView, DeadLetterView, EvacuationView, OperatorView};
 pub(super) use pauses::PausesView;

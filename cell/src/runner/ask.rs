@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use cellbus_bus::ids::{JobId, VmId};
+use cellbus_directory::capacity::History;
 use cellbus_directory::record::DeadLetter;
 use cellbus_workflows::{Change, Scale, Shard, Stats, VmExplanation};
 use foldhash::fast::FixedState;
@@ -28,6 +29,7 @@ pub(crate) enum Ask {
     DeadLetters(usize, Arc<Gather<Vec<Arc<DeadLetter>>>>),
     Changes(usize, Arc<Gather<Vec<Change>>>),
     Scale { limit: usize, before: Option<u64>, back: oneshot::Sender<Box<Scale>> },
+    Capacity(oneshot::Sender<Box<History>>),
 }
 
 impl Ask {
@@ -48,7 +50,8 @@ impl Ask {
             | Self::Stats(..)
             | Self::DeadLetters(..)
             | Self::Changes(..)
-            | Self::Scale { .. } => {}
+            | Self::Scale { .. }
+            | Self::Capacity(_) => {}
         }
     }
 }
@@ -109,6 +112,10 @@ impl Waiters {
             Ask::Scale { limit, before, back } => {
                 // Whoever asked may have gone.
                 let _ = back.send(Box::new(shard.scale().newest(limit, before)));
+            }
+            Ask::Capacity(back) => {
+                // Likewise.
+                let _ = back.send(Box::new(shard.capacity().clone()));
             }
         }
     }

@@ -343,7 +343,12 @@ impl Machine {
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, Added), codec::Error> {
         let mut parts = codec::Parts::of(bytes)?;
         let machine = parts.next()?;
-        let added = Added { scale: next(&mut parts)?, hold: next(&mut parts)?, pauses: next(&mut parts)?, capacity: next(&mut parts)? };
+        let added = Added {
+            scale: next(&mut parts)?,
+            hold: next(&mut parts)?,
+            pauses: next(&mut parts)?,
+            capacity: next(&mut parts)?,
+        };
         parts.end()?;
         Ok((machine, added))
     }

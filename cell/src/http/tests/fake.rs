@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::gateway::{
-    Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow, Page,
-    PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted, Upgrade, VmRow, What,
+    Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, ForecastRow, FreeOf, HostRow, Live, Located,
+    ManagerRow, Page, PausesShown, QueueRow, Result, RoomOf, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted,
+    Upgrade, VmRow, What,
 };
 
 #[derive(Default)]
@@ -403,6 +404,17 @@ impl Api for Fake {
     async fn evacuate(&self, _: ManagerId, _: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
         self.note(&by, &format!("evacuate {round}"));
         Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
+    }
+    async fn forecast(&self) -> Result<Vec<ForecastRow>> {
+        let (at, hour) = (1_700_000_000_000, 3_600_000);
+        let points: Vec<_> = (0..48).map(|n| (WallMs(at + n * hour), 1_000 - 10 * n)).collect();
+        let row = |of, points: &[(WallMs, u64)]| ForecastRow {
+            of,
+            resource: "vcpus",
+            total: 2_000,
+            forecast: cellbus_workflows::forecast::forecast(points),
+        };
+        Ok(vec![row(RoomOf::Cluster, &points), row(RoomOf::Manager(manager()), &points[40..])])
     }
     fn pauses(&self) -> Result<PausesShown> {
         Ok(PausesShown { pauses: Arc::new(self.pauses.lock().unwrap().clone()), known_ago: Duration::from_millis(250) })

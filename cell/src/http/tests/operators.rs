@@ -74,6 +74,20 @@ async fn work_is_paused_and_goes_on() {
 }
 
 #[tokio::test]
+async fn it_is_foretold_when_room_runs_out() {
+    let server = Server::start().await;
+    let forecast = ok(server.get("/v1/forecast").await).await;
+    let (whole, manager) = (&forecast["items"][0], &forecast["items"][1]);
+    assert_eq!(
+        (&whole["of"], &whole["name"], &whole["outlook"]),
+        (&json!("cluster"), &Value::Null, &json!("runs_out"))
+    );
+    assert!(whole["runs_out_at"].as_str().unwrap().starts_with("2023-11-19T02:13:20"), "{whole}");
+    assert_eq!((&manager["name"], &manager["outlook"]), (&json!("vc-1"), &json!("unknown")));
+    assert_eq!(manager["why"], "less than a day of history: 7.0 hours");
+}
+
+#[tokio::test]
 async fn jobs_are_cancelled_and_decided_on() {
     let server = Server::start().await;
     server.submit("/v1/jobs", &provision("1")).await;
