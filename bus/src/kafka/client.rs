@@ -120,17 +120,6 @@ pub(super) fn common(config: &Config) -> ClientConfig {
                 .set("sasl.username", user)
                 .set("sasl.password", password.expose());
         }
-        Auth::OAuth { token_url, client_id, client_secret, scope } => {
-            client
-                .set("sasl.mechanism", "OAUTHBEARER")
-                .set("sasl.oauthbearer.method", "oidc")
-                .set("sasl.oauthbearer.token.endpoint.url", token_url)
-                .set("sasl.oauthbearer.client.id", client_id)
-                .set("sasl.oauthbearer.client.secret", client_secret.expose());
-            if !scope.is_empty() {
-                client.set("sasl.oauthbearer.scope", scope);
-            }
-        }
     }
     client
 }

@@ -24,17 +24,6 @@ pub enum Auth {
         /// The password.
         password: Secret,
     },
-    /// SASL OAUTHBEARER with tokens that the broker's identity provider gives for a client id and secret.
-    OAuth {
-        /// Where tokens are asked for: an `https` address.
-        token_url: String,
-        /// The client.
-        client_id: String,
-        /// Its secret.
-        client_secret: Secret,
-        /// What the token is to be good for; empty: what the provider gives.
-        scope: String,
-    },
 }
 
 /// A SASL mechanism for a password.

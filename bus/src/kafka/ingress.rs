@@ -20,7 +20,7 @@ use rdkafka::{ClientContext, Statistics};
 use tokio::sync::Notify;
 
 use crate::contract::{DROPPED_FOR, Delivery, Error, Result, Unacked};
-use crate::env::Mono;
+use crate::env::{Env, Mono};
 use crate::ids::Seq;
 
 use self::acks::{Acks, Done};
@@ -38,6 +38,8 @@ pub(super) use unacked::Order;
 const AHEAD: usize = 1024;
 /// Between two looks at what is to be paused.
 const LOOK: Duration = Duration::from_millis(100);
+/// And so many messages between two at the most.
+const LOOK_EVERY: u64 = 256;
 /// How often what is done with is dropped from a topic.
 const DROP_EVERY: Duration = Duration::from_secs(60);
 
@@ -251,6 +253,15 @@ fn start(shared: &Arc<Shared>) {
     shared.env.spawn("kafka ingress commit", until_closed(committing, Box::pin(async move { commit(&work).await })));
 }
 
+/// A consumer of a task, which lets go of it off the async threads: the last to do so waits for brokers.
+struct Aside(Env, Option<Arc<StreamConsumer<GroupContext>>>);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        drop_aside(&self.0, self.1.take());
+    }
+}
+
 /// Reads for as long as there is room.
 async fn read(shared: &Arc<Shared>) {
     let consumer = loop {
@@ -264,23 +275,29 @@ async fn read(shared: &Arc<Shared>) {
             Ok::<_, KafkaError>(consumer)
         });
         match made.await {
-            Some(Ok(consumer)) => break consumer,
+            Some(Ok(consumer)) => break Aside(shared.env.clone(), Some(consumer)),
             Some(Err(error)) => tracing::warn!(%error, "the group of cells cannot be joined; trying again"),
             None => return,
         }
         shared.env.sleep(LOOK * 10).await;
     };
-    loop {
+    let Some(consumer) = &consumer.1 else { return };
+    for number in 1_u64.. {
         tokio::select! {
             biased;
             () = shared.ingress.room.notified() => {}
             came = consumer.recv() => match came {
                 Ok(message) => {
                     shared.heard().answered();
-                    if let Err(error) = taken_in(shared, &consumer, &message).await {
-                        // It is read again once the partition is assigned again.
-                        tracing::warn!(%error, "what the group has done with cannot be read; starting again");
-                        lose_all(shared, &consumer).await;
+                    match taken_in(shared, consumer, &message).await {
+                        // There may be thousands of partitions to look at.
+                        Ok(Room::Left) if number % LOOK_EVERY != 0 => continue,
+                        Ok(Room::Left | Room::None) => {}
+                        Err(error) => {
+                            // It is read again once the partition is assigned again.
+                            tracing::warn!(%error, "what the group has done with cannot be read; starting again");
+                            lose_all(shared, consumer).await;
+                        }
                     }
                 }
                 Err(error) => {
@@ -290,8 +307,14 @@ async fn read(shared: &Arc<Shared>) {
             },
             () = shared.env.sleep(LOOK) => {}
         }
-        pause(shared, &consumer).await;
+        pause(shared, consumer).await;
     }
+}
+
+/// Whether there is room for more.
+enum Room {
+    Left,
+    None,
 }
 
 /// One message of a partition, of which must be known first what the group has done.
@@ -299,17 +322,18 @@ async fn taken_in(
     shared: &Arc<Shared>,
     consumer: &Arc<StreamConsumer<GroupContext>>,
     message: &BorrowedMessage<'_>,
-) -> Result<()> {
+) -> Result<Room> {
     let place = Place { topic: Arc::from(message.topic()), partition: message.partition() };
     if !shared.ingress.state().partitions.contains_key(&place) {
         committed(shared, consumer).await?;
     }
-    let Some(tenant) = shared.layout.tenant(message.topic()) else { return Ok(()) };
+    let Some(tenant) = shared.layout.tenant(message.topic()) else { return Ok(Room::Left) };
     let mut state = shared.ingress.state();
-    let Some(acks) = state.partitions.get_mut(&place) else { return Ok(()) };
+    let Some(acks) = state.partitions.get_mut(&place) else { return Ok(Room::Left) };
     if !acks.came(message.offset()) {
-        return Ok(());
+        return Ok(Room::Left);
     }
+    let full = acks.is_full();
     let parts = Parts {
         tenant: tenant.to_owned(),
         headers: headers(message),
@@ -319,9 +343,10 @@ async fn taken_in(
     state.next_id += 1;
     state.held.insert(id, Held { place, offset: message.offset(), parts: Arc::new(parts), turn: 0, due: None });
     state.ready.push_back(id);
+    let full = full || state.ready.len() >= AHEAD;
     drop(state);
     shared.ingress.came.notify_one();
-    Ok(())
+    Ok(if full { Room::None } else { Room::Left })
 }
 
 /// What the group has done of the partitions that are newly this process's.
@@ -508,10 +533,16 @@ impl Shared {
             state.due.clear();
             state.partitions.clear();
         }
-        if let Some(consumer) = consumer {
-            let leaving = Arc::clone(&consumer);
-            self.env.blocking("kafka group", move || leaving.unsubscribe()).await;
-            drop_aside(&self.env, consumer);
+        let Some(consumer) = consumer else { return };
+        // The task that reads lets go of it when it ends; the last says good-bye, and this waits for it: a
+        // process that ends before leaves its partitions to nobody until its session has run out.
+        let (env, began) = (&self.env, self.env.mono());
+        while Arc::strong_count(&consumer) > 1 && env.mono().since(began) < self.config.answer_timeout {
+            env.sleep(LOOK / 10).await;
+        }
+        let gone = env.blocking("kafka group", move || drop(consumer));
+        if env.timeout(self.config.answer_timeout, gone).await.is_none() {
+            tracing::debug!("the brokers were not told that this process leaves the group of cells");
         }
     }
 }

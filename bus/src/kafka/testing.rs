@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,23 +68,22 @@ impl KafkaServer {
     /// When it does not start: nothing can be tested then.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with("PLAINTEXT", "")
+        Self::start_with("PLAINTEXT", "", &[])
     }
 
-    /// Starts one whose clients speak this security protocol, with more lines of configuration, in
-    /// which `$DIR` stands for its own directory.
+    /// Starts one whose clients speak this security protocol, with more lines of configuration, and with
+    /// users (name, password) that sign in by SCRAM-SHA-512.
     ///
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn start_with(protocol: &str, more: &str) -> Self {
-        let ports = testing::free_ports(2);
+    pub fn start_with(protocol: &str, more: &str, users: &[(&str, &str)]) -> Self {
+        let ports = testing::free_ports(3);
         let mut server = Self { dir: testing::folder("kafka"), port: ports[0], child: None };
         let started = fs::create_dir_all(&server.dir).and_then(|()| {
             let dir = server.dir.to_string_lossy();
-            let text = configuration(protocol, ports[0], ports[1], &dir) + &more.replace("$DIR", &dir);
-            fs::write(server.properties(), text)?;
-            server.format()?;
+            fs::write(server.properties(), configuration(protocol, [ports[0], ports[1], ports[2]], &dir) + more)?;
+            server.format(users)?;
             server.run()
         });
         if let Err(error) = started {
@@ -111,12 +110,6 @@ impl KafkaServer {
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
-    }
-
-    /// Its own directory, in which tests may put what its configuration names.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// The configuration of a bus on this broker, with short waits and few partitions.
@@ -166,11 +159,15 @@ impl KafkaServer {
     }
 
     /// Makes the store of a cluster of one.
-    fn format(&self) -> io::Result<()> {
+    fn format(&self, users: &[(&str, &str)]) -> io::Result<()> {
+        let user = |(name, password): &(&str, &str)| {
+            ["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={name},password={password}]")]
+        };
         let output = Command::new("java")
             .args(java()?)
             .args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", CLUSTER_ID, "--config"])
             .arg(self.properties())
+            .args(users.iter().flat_map(user))
             .stdin(Stdio::null())
             .output()?;
         if output.status.success() {
@@ -207,16 +204,16 @@ fn java() -> io::Result<Vec<OsString>> {
 
 /// Broker and controller in one process. Topics are made by whoever means them; a group does not
 /// wait for more members.
-fn configuration(protocol: &str, port: u16, controller: u16, dir: &str) -> String {
+fn configuration(protocol: &str, [port, internal, controller]: [u16; 3], dir: &str) -> String {
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=CLIENT://127.0.0.1:{port}\n\
-         listener.security.protocol.map=CLIENT:{protocol},CONTROLLER:PLAINTEXT\n\
+         listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal}\n\
+         listener.security.protocol.map=CLIENT:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          controller.listener.names=CONTROLLER\n\
-         inter.broker.listener.name=CLIENT\n\
+         inter.broker.listener.name=INTERNAL\n\
          log.dirs={dir}/store\n\
          auto.create.topics.enable=false\n\
          group.initial.rebalance.delay.ms=0\n\

@@ -25,17 +25,19 @@ const OFFSET_BITS: u32 = 40;
 /// Partitions in the order in which this process has first seen them, so that a place in the ingress,
 /// which has many partitions, is one number.
 #[derive(Default)]
-pub(in super::super) struct Order(Mutex<Vec<Place>>);
+pub(in super::super) struct Order(Mutex<BTreeMap<Place, usize>>);
 
 impl Order {
+    /// Those that are known, in their order, with these.
     fn with(&self, places: Vec<Place>) -> Vec<Place> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for place in places {
-            if !known.contains(&place) {
-                known.push(place);
-            }
+            let next = known.len();
+            known.entry(place).or_insert(next);
         }
-        known.clone()
+        let mut ordered: Vec<(usize, Place)> = known.iter().map(|(place, at)| (*at, place.clone())).collect();
+        ordered.sort_unstable();
+        ordered.into_iter().map(|(_, place)| place).collect()
     }
 }
 
