@@ -61,7 +61,10 @@ async fn a_topic_that_would_lose_data_is_refused() {
         .create()
         .expect("an admin client");
     let log = format!("{}.log", config.prefix);
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&log)).set("retention.ms", "60000");
+    // What is not named goes back to the broker's default.
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&log))
+        .set("retention.ms", "60000")
+        .set("max.message.bytes", "6356992");
     let changed = admin.alter_configs([&change], &AdminOptions::new()).await.expect("an answer");
     changed.into_iter().for_each(|one| drop(one.expect("a change")));
     let error = refused(config).await;

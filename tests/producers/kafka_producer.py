@@ -32,9 +32,8 @@ class Tenant:
 
     def __init__(self, brokers, name):
         topics = [f"cellbus.jobs.{name}", f"cellbus.events.{name}"]
-        made = AdminClient({"bootstrap.servers": brokers}).create_topics(
-            [NewTopic(topic, 2 if "jobs" in topic else 1, 1) for topic in topics]
-        )
+        admin = AdminClient({"bootstrap.servers": brokers})
+        made = admin.create_topics([NewTopic(topic, 2 if "jobs" in topic else 1, 1) for topic in topics])
         for topic in made.values():
             topic.result(timeout=30)
         self.topic = topics[0]

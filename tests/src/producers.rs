@@ -79,7 +79,8 @@ async fn produce(urls: Arc<Mutex<Vec<String>>>, books: Arc<Mutex<Books>>, stop: 
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let key = format!("{me}-{number}");
+        // A second round on what the first has left is other work.
+        let key = format!("{seed:x}-{me}-{number}");
         let event = books.lock().expect("no holder panics").next(&mut rng, &key);
         // Asked again, elsewhere, until somebody takes it: what was not answered may have been taken.
         for _ in 0..20 {

@@ -69,7 +69,7 @@ async fn restored<B: Broker>(
     // A delete waits, whoever asks for it, and says what for.
     let vm = asked.all("/v1/vms?state=running").await?.first().context("a VM")?["id"].clone();
     let vm = vm.as_str().context("an id")?.to_owned();
-    let delete = cellbus_tests::process::event("delete", "after-the-restore", Some(&vm), &serde_json::json!({}));
+    let delete = cellbus_tests::process::event("delete", &format!("after {file}"), Some(&vm), &serde_json::json!({}));
     let answer = asked.submit(&delete).await?;
     ensure!(answer.status == 202, "{answer:?}");
     let delete = answer.body["job_id"].as_str().context("a job id")?.to_owned();

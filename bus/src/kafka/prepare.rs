@@ -42,7 +42,8 @@ pub(super) fn comes_soon(code: Code) -> bool {
 pub(super) struct Known(Mutex<BTreeSet<Arc<str>>>);
 
 fn options(config: &Config) -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(config.answer_timeout)).operation_timeout(Some(config.answer_timeout))
+    // A broker that has just started takes its time.
+    AdminOptions::new().request_timeout(Some(config.connect_timeout)).operation_timeout(Some(config.connect_timeout))
 }
 
 /// Partitions of a topic.
