@@ -9,7 +9,7 @@ use cellbus_bus::env::real;
 use cellbus_bus::kafka::testing::{KafkaServer, left_out};
 use cellbus_bus::kafka::{Auth, Config, Kafka, Mechanism, OpenError, Tls};
 use cellbus_bus::secret::Secret;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -77,6 +77,8 @@ fn certificates(folder: &std::path::Path) -> (PathBuf, PathBuf) {
     let key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a certificate whose subject is its issuer for one that signs itself.
+    authority.distinguished_name.push(DnType::CommonName, "the authority of a test");
     let ca = authority.self_signed(&key).expect("a certificate");
     let issuer = Issuer::new(authority, key);
     let server_key = KeyPair::generate().expect("a key");

@@ -59,7 +59,12 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
-        *self.heard.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.to_owned()));
+        let mut last = self.heard.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // That all are down tells less than what one of them was down for.
+        if last.is_none() || code != RDKafkaErrorCode::AllBrokersDown {
+            *last = Some((code, reason.to_owned()));
+        }
+        drop(last);
         if code == RDKafkaErrorCode::AllBrokersDown {
             if !self.heard.down.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "no Kafka broker can be reached; trying again");
