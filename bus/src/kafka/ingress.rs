@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
@@ -19,17 +18,19 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientContext, Statistics};
 use tokio::sync::Notify;
 
-use crate::contract::{DROPPED_FOR, Delivery, Error, Result, Unacked};
+use crate::contract::{Delivery, Result, Unacked};
 use crate::env::{Env, Mono};
 use crate::ids::Seq;
 
 use self::acks::{Acks, Done};
+use self::taken::Taken;
 use super::client::{self, Context};
 use super::feed::drop_aside;
 use super::layout::Place;
 use super::{Shared, answer, closed};
 
 mod acks;
+mod taken;
 mod unacked;
 
 pub(super) use unacked::Order;
@@ -129,9 +130,9 @@ impl State {
     }
 
     /// What is to be committed, of all partitions or of these.
-    fn to_commit(&mut self, of: Option<&BTreeSet<Place>>) -> Vec<(Place, Done)> {
+    fn take_done(&mut self, of: Option<&BTreeSet<Place>>) -> Vec<(Place, Done)> {
         let partitions = self.partitions.iter_mut().filter(|(place, _)| of.is_none_or(|of| of.contains(place)));
-        partitions.filter_map(|(place, acks)| Some((place.clone(), acks.to_commit()?))).collect()
+        partitions.filter_map(|(place, acks)| Some((place.clone(), acks.take_done()?))).collect()
     }
 }
 
@@ -176,7 +177,7 @@ impl ConsumerContext for GroupContext {
         let (Rebalance::Revoke(list), Some(shared)) = (rebalance, self.shared.upgrade()) else { return };
         let lost = places(list);
         let mut state = shared.ingress.state();
-        let done = state.to_commit(Some(&lost));
+        let done = state.take_done(Some(&lost));
         state.lose(&lost);
         drop(state);
         if !done.is_empty()
@@ -488,7 +489,7 @@ async fn commit(shared: &Arc<Shared>) {
 impl Shared {
     async fn commit_now(&self) {
         let Some(consumer) = self.ingress.consumer() else { return };
-        let done = self.ingress.state().to_commit(None);
+        let done = self.ingress.state().take_done(None);
         if done.is_empty() {
             return;
         }
@@ -544,59 +545,6 @@ impl Shared {
         if env.timeout(self.config.answer_timeout, gone).await.is_none() {
             tracing::debug!("the brokers were not told that this process leaves the group of cells");
         }
-    }
-}
-
-struct Taken {
-    shared: Arc<Shared>,
-    id: u64,
-    turn: u64,
-    parts: Arc<Parts>,
-}
-
-/// Not acked, it comes again in a moment. One that is acked, or was given to another since, does not.
-impl Drop for Taken {
-    fn drop(&mut self) {
-        let until = self.shared.env.mono().after(DROPPED_FOR);
-        let mut state = self.shared.ingress.state();
-        let mine = |held: &Held| held.turn == self.turn && held.due.is_some_and(|due| due > until.0);
-        if state.held.get(&self.id).is_some_and(mine) && state.put_off(self.id, until) {
-            self.shared.ingress.sooner.notify_one();
-        }
-    }
-}
-
-#[async_trait]
-impl Delivery for Taken {
-    fn tenant(&self) -> &str {
-        &self.parts.tenant
-    }
-    fn headers(&self) -> &[(String, String)] {
-        &self.parts.headers
-    }
-    fn body(&self) -> &Bytes {
-        &self.parts.body
-    }
-    /// Written down within [`super::Config::commit_every`]: a process that dies before is as one that
-    /// died before it acked.
-    async fn ack(self: Box<Self>) -> Result<()> {
-        if self.shared.closed.is_cancelled() {
-            return Err(closed());
-        }
-        let mut state = self.shared.ingress.state();
-        let Some(held) = state.forget(self.id) else {
-            return Err(Error::Unavailable { reason: "the message is another cell's now, or was acked".to_owned() });
-        };
-        if let Some(acks) = state.partitions.get_mut(&held.place) {
-            acks.ack(held.offset);
-        }
-        // It may have come again meanwhile, and wait to be given out a second time.
-        state.ready.retain(|id| *id != self.id);
-        Ok(())
-    }
-    /// Kafka has no inboxes.
-    fn reply_to(&self) -> Option<&str> {
-        None
     }
 }
 

@@ -13,31 +13,31 @@ use crate::env::real;
 use crate::ids::{Seq, ShardCount, ShardId};
 
 fn shard(index: u16) -> ShardId {
-    ShardId::new(index, ShardCount::DEFAULT).unwrap()
+    ShardId::new(index, ShardCount::DEFAULT).expect("below the default")
 }
 
 /// Two processes on one cluster.
 async fn owners() -> (Arc<Kafka>, Arc<Kafka>) {
     let config = Config { prefix: KafkaServer::prefix(), ..KafkaServer::shared().config() };
     let env = real(Handle::current());
-    let first = Kafka::open(config.clone(), env.clone()).await.unwrap();
-    (first, Kafka::open(config, env).await.unwrap())
+    let first = Kafka::open(config.clone(), env.clone()).await.expect("the bus opens");
+    (first, Kafka::open(config, env).await.expect("the bus opens"))
 }
 
 /// A record that its writer sent when it took `follows` for the last, and that lands now.
 async fn lands(bus: &Kafka, shard: ShardId, follows: Seq, body: &'static str) -> i64 {
     let place = bus.shared.layout.log(shard);
     let record = Record { headers: vec![(FOLLOWS, follows.to_string().into())], ..Record::new(body.into()) };
-    bus.shared.write(To::Place(place), record).await.unwrap().unwrap()
+    bus.shared.write(To::Place(place), record).await.expect("a write").expect("its place")
 }
 
 async fn log(bus: &Kafka, shard: ShardId, entries: usize) -> Vec<(Seq, String)> {
-    let mut reader = super::fence::read_log(&bus.shared, shard, Seq::ZERO).await.unwrap();
+    let mut reader = super::fence::read_log(&bus.shared, shard, Seq::ZERO).await.expect("a reader");
     let mut read: Vec<Message> = Vec::new();
     while read.len() < entries {
-        read.extend(reader.next(entries).await.unwrap());
+        read.extend(reader.next(entries).await.expect("entries"));
     }
-    read.into_iter().map(|entry| (entry.seq, String::from_utf8(entry.body.to_vec()).unwrap())).collect()
+    read.into_iter().map(|entry| (entry.seq, String::from_utf8_lossy(&entry.body).into_owned())).collect()
 }
 
 fn fenced(outcome: Result<Seq>, at: Seq) {
@@ -125,5 +125,5 @@ async fn a_log_with_void_records_is_trimmed_to_one_that_counts() {
 
 /// A third process on the cluster of another.
 async fn owners_of(bus: &Kafka) -> Arc<Kafka> {
-    Kafka::open(bus.shared.config.clone(), bus.shared.env.clone()).await.unwrap()
+    Kafka::open(bus.shared.config.clone(), bus.shared.env.clone()).await.expect("the bus opens")
 }

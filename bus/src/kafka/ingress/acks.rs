@@ -99,7 +99,7 @@ impl Acks {
     }
 
     /// What is to be committed, if there is something new.
-    pub(super) fn to_commit(&mut self) -> Option<Done> {
+    pub(super) fn take_done(&mut self) -> Option<Done> {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
@@ -131,11 +131,11 @@ mod tests {
         let mut acks = Acks::new(Done::default());
         assert!((0..10).all(|offset| acks.came(offset)));
         [0, 1, 3, 9].into_iter().for_each(|offset| acks.ack(offset));
-        let done = acks.to_commit().unwrap();
+        let done = acks.take_done().unwrap();
         assert_eq!(done, Done { below: 2, also: BTreeSet::from([3, 9]) });
         assert_eq!(done.text(), "1:82");
         assert_eq!(Done::read(2, "1:82"), done);
-        assert_eq!(acks.to_commit(), None, "nothing new");
+        assert_eq!(acks.take_done(), None, "nothing new");
         let mut next = Acks::new(done);
         let again: Vec<i64> = (2..12).filter(|offset| next.came(*offset)).collect();
         assert_eq!(again, [2, 4, 5, 6, 7, 8, 10, 11]);
@@ -155,9 +155,9 @@ mod tests {
         let mut acks = Acks::new(Done::read(3, ""));
         assert!(acks.came(5) && acks.came(8));
         acks.ack(5);
-        assert_eq!(acks.to_commit().unwrap().below, 8);
+        assert_eq!(acks.take_done().unwrap().below, 8);
         acks.ack(8);
-        assert_eq!(acks.to_commit().unwrap().below, 9);
+        assert_eq!(acks.take_done().unwrap().below, 9);
     }
 
     proptest! {
