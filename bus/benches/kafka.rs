@@ -26,6 +26,8 @@ mod rounds;
 
 /// Appends of one shard, one after the other.
 const APPENDS: u64 = 2_000;
+/// Those that are a transaction each, which take long.
+const TRANSACTIONS: u64 = 100;
 
 fn show(name: &str, rate: f64, bare: f64) {
     println!("{name:<58} {rate:>9.0} /s   {:>5.2} of bare produce, consume, commit", rate / bare);
@@ -100,8 +102,8 @@ async fn transactions(server: &KafkaServer) -> f64 {
     let limit = Duration::from_secs(30);
     producer.init_transactions(limit).expect("an id");
     let body = payload();
-    measure(APPENDS, async || {
-        for _ in 0..APPENDS {
+    measure(TRANSACTIONS, async || {
+        for _ in 0..TRANSACTIONS {
             producer.begin_transaction().expect("a transaction");
             let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&name).partition(0).payload(&body);
             let sent = producer.send_result(record).map_err(|(error, _)| error).expect("a place");

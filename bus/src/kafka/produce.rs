@@ -47,6 +47,11 @@ impl Record {
     }
 }
 
+/// Clients that write. A client has five requests on their way to a broker at the most, or a broker could
+/// not tell what came twice, and each request is of one partition; so shards that write one record at a
+/// time wait for each other. A partition is one client's, so its order is kept.
+const CLIENTS: usize = 4;
+
 /// Where a record goes.
 pub(super) enum To {
     /// This partition.
@@ -55,27 +60,47 @@ pub(super) enum To {
     Topic(Arc<str>),
 }
 
-/// The producer. One that has failed for good is replaced.
+impl To {
+    /// Which of the clients writes it.
+    fn client(&self) -> usize {
+        let number = match self {
+            Self::Place(place) => usize::try_from(place.partition).unwrap_or(0),
+            // All of a topic: the client spreads them over its partitions, and batches.
+            Self::Topic(topic) => topic.len(),
+        };
+        number % CLIENTS
+    }
+}
+
+/// The producers. One that has failed for good is replaced.
 pub(super) struct Producer {
     config: Config,
     context: Context,
-    current: Mutex<FutureProducer<Context>>,
+    clients: Vec<Mutex<FutureProducer<Context>>>,
 }
 
 impl Producer {
-    /// Blocks while its client is made.
+    /// Blocks while its clients are made.
     pub(super) fn new(config: &Config, context: Context) -> std::result::Result<Self, KafkaError> {
-        let current = FutureProducer::from_config_and_context(&client::producer(config), context.clone())?;
-        Ok(Self { config: config.clone(), context, current: Mutex::new(current) })
+        let make = || FutureProducer::from_config_and_context(&client::producer(config), context.clone());
+        let clients = (0..CLIENTS).map(|_| make().map(Mutex::new)).collect::<std::result::Result<_, _>>()?;
+        Ok(Self { config: config.clone(), context, clients })
     }
-    pub(super) fn current(&self) -> FutureProducer<Context> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn slot(&self, number: usize) -> std::sync::MutexGuard<'_, FutureProducer<Context>> {
+        self.clients[number % CLIENTS].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A record on its way.
+struct Sent {
+    delivery: DeliveryFuture,
+    client: usize,
+    bytes: usize,
 }
 
 impl Shared {
     /// Puts a record into the client's hands.
-    fn send(&self, to: &To, record: &Record) -> Result<DeliveryFuture> {
+    fn send(&self, to: &To, record: &Record) -> Result<Sent> {
         if self.closed.is_cancelled() {
             return Err(closed());
         }
@@ -104,20 +129,24 @@ impl Shared {
             }
             out = out.headers(headers);
         }
-        let producer = self.producer.current();
-        producer.send_result(out).map_err(|(error, _)| {
-            self.failed_for_good(&error);
-            answer::write_error("write", &error, bytes)
-        })
+        let client = to.client();
+        let producer = self.producer.slot(client).clone();
+        match producer.send_result(out) {
+            Ok(delivery) => Ok(Sent { delivery, client, bytes }),
+            Err((error, _)) => {
+                self.failed_for_good(client, &error);
+                Err(answer::write_error("write", &error, bytes))
+            }
+        }
     }
 
     /// A producer that has lost its place among the messages that it sent says so of all that follow.
-    fn failed_for_good(&self, error: &KafkaError) {
+    fn failed_for_good(&self, client: usize, error: &KafkaError) {
         let dead = error.rdkafka_error_code().is_some_and(|code| matches!(code, Code::Fatal));
         if !dead {
             return;
         }
-        let mut current = self.producer.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.producer.slot(client);
         let still = rdkafka::producer::Producer::client(&*current).fatal_error().is_some();
         if still {
             let made = FutureProducer::from_config_and_context(
@@ -136,15 +165,15 @@ impl Shared {
     }
 
     /// Waits for the brokers: the offset, which they may not tell of a message that came twice.
-    async fn settled(&self, sent: DeliveryFuture, bytes: usize) -> Result<Option<i64>> {
-        match sent.await {
+    async fn settled(&self, sent: Sent) -> Result<Option<i64>> {
+        match sent.delivery.await {
             Ok(Ok(delivery)) => {
                 self.heard().answered();
                 Ok(Some(delivery.offset).filter(|offset| *offset >= 0))
             }
             Ok(Err((error, _))) => {
-                self.failed_for_good(&error);
-                Err(answer::write_error("write", &error, bytes))
+                self.failed_for_good(sent.client, &error);
+                Err(answer::write_error("write", &error, sent.bytes))
             }
             Err(_) => Err(Error::Unknown { reason: "the Kafka client stopped before it answered".to_owned() }),
         }
@@ -152,9 +181,8 @@ impl Shared {
 
     /// Writes one message.
     pub(super) async fn write(&self, to: To, record: Record) -> Result<Option<i64>> {
-        let bytes = record.body.as_ref().map_or(0, Bytes::len);
         let sent = self.send(&to, &record)?;
-        self.settled(sent, bytes).await
+        self.settled(sent).await
     }
 
     /// Writes all, in order in each partition, and gives the offset of the last. On an error the
@@ -163,7 +191,7 @@ impl Shared {
         &self,
         records: impl IntoIterator<Item = (To, Record)> + Send,
     ) -> Result<Option<i64>> {
-        let mut on_their_way: VecDeque<(DeliveryFuture, usize)> = VecDeque::new();
+        let mut on_their_way: VecDeque<Sent> = VecDeque::new();
         let (mut bytes_on_their_way, mut last, mut failed) = (0, None, None);
         let settle = |outcome: Result<Option<i64>>, last: &mut Option<i64>, failed: &mut Option<Error>| match outcome {
             Ok(offset) => *last = offset,
@@ -177,20 +205,20 @@ impl Shared {
             while on_their_way.len() >= WINDOW
                 || (!on_their_way.is_empty() && bytes_on_their_way + bytes > WINDOW_BYTES)
             {
-                let Some((sent, bytes)) = on_their_way.pop_front() else { break };
-                bytes_on_their_way -= bytes;
-                settle(self.settled(sent, bytes).await, &mut last, &mut failed);
+                let Some(sent) = on_their_way.pop_front() else { break };
+                bytes_on_their_way -= sent.bytes;
+                settle(self.settled(sent).await, &mut last, &mut failed);
             }
             match self.send(&to, &record) {
                 Ok(sent) => {
                     bytes_on_their_way += bytes;
-                    on_their_way.push_back((sent, bytes));
+                    on_their_way.push_back(sent);
                 }
                 Err(error) => settle(Err(error), &mut last, &mut failed),
             }
         }
-        for (sent, bytes) in on_their_way {
-            settle(self.settled(sent, bytes).await, &mut last, &mut failed);
+        for sent in on_their_way {
+            settle(self.settled(sent).await, &mut last, &mut failed);
         }
         match failed {
             Some(error) => Err(error),
