@@ -34,6 +34,10 @@ pub trait Subject: Send {
     fn bus(&self) -> Arc<dyn Bus>;
     /// The environment that it runs in.
     fn env(&self) -> Env;
+    /// How many shards it has room for: at least 16.
+    fn shards(&self) -> u16 {
+        ShardCount::DEFAULT.get()
+    }
     /// Lets go of the bus and comes back to it, as a process that was restarted. What was durable
     /// MUST be there again.
     async fn reopen(&mut self);

@@ -25,8 +25,13 @@ pub mod env;
 pub mod format;
 pub mod ids;
 pub mod job;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
+pub mod secret;
+#[cfg(feature = "conformance")]
+mod testing;
 
 pub use contract::{Bus, Error, Result};
 pub use embedded::Embedded;

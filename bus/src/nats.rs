@@ -64,7 +64,8 @@ pub mod testing;
 mod tests;
 mod trim;
 
-pub use config::{Auth, Config, LANES_DEFAULT, LANES_MAX, Limits, Secret, Tls};
+pub use crate::secret::Secret;
+pub use config::{Auth, Config, LANES_DEFAULT, LANES_MAX, Limits, Tls};
 pub use error::{OpenError, Source};
 pub use figures::StreamFigures;
 

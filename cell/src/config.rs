@@ -19,6 +19,7 @@ use cellbus_bus::cloudevent::Tenants;
 use cellbus_bus::ids::{ShardCount, TenantId};
 
 mod dump;
+mod kafka;
 mod keys;
 mod managers;
 mod nats;
@@ -29,6 +30,7 @@ mod source;
 mod tests;
 mod value;
 
+pub use kafka::{Kafka, KafkaSignIn};
 pub use keys::markdown;
 pub use managers::{Manager, ManagerKind, ManagerLimits};
 pub use nats::{Nats, SecretFrom, SignIn};
@@ -144,6 +146,8 @@ pub struct Config {
     pub reload_interval: Duration,
     /// `[nats]`
     pub nats: Nats,
+    /// `[kafka]`
+    pub kafka: Kafka,
     /// `[[managers]]`
     pub managers: Vec<Manager>,
     settings: BTreeMap<&'static str, (Value, Origin)>,
@@ -372,6 +376,7 @@ impl Settings {
 
     fn config(mut self, managers: Vec<Manager>, errors: &mut Vec<Error>) -> Option<Config> {
         let nats = self.nats(errors);
+        let kafka = self.kafka(errors);
         let several = self.text("bus") != "embedded";
         let mut wrong = |key: &str, message: String| {
             errors.push(Error { key: key.to_owned(), origin: self.origin(key), message });
@@ -510,6 +515,7 @@ impl Settings {
                 events_readers_max: self.usize("http.events_readers_max"),
             },
             nats,
+            kafka,
             tls,
             auth,
             members_tls,

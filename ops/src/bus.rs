@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cellbus_bus::embedded::Embedded;
+use cellbus_bus::kafka::Kafka;
 use cellbus_bus::nats::Nats;
 use cellbus_bus::{Bus, Env};
 use cellbus_cell::backup;
@@ -10,7 +11,7 @@ use cellbus_cell::config::{Config, Transport};
 use cellbus_simulator::cluster::bus_config;
 
 use crate::exit::{Error, Result};
-use crate::nats;
+use crate::{kafka, nats};
 
 /// Whether there is to be a cluster already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(crate) enum Wants {
 /// An open bus.
 pub(crate) enum Opened {
     Nats(Arc<Nats>),
+    Kafka(Arc<Kafka>),
     Embedded(Arc<Embedded>),
 }
 
@@ -47,14 +49,27 @@ impl Opened {
                 let bus = Embedded::open(bus, env.clone()).map_err(|error| Error::Other(anyhow::Error::new(error)))?;
                 Ok(Self::Embedded(bus))
             }
-            Transport::Kafka => Err(Error::Usage("this build has no Kafka".to_owned())),
+            Transport::Kafka => Ok(Self::Kafka(match wants {
+                Wants::Cluster => kafka::attach(config, name, env).await?,
+                Wants::Room => kafka::open(config, name, env).await?,
+            })),
         }
     }
 
     pub(crate) fn bus(&self) -> &dyn Bus {
         match self {
             Self::Nats(bus) => bus.as_ref(),
+            Self::Kafka(bus) => bus.as_ref(),
             Self::Embedded(bus) => bus.as_ref(),
+        }
+    }
+
+    /// The same, to be shared.
+    pub(crate) fn shared(&self) -> Arc<dyn Bus> {
+        match self {
+            Self::Nats(bus) => bus.clone(),
+            Self::Kafka(bus) => bus.clone(),
+            Self::Embedded(bus) => bus.clone(),
         }
     }
 
@@ -62,6 +77,7 @@ impl Opened {
     pub(crate) async fn close(self) {
         match self {
             Self::Nats(bus) => bus.close().await,
+            Self::Kafka(bus) => bus.close().await,
             Self::Embedded(bus) => bus.close().await,
         }
     }

@@ -1,19 +1,13 @@
 //! The NATS bus, as configured.
 
-use std::fs;
-use std::io::Read as _;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use cellbus_bus::Env;
-use cellbus_bus::nats::{self, Auth, Nats, Secret, Tls};
-use cellbus_cell::config::{Config, SecretFrom, SignIn};
+use cellbus_bus::nats::{self, Auth, Nats, Tls};
+use cellbus_cell::config::{Config, SignIn};
 
 use crate::exit::{Error, Result};
-
-/// Far above any token, password, seed or credentials file.
-const SECRET_BYTES_MAX: u64 = 64 << 10;
+use crate::secret::{from_file, secret};
 
 /// Connects, and checks or makes what the cluster keeps there.
 pub(crate) async fn open(config: &Config, name: &str, env: &Env) -> Result<Arc<Nats>> {
@@ -59,24 +53,4 @@ fn of(config: &Config, name: &str) -> Result<nats::Config> {
         },
         ..usual
     })
-}
-
-fn secret(from: &SecretFrom) -> Result<Secret> {
-    match from {
-        SecretFrom::Given(secret) => Ok(Secret::new(secret.expose())),
-        SecretFrom::File(file) => from_file(file),
-    }
-}
-
-/// What the file holds, without the newline that editors leave behind it.
-fn from_file(file: &Path) -> Result<Secret> {
-    let mut text = String::new();
-    fs::File::open(file)
-        .and_then(|opened| opened.take(SECRET_BYTES_MAX).read_to_string(&mut text))
-        .with_context(|| format!("cannot read the secret in {}", file.display()))?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(Error::Usage(format!("{} is empty: it is to hold a secret", file.display())));
-    }
-    Ok(Secret::new(text))
 }

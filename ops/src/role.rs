@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use cellbus_bus::Env;
 use cellbus_bus::contract::Role;
 use cellbus_bus::format::Build;
-use cellbus_bus::nats::Nats;
-use cellbus_bus::{Bus, Env};
 use cellbus_cell::backup;
 use cellbus_cell::config::scale::Launcher;
 use cellbus_cell::config::{Config, Transport};
@@ -20,9 +19,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bus::{Opened, Wants};
 use crate::exit::{Error, Result};
 use crate::settings::Settings;
-use crate::{logging, nats, output, shutdown};
+use crate::{logging, output, shutdown};
 
 /// How long cells may take to hand over and requests under way to end. What is not done by then
 /// others take up when the lease has run out.
@@ -54,7 +54,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
         None => format!("{}://{listened}", security.scheme()),
     };
     let connection = bus(&config, role, env).await?;
-    let bus: Arc<dyn Bus> = connection.clone();
+    let bus = connection.shared();
     let record = node::cluster_record(bus.as_ref(), env, config.shards, build.formats).await;
     let record = record.map_err(anyhow::Error::from)?;
     let drivers = AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
@@ -79,14 +79,18 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
     let node = Node::start(parts, env.clone()).await;
     if let (Some(backups), Some(controller)) = (backups, node.controller().cloned()) {
         let figures = metrics::backup::Metrics::new(metrics.registry()).context("metrics")?;
-        let (bus, id): (Arc<dyn Bus>, _) = (connection.clone(), cluster_id);
+        let (bus, id) = (connection.shared(), cluster_id);
         let leads = move || controller.status().leads;
         let service = backup::Service::new(backups, bus, env.clone(), id, figures, leads);
         env.spawn("backups", service.run(stop.clone()));
     }
     let served = Arc::new(Served::new(node.gateway().clone()).scaled(scale));
     let settings = http::Settings { members: node.members(), ..settings };
-    let metrics = metrics.beside(node.gateway().process().registry()).on_nats(connection.clone()).context("metrics")?;
+    let metrics = metrics.beside(node.gateway().process().registry());
+    let metrics = match &connection {
+        Opened::Nats(bus) => metrics.on_nats(bus.clone()).context("metrics")?,
+        Opened::Kafka(_) | Opened::Embedded(_) => metrics,
+    };
     let app = App::new(served, env.clone(), settings, Arc::new(metrics), Arc::new(level));
     let (serving, stop_serving) = (TaskTracker::new(), CancellationToken::new());
     env.spawn("http", serving.track_future(http::serve(app, listener, stop_serving.clone())));
@@ -121,17 +125,16 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
     }
 }
 
-async fn bus(config: &Config, role: Role, env: &Env) -> Result<Arc<Nats>> {
+async fn bus(config: &Config, role: Role, env: &Env) -> Result<Opened> {
     let name = match role {
         Role::Cell => "cellbus cell",
         Role::Directory => "cellbus directory",
         Role::Controller => "cellbus controller",
     };
     match config.bus {
-        Transport::Nats => nats::open(config, name, env).await,
+        Transport::Nats | Transport::Kafka => Opened::open(config, Wants::Room, name, env).await,
         Transport::Embedded => Err(Error::Usage(format!(
-            "{name} is one process of several, which need a bus that they share: set bus = \"nats\"; `cellbus up` is one process with everything"
+            "{name} is one process of several, which need a bus that they share: set bus = \"nats\" or \"kafka\"; `cellbus up` is one process with everything"
         ))),
-        Transport::Kafka => Err(Error::Usage("this build has no Kafka: set bus = \"nats\"".to_owned())),
     }
 }

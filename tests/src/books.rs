@@ -10,6 +10,7 @@ use rand::Rng as _;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
+use crate::cluster::{Broker, ClusterOn};
 use crate::process::{Server, event, wait_for};
 
 /// See the module.
@@ -173,5 +174,33 @@ async fn each_is_held(server: &Server, counts: impl Fn(&Value) -> bool) -> Resul
     let held: u64 = managers.iter().filter_map(|manager| manager["vms"].as_u64()).sum();
     let listed = vms.iter().filter(|vm| counts(vm)).count();
     ensure!(held == listed as u64, "managers hold {held} VMs, the inventory has {listed}");
+    Ok(())
+}
+
+/// What must hold in the end, asked of a server that has lived through it all.
+///
+/// # Errors
+/// What does not hold.
+pub async fn all_is_well<B: Broker>(cluster: &ClusterOn<B>, mut books: Books) -> Result<()> {
+    cluster.ready().await?;
+    cluster.settled().await?;
+    let asked = cluster.servers().next().context("something runs")?;
+    println!("{} jobs", books.jobs.len());
+    ensure!(books.jobs.len() > 20, "the producers did next to nothing");
+    books.send_all_again(asked).await?;
+    all_end(asked, &mut books).await.with_context(|| asked.log_tail())?;
+    no_vm_twice(asked).await?;
+    cluster.no_violations().await?;
+    cluster.audit().await?;
+    // Every replica is complete.
+    let vms = asked.all("/v1/vms").await?.len();
+    for server in cluster.servers() {
+        wait_for("the replica to have every VM", Duration::from_secs(30), async || {
+            let seen = server.all("/v1/vms").await?.len();
+            Ok(if seen == vms { Ok(()) } else { Err(format!("{seen} of {vms}")) })
+        })
+        .await
+        .with_context(|| server.log_tail())?;
+    }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A cluster of several processes: a NATS server, simulated managers, cells, directories, each a
+//! A cluster of several processes: a NATS server or a Kafka broker, simulated managers, cells, directories, each a
 //! child process on a port of its own choice, all of one temporary directory.
 
 use std::fmt::Write as _;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cellbus_bus::env;
+use cellbus_bus::kafka::testing::KafkaServer;
 use cellbus_bus::nats::testing::NatsServer;
 use cellbus_bus::nats::{self, Nats};
 use serde_json::Value;
@@ -20,6 +21,36 @@ use crate::proxy::Proxy;
 
 /// How long a change of members may take to be seen by all, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(60);
+
+/// What a cluster runs on.
+pub trait Broker: Sized {
+    /// What `bus` of the configuration says, which is the name of its section too.
+    const BUS: &'static str;
+    /// Starts one.
+    fn started() -> Self;
+    /// The section of the configuration by which it is reached.
+    fn section(&self) -> String;
+}
+
+impl Broker for NatsServer {
+    const BUS: &'static str = "nats";
+    fn started() -> Self {
+        Self::start()
+    }
+    fn section(&self) -> String {
+        format!("urls = [\"{}\"]\n", self.url())
+    }
+}
+
+impl Broker for KafkaServer {
+    const BUS: &'static str = "kafka";
+    fn started() -> Self {
+        Self::start()
+    }
+    fn section(&self) -> String {
+        format!("brokers = [\"{}\"]\n", self.address())
+    }
+}
 
 /// What a cluster is to be like.
 #[derive(Clone, Debug)]
@@ -42,8 +73,11 @@ impl Default for Shape {
     }
 }
 
+/// A cluster on NATS.
+pub type Cluster = ClusterOn<NatsServer>;
+
 /// The cluster. Dropped, everything is killed.
-pub struct Cluster {
+pub struct ClusterOn<B> {
     folder: tempfile::TempDir,
     shape: Shape,
     section: String,
@@ -51,7 +85,7 @@ pub struct Cluster {
     /// Of which build the cells and directories are that are started from now on.
     pub binary: PathBuf,
     /// The broker, or the one of several that is not killed.
-    pub nats: NatsServer,
+    pub broker: B,
     /// The managers.
     pub managers: Server,
     /// The cells, in the order in which they were started.
@@ -60,30 +94,24 @@ pub struct Cluster {
     pub directories: Vec<Server>,
 }
 
-impl Cluster {
+impl<B: Broker> ClusterOn<B> {
     /// Starts the broker and the managers, then so many cells and directories, and waits until all
     /// are ready.
     ///
     /// # Errors
     /// When one does not start; its log is part of the error.
     pub async fn start(shape: Shape, cells: usize, directories: usize) -> Result<Self> {
-        let nats = NatsServer::start();
-        let section = format!("urls = [\"{}\"]\n", nats.url());
-        Self::start_on(nats, section, shape, cells, directories).await
+        let broker = B::started();
+        let section = broker.section();
+        Self::start_on(broker, section, shape, cells, directories).await
     }
 
     /// The same on a broker that runs, or one of several that do, reached as `section` says, the
-    /// `[nats]` of the configuration.
+    /// section of the configuration that is the bus's.
     ///
     /// # Errors
     /// When one does not start; its log is part of the error.
-    pub async fn start_on(
-        nats: NatsServer,
-        section: String,
-        shape: Shape,
-        cells: usize,
-        directories: usize,
-    ) -> Result<Self> {
+    pub async fn start_on(broker: B, section: String, shape: Shape, cells: usize, directories: usize) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (managers, hosts) = (shape.managers.to_string(), shape.hosts_per_manager.to_string());
         let data = folder.path().join("managers");
@@ -96,7 +124,7 @@ impl Cluster {
             section,
             started: 0,
             binary: cellbus().to_owned(),
-            nats,
+            broker,
             managers,
             cells: Vec::new(),
             directories: Vec::new(),
@@ -125,8 +153,9 @@ impl Cluster {
     fn toml(&self) -> String {
         let Shape { managers, shards, more, .. } = &self.shape;
         let mut text = format!(
-            "bus = \"nats\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[nats]\n{}",
-            self.section
+            "bus = \"{bus}\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[{bus}]\n{}",
+            self.section,
+            bus = B::BUS,
         );
         for manager in 0..*managers {
             // A write to a String cannot fail.
@@ -169,34 +198,6 @@ impl Cluster {
         let directory = self.spawn("directory", &[])?;
         self.directories.push(directory);
         Ok(())
-    }
-
-    /// Starts one more process of `role` (`cell`, `directory`), which reaches the broker through the
-    /// first of the proxies that it gives, and is reached by the others through the second.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub async fn add_apart(&mut self, role: &str) -> Result<(Proxy, Proxy)> {
-        let (out, back) = (Proxy::start().await?, Proxy::start().await?);
-        let address = |url: &str| url.rsplit('/').next().unwrap_or_default().parse();
-        out.to(address(&self.nats.url()).context("the broker's address")?);
-        let settings = [format!("nats.urls=nats://{}", out.address), format!("advertise=http://{}", back.address)];
-        let server = self.spawn(role, &settings)?;
-        back.to(address(&server.url).context("the server's address")?);
-        match role {
-            "cell" => self.cells.push(server),
-            _ => self.directories.push(server),
-        }
-        Ok((out, back))
-    }
-
-    /// Where its shards' logs are: the bus, as somebody has it who is no part of the cluster.
-    ///
-    /// # Errors
-    /// When it cannot be reached.
-    pub async fn bus(&self) -> Result<Arc<Nats>> {
-        let config = nats::Config::new(vec![self.nats.url()]);
-        Ok(Nats::attach(config, env::real(tokio::runtime::Handle::current())).await?)
     }
 
     /// Every process that serves the HTTP API.
@@ -244,20 +245,31 @@ impl Cluster {
         Ok(out.into_owned())
     }
 
-    /// The broker is lost, and every process with it, all at once; managers go on. There is a new broker
-    /// that holds nothing, and the configuration names it, and another number of shards.
+    /// The broker is lost, and every process with it, all at once; managers go on. There is a new broker,
+    /// of this kind or another, that holds nothing, and the configuration names it, and another number of
+    /// shards.
     ///
     /// # Errors
     /// When a process had ended before.
-    pub fn lose_the_bus(&mut self, shards: u16) -> Result<()> {
-        self.nats.kill();
+    pub fn lose_the_bus<Other: Broker>(mut self, shards: u16) -> Result<ClusterOn<Other>> {
+        drop(self.broker);
         for server in self.cells.drain(..).chain(self.directories.drain(..)) {
             server.kill()?;
         }
-        self.nats = NatsServer::start();
-        self.section = format!("urls = [\"{}\"]\n", self.nats.url());
-        self.shape.shards = shards;
-        Ok(fs::write(self.config(), self.toml())?)
+        let broker = Other::started();
+        let cluster = ClusterOn {
+            section: broker.section(),
+            shape: Shape { shards, ..self.shape },
+            broker,
+            folder: self.folder,
+            started: self.started,
+            binary: self.binary,
+            managers: self.managers,
+            cells: Vec::new(),
+            directories: Vec::new(),
+        };
+        fs::write(cluster.config(), cluster.toml())?;
+        Ok(cluster)
     }
 
     /// Directory against managers, from each process: nothing may differ. While shards still move, a
@@ -296,6 +308,36 @@ impl Cluster {
         }
         ensure!(status.body["doubles"].as_array().is_some_and(Vec::is_empty), "twice: {}", status.body);
         Ok(())
+    }
+}
+
+impl Cluster {
+    /// Starts one more process of `role` (`cell`, `directory`), which reaches the broker through the
+    /// first of the proxies that it gives, and is reached by the others through the second.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_apart(&mut self, role: &str) -> Result<(Proxy, Proxy)> {
+        let (out, back) = (Proxy::start().await?, Proxy::start().await?);
+        let address = |url: &str| url.rsplit('/').next().unwrap_or_default().parse();
+        out.to(address(&self.broker.url()).context("the broker's address")?);
+        let settings = [format!("nats.urls=nats://{}", out.address), format!("advertise=http://{}", back.address)];
+        let server = self.spawn(role, &settings)?;
+        back.to(address(&server.url).context("the server's address")?);
+        match role {
+            "cell" => self.cells.push(server),
+            _ => self.directories.push(server),
+        }
+        Ok((out, back))
+    }
+
+    /// Where its shards' logs are: the bus, as somebody has it who is no part of the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn bus(&self) -> Result<Arc<Nats>> {
+        let config = nats::Config::new(vec![self.broker.url()]);
+        Ok(Nats::attach(config, env::real(tokio::runtime::Handle::current())).await?)
     }
 }
 

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::books::Books;
-use crate::cluster::Cluster;
+use crate::cluster::{Broker, ClusterOn};
 use crate::process::wait_for;
 
 /// Submitters at once: enough that every fault finds calls, appends and submissions under way.
@@ -25,7 +25,7 @@ pub struct Producers {
 
 impl Producers {
     /// Starts them.
-    pub fn start(cluster: &Cluster, seed: u64) -> Self {
+    pub fn start<B: Broker>(cluster: &ClusterOn<B>, seed: u64) -> Self {
         let urls = Arc::new(Mutex::new(urls(cluster)));
         let (books, stop) = (Arc::<Mutex<Books>>::default(), Arc::<AtomicBool>::default());
         let task = |me| tokio::spawn(produce(Arc::clone(&urls), Arc::clone(&books), Arc::clone(&stop), me, seed));
@@ -33,7 +33,7 @@ impl Producers {
         Self { urls, books, stop, tasks }
     }
     /// The servers have changed.
-    pub fn look_again(&self, cluster: &Cluster) {
+    pub fn look_again<B: Broker>(&self, cluster: &ClusterOn<B>) {
         *self.urls.lock().unwrap_or_else(PoisonError::into_inner) = urls(cluster);
     }
     /// The events that have been acknowledged, and the jobs that they became.
@@ -68,7 +68,7 @@ impl Producers {
     }
 }
 
-fn urls(cluster: &Cluster) -> Vec<String> {
+fn urls<B: Broker>(cluster: &ClusterOn<B>) -> Vec<String> {
     cluster.servers().map(|server| server.url.clone()).collect()
 }
 
@@ -79,7 +79,8 @@ async fn produce(urls: Arc<Mutex<Vec<String>>>, books: Arc<Mutex<Books>>, stop: 
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let key = format!("{me}-{number}");
+        // A second round on what the first has left is other work.
+        let key = format!("{seed:x}-{me}-{number}");
         let event = books.lock().expect("no holder panics").next(&mut rng, &key);
         // Asked again, elsewhere, until somebody takes it: what was not answered may have been taken.
         for _ in 0..20 {

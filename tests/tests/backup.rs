@@ -3,19 +3,21 @@
 //! acknowledged before the backup is lost, nothing is removed before an audit, jobs go on, and in the end
 //! books, directory and managers agree.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::kafka::testing::KafkaServer;
 use cellbus_bus::nats::testing::left_out;
 use cellbus_tests::books::{Books, all_end, no_vm_twice_but_lost};
-use cellbus_tests::cluster::{Cluster, Shape};
+use cellbus_tests::cluster::{Broker, Cluster, ClusterOn, Shape};
 use cellbus_tests::process::{Server, command, wait_for};
 use cellbus_tests::producers::{Producers, seed};
 use serde_json::Value;
 
-/// A backup under load, more load, and the loss of everything. Gives the books, and the events that had
-/// been acknowledged before the backup began.
-async fn back_up_and_lose(cluster: &mut Cluster, file: &str, shards: u16) -> Result<(Books, Vec<(String, String)>)> {
+/// A backup under load, and more load, before the loss of everything. Gives the books, and the events that
+/// had been acknowledged before the backup began.
+async fn back_up<B: Broker>(cluster: &ClusterOn<B>, file: &str) -> Result<(Books, Vec<(String, String)>)> {
     let producers = Producers::start(cluster, seed());
     producers.progress(120).await?;
     let before = producers.acknowledged();
@@ -29,7 +31,6 @@ async fn back_up_and_lose(cluster: &mut Cluster, file: &str, shards: u16) -> Res
         Ok(if open == 0 { Ok(()) } else { Err(format!("{open} jobs")) })
     })
     .await?;
-    cluster.lose_the_bus(shards)?;
     Ok((books, before))
 }
 
@@ -42,7 +43,12 @@ async fn audit(server: &Server) -> Result<Value> {
     Ok(audit)
 }
 
-async fn restored(cluster: &mut Cluster, file: &str, mut books: Books, before: Vec<(String, String)>) -> Result<()> {
+async fn restored<B: Broker>(
+    cluster: &mut ClusterOn<B>,
+    file: &str,
+    mut books: Books,
+    before: Vec<(String, String)>,
+) -> Result<()> {
     println!("{}", cluster.offline(&["restore", file])?);
     let again = cluster.offline(&["restore", file]).expect_err("it is not empty any more");
     ensure!(again.to_string().contains("restore_not_empty"), "{again}");
@@ -63,7 +69,7 @@ async fn restored(cluster: &mut Cluster, file: &str, mut books: Books, before: V
     // A delete waits, whoever asks for it, and says what for.
     let vm = asked.all("/v1/vms?state=running").await?.first().context("a VM")?["id"].clone();
     let vm = vm.as_str().context("an id")?.to_owned();
-    let delete = cellbus_tests::process::event("delete", "after-the-restore", Some(&vm), &serde_json::json!({}));
+    let delete = cellbus_tests::process::event("delete", &format!("after {file}"), Some(&vm), &serde_json::json!({}));
     let answer = asked.submit(&delete).await?;
     ensure!(answer.status == 202, "{answer:?}");
     let delete = answer.body["job_id"].as_str().context("a job id")?.to_owned();
@@ -108,10 +114,11 @@ async fn restored(cluster: &mut Cluster, file: &str, mut books: Books, before: V
 }
 
 async fn with_shards(shards: u16) -> Result<()> {
-    let mut cluster = Cluster::start(Shape { shards: 32, ..Shape::default() }, 2, 1).await?;
+    let cluster = Cluster::start(Shape { shards: 32, ..Shape::default() }, 2, 1).await?;
     let file = cluster.folder().join("cluster.backup");
     let file = file.to_str().context("UTF-8")?.to_owned();
-    let (books, before) = back_up_and_lose(&mut cluster, &file, shards).await?;
+    let (books, before) = back_up(&cluster, &file).await?;
+    let mut cluster: Cluster = cluster.lose_the_bus(shards)?;
     restored(&mut cluster, &file, books, before).await
 }
 
@@ -136,10 +143,11 @@ async fn a_cluster_leaves_nats_for_one_process_and_damage_is_refused() -> Result
     if left_out() {
         return Ok(());
     }
-    let mut cluster = Cluster::start(Shape { shards: 8, ..Shape::default() }, 1, 0).await?;
+    let cluster = Cluster::start(Shape { shards: 8, ..Shape::default() }, 1, 0).await?;
     let file = cluster.folder().join("cluster.backup");
     let file = file.to_str().context("UTF-8")?.to_owned();
-    let (_, before) = back_up_and_lose(&mut cluster, &file, 8).await?;
+    let (_, before) = back_up(&cluster, &file).await?;
+    let cluster: Cluster = cluster.lose_the_bus(8)?;
     let data = cluster.folder().join("moved");
     let data = data.to_str().context("UTF-8")?;
     let run = |arguments: &[&str]| -> Result<(bool, String)> {
@@ -175,4 +183,23 @@ async fn a_cluster_leaves_nats_for_one_process_and_damage_is_refused() -> Result
     }
     up.terminate(Duration::from_secs(60)).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_moves_from_nats_to_kafka_and_back() -> Result<()> {
+    if left_out() || cellbus_bus::kafka::testing::left_out() {
+        return Ok(());
+    }
+    let cluster = Cluster::start(Shape { shards: 16, ..Shape::default() }, 2, 1).await?;
+    let file =
+        |cluster: &Path, name: &str| -> Result<String> { Ok(cluster.join(name).to_str().context("UTF-8")?.to_owned()) };
+    let there = file(cluster.folder(), "there.backup")?;
+    let (books, before) = back_up(&cluster, &there).await?;
+    let mut on_kafka: ClusterOn<KafkaServer> = cluster.lose_the_bus(16)?;
+    restored(&mut on_kafka, &there, books, before).await?;
+
+    let back = file(on_kafka.folder(), "back.backup")?;
+    let (books, before) = back_up(&on_kafka, &back).await?;
+    let mut cluster: Cluster = on_kafka.lose_the_bus(24)?;
+    restored(&mut cluster, &back, books, before).await
 }

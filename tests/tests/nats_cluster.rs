@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_bus::nats::{Config, Nats};
-use cellbus_tests::books::{Books, all_end, no_vm_twice};
+use cellbus_tests::books::all_is_well;
 use cellbus_tests::cluster::{Cluster, Shape};
 use cellbus_tests::process::{event, long, wait_for};
 use cellbus_tests::producers::{Producers, seed};
@@ -19,31 +19,6 @@ use serde_json::json;
 /// How long a takeover may take with a lease of 3 s: the design's bound is 5 s on a machine of its
 /// own; this one is shared with every other test.
 const TAKEOVER: Duration = Duration::from_secs(30);
-
-/// What must hold in the end, asked of a server that has lived through it all.
-async fn all_is_well(cluster: &Cluster, mut books: Books) -> Result<()> {
-    cluster.ready().await?;
-    cluster.settled().await?;
-    let asked = cluster.servers().next().context("something runs")?;
-    println!("{} jobs", books.jobs.len());
-    ensure!(books.jobs.len() > 20, "the producers did next to nothing");
-    books.send_all_again(asked).await?;
-    all_end(asked, &mut books).await.with_context(|| asked.log_tail())?;
-    no_vm_twice(asked).await?;
-    cluster.no_violations().await?;
-    cluster.audit().await?;
-    // Every replica is complete.
-    let vms = asked.all("/v1/vms").await?.len();
-    for server in cluster.servers() {
-        wait_for("the replica to have every VM", Duration::from_secs(30), async || {
-            let seen = server.all("/v1/vms").await?.len();
-            Ok(if seen == vms { Ok(()) } else { Err(format!("{seen} of {vms}")) })
-        })
-        .await
-        .with_context(|| server.log_tail())?;
-    }
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cells_and_directories_are_killed_and_nothing_is_lost() -> Result<()> {
@@ -108,8 +83,8 @@ async fn the_only_server_is_killed_and_started_again() -> Result<()> {
     let producers = Producers::start(&cluster, seed());
     for _ in 0..if long() { 10 } else { 2 } {
         producers.progress(50).await?;
-        cluster.nats.kill();
-        cluster.nats.restart();
+        cluster.broker.kill();
+        cluster.broker.restart();
         producers.progress(20).await?;
         cluster.settled().await?;
     }
@@ -143,7 +118,7 @@ async fn servers_of_three_are_killed_one_after_the_other() -> Result<()> {
     let mut cluster = Cluster::start_on(servers.remove(0), section, Shape::default(), 2, 1).await?;
     let producers = Producers::start(&cluster, seed());
     for killed in 0..=servers.len() {
-        let server = if killed == 0 { &mut cluster.nats } else { &mut servers[killed - 1] };
+        let server = if killed == 0 { &mut cluster.broker } else { &mut servers[killed - 1] };
         producers.progress(30).await?;
         server.kill();
         // Two of three are enough.

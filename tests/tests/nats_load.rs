@@ -18,7 +18,7 @@ async fn load_over_nats_is_acknowledged_by_the_broker_and_ends() -> Result<()> {
     }
     let shape = Shape { more: "tenants = [\"acme\", \"globex\"]\n".to_owned(), ..Shape::default() };
     let cluster = Cluster::start(shape, 2, 1).await?;
-    let (server, urls) = (&cluster.directories[0].url, format!("nats.urls={}", cluster.nats.url()));
+    let (server, urls) = (&cluster.directories[0].url, format!("nats.urls={}", cluster.broker.url()));
     let mut made = 0;
     let mut load = async |more: &[&str], way: &str| -> Result<(Output, Value)> {
         made += 1;
@@ -55,7 +55,7 @@ async fn a_broker_without_a_cluster_is_refused() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::start(Shape::default(), 1, 0).await?;
-    let urls = format!("nats.urls={}", cluster.nats.url());
+    let urls = format!("nats.urls={}", cluster.broker.url());
     let flags = ["load", "--server", &cluster.cells[0].url, "--rate", "1", "--over", "nats", "--set", &urls];
     let done = run(&[&flags[..], &["--set", "nats.prefix=elsewhere"]].concat()).await?;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();

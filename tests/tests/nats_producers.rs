@@ -16,7 +16,7 @@ async fn a_python_producer_is_answered_and_hears_of_outcomes() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::start(Shape::default(), 2, 1).await?;
-    let seen = run(&python, &root().join("tests/producers/nats_producer.py"), &cluster.nats.url())?;
+    let seen = run(&python, &root().join("tests/producers/nats_producer.py"), &cluster.broker.url())?;
 
     let accepted = |what: &str| -> Result<String> {
         let answer = &seen[what];

@@ -138,12 +138,13 @@ pub(super) async fn a_queue_has_an_end(subject: &mut dyn Subject) {
 
 pub(super) async fn publish_all_reaches_every_queue(subject: &mut dyn Subject) {
     let (bus, env) = (subject.bus(), subject.env());
-    let items = (0..200).map(|index| (jobs(index), bodies([u64::from(index), 1000 + u64::from(index)]))).collect();
+    let queues = subject.shards().min(200);
+    let items = (0..queues).map(|index| (jobs(index), bodies([u64::from(index), 1000 + u64::from(index)]))).collect();
     bus.publish_all(items).await.expect("a publish to many");
     bus.publish_all(vec![(control(0), bodies(0..1)), (control(0), bodies(1..2)), (control(1), Vec::new())])
         .await
         .expect("a queue may be named twice, or have nothing to take");
-    for index in 0..200 {
+    for index in 0..queues {
         let mut reader = bus.read_queue(jobs(index), NOTHING).await.expect("a reader");
         let number = u64::from(index);
         assert_eq!(texts(&read(&env, &mut *reader, 2).await), numbers([number, 1000 + number]));

@@ -1,33 +1,14 @@
 //! What the NATS transport is told: where the servers are, who it is, how its streams are kept.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::secret::Secret;
 
 /// The number of lanes that a new cluster gets: 1, 4 and 16 carry alike, and 64 are slower.
 pub const LANES_DEFAULT: u16 = 4;
 /// The most lanes that a cluster may have. Each is three streams.
 pub const LANES_MAX: u16 = 64;
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps what must not be shown.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-    pub(super) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
 
 /// How this process signs in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,62 +8,41 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Config;
+use crate::testing;
 
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
-/// How much of the log is shown when a test fails.
-const LOG_SHOWN: usize = 8 << 10;
 /// Names the binary; what `ops/setup/nats` prints.
 const BINARY: &str = "CELLBUS_NATS_SERVER";
-
-/// Runs the server until standard input ends, which it also does when this process is killed.
-const WATCHED: &str = r#"
-log=$1; shift
-"$@" >>"$log" 2>&1 &
-pid=$!
-cat >/dev/null
-kill -9 "$pid" 2>/dev/null
-wait "$pid" 2>/dev/null
-"#;
 
 /// The server's binary: what `CELLBUS_NATS_SERVER` names, the one that `ops/setup/nats` has
 /// installed under `target/`, or one on `PATH`.
 #[must_use]
 pub fn binary() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os(BINARY).filter(|name| !name.is_empty()) {
-        return Some(named.into());
+    if let Some(named) = testing::named(BINARY) {
+        return Some(named);
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("target"),
-        PathBuf::from,
-    );
-    let installed = target.join("nats").join("bin").join("nats-server");
+    let installed = testing::target().join("nats").join("bin").join("nats-server");
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&on_path).map(|dir| dir.join("nats-server"));
     std::iter::once(installed).chain(on_path).find(|path| path.is_file())
 }
 
-/// Whether tests that need a server are left out, as `ops/test` says where there is none. Said
-/// loudly, since a test that is left out looks like one that passes.
+/// Whether tests that need a server are left out, as `ops/test` says where there is none.
 ///
 /// # Panics
 /// With `CI=true`, where nothing may be left out.
 #[must_use]
 pub fn left_out() -> bool {
-    if binary().is_some() {
-        return false;
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no nats-server: run ops/setup/nats");
-    eprintln!("LEFT OUT: no nats-server; run ops/setup/nats, or set {BINARY}");
-    true
+    testing::left_out(binary().is_some(), "nats-server", "ops/setup/nats", BINARY)
 }
 
 /// A running server.
@@ -121,10 +100,7 @@ impl NatsServer {
     }
 
     fn new(given: Option<(PathBuf, Vec<(String, String)>)>) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("cellbus-nats-{}-{number}", std::process::id()));
-        Self { dir, port: 0, child: None, given }
+        Self { dir: testing::folder("nats"), port: 0, child: None, given }
     }
 
     /// So many ports that are free now, and so in a moment, most likely.
@@ -133,9 +109,7 @@ impl NatsServer {
     /// When there are none.
     #[must_use]
     pub fn free_ports(count: usize) -> Vec<u16> {
-        let held: Vec<_> =
-            (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        held.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect()
+        testing::free_ports(count)
     }
 
     /// Starts so many that form a cluster.
@@ -188,10 +162,8 @@ impl NatsServer {
     /// # Panics
     /// When it cannot be killed.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Its end makes the watching shell kill the server.
-            drop(child.stdin.take());
-            child.wait().expect("the shell that watches the server ends");
+        if let Some(child) = self.child.take() {
+            testing::kill(child).expect("the shell that watches the server ends");
         }
     }
 
@@ -213,8 +185,8 @@ impl NatsServer {
             fs::remove_file(file?.path())?;
         }
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
-        let mut command = Command::new("sh");
-        command.args(["-c", WATCHED, "sh"]).arg(self.dir.join("log")).arg(binary).arg("-c");
+        let mut command = testing::watched(&self.dir.join("log"));
+        command.arg(binary).arg("-c");
         match &self.given {
             Some((configuration, variables)) => {
                 command.arg(configuration).envs(variables.iter().map(|(name, value)| (name, value)));
@@ -225,9 +197,7 @@ impl NatsServer {
         }
         let mut ports_option = OsString::from("--ports_file_dir=");
         ports_option.push(&ports);
-        let child =
-            command.arg(ports_option).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        self.child = Some(child);
+        self.child = Some(command.arg(ports_option).spawn()?);
         let began = Instant::now();
         while began.elapsed() < START {
             if let Some(port) = Self::port_in(&ports) {
@@ -253,8 +223,7 @@ impl NatsServer {
     /// The end of its log.
     #[must_use]
     pub fn log(&self) -> String {
-        let log = fs::read(self.dir.join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_SHOWN)..]).into_owned()
+        testing::log_end(&self.dir.join("log"))
     }
 }
 

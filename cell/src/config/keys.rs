@@ -343,6 +343,43 @@ pub(super) const KEYS: &[Key] = &[
         "cellbus",
         "what the names of subjects and streams begin with; another one for each further cluster on the same servers",
     ),
+    key("kafka.brokers", Kind::Names(32), "127.0.0.1:9092", "where some of the Kafka brokers are reached, `host:port`"),
+    key("kafka.tls", Kind::Flag, "false", "encrypt connections to the brokers"),
+    key("kafka.ca", Kind::Text(4_096), "", "a PEM file of authorities that brokers' certificates are checked by"),
+    key(
+        "kafka.cert",
+        Kind::Text(4_096),
+        "",
+        "a PEM file with this process's certificate, for brokers that ask for one",
+    ),
+    key("kafka.key", Kind::Text(4_096), "", "a PEM file with its key"),
+    key(
+        "kafka.sasl",
+        Kind::Choice(&["none", "plain", "scram-sha-256", "scram-sha-512"]),
+        "none",
+        "how to sign in, with `kafka.user` and a password; `plain` only with `kafka.tls`, or who listens has it",
+    ),
+    key("kafka.user", Kind::Text(255), "", "the user to sign in as"),
+    key("kafka.password", Kind::Secret, "", "that user's password"),
+    key("kafka.password_file", Kind::Text(4_096), "", "a file that holds it"),
+    key(
+        "kafka.replicas",
+        Kind::Count(1, 5),
+        "1",
+        "how many brokers keep each message of topics that are made: 1, 3 or 5. With more than one `lease.ttl` is 15s unless it is set, as a broker that dies is noticed after 9 s",
+    ),
+    key(
+        "kafka.tenant_partitions",
+        Kind::Count(1, 64),
+        "4",
+        "partitions of a tenant's topic of jobs where Cellbus makes it; so many cells can take that tenant's jobs at once",
+    ),
+    key(
+        "kafka.prefix",
+        Kind::Text(32),
+        "cellbus",
+        "what the names of topics and groups begin with; another one for each further cluster on the same brokers",
+    ),
 ];
 
 /// The keys of one entry of `[[managers]]`.

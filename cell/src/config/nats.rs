@@ -62,6 +62,14 @@ pub enum SecretFrom {
 }
 
 impl Settings {
+    /// A secret that came in the environment, or the file that holds it.
+    pub(super) fn secret_from(&self, key: &str, file: &str) -> Option<SecretFrom> {
+        match self.0.get(key) {
+            Some((Value::Secret(secret), _)) => Some(SecretFrom::Given(secret.clone())),
+            _ => self.path(file).map(SecretFrom::File),
+        }
+    }
+
     /// `[nats]`, and what it asks of other settings.
     pub(super) fn nats(&mut self, errors: &mut Vec<Error>) -> Nats {
         let mut wrong = |settings: &Self, key: &str, message: &str| {
@@ -85,11 +93,7 @@ impl Settings {
         if let (true, Some((ttl, super::Origin::Default))) = (replicas > 1, self.0.get_mut("lease.ttl")) {
             *ttl = Value::Time(LEASE_OF_THREE);
         }
-        let path = |settings: &Self, key: &str| {
-            let text = settings.text(key);
-            (!text.is_empty()).then(|| PathBuf::from(text))
-        };
-        let certificate = match (path(self, "nats.cert"), path(self, "nats.key")) {
+        let certificate = match (self.path("nats.cert"), self.path("nats.key")) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => {
@@ -97,12 +101,8 @@ impl Settings {
                 None
             }
         };
-        let secret = |settings: &Self, key: &str, file: &str| match settings.0.get(key) {
-            Some((Value::Secret(secret), _)) => Some(SecretFrom::Given(secret.clone())),
-            _ => path(settings, file).map(SecretFrom::File),
-        };
         let user = self.text("nats.user");
-        let password = secret(self, "nats.password", "nats.password_file");
+        let password = self.secret_from("nats.password", "nats.password_file");
         if user.is_empty() != password.is_none() {
             wrong(
                 self,
@@ -111,10 +111,10 @@ impl Settings {
             );
         }
         let ways = [
-            secret(self, "nats.token", "nats.token_file").map(SignIn::Token),
+            self.secret_from("nats.token", "nats.token_file").map(SignIn::Token),
             password.filter(|_| !user.is_empty()).map(|password| SignIn::User(user, password)),
-            secret(self, "nats.nkey", "nats.nkey_file").map(SignIn::Nkey),
-            path(self, "nats.credentials").map(SignIn::Credentials),
+            self.secret_from("nats.nkey", "nats.nkey_file").map(SignIn::Nkey),
+            self.path("nats.credentials").map(SignIn::Credentials),
         ];
         let mut ways = ways.into_iter().flatten();
         let sign_in = ways.next().unwrap_or(SignIn::None);
@@ -125,7 +125,7 @@ impl Settings {
             urls,
             sign_in,
             tls_required: self.flag("nats.tls_required"),
-            ca: path(self, "nats.ca"),
+            ca: self.path("nats.ca"),
             certificate,
             replicas,
             lanes: self.count("nats.lanes") as u16,

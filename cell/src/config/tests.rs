@@ -280,3 +280,30 @@ fn nats_settings_fit_together() {
         assert!(errors.iter().any(|error| error.key == key), "{wrong}: {errors:?}");
     }
 }
+
+#[test]
+fn kafka_settings_fit_together() {
+    let kafka = |text: &str| from_text(&format!("bus = \"kafka\"\n[kafka]\n{text}"));
+    assert_eq!(kafka("").unwrap().lease.ttl, Duration::from_secs(3));
+    assert_eq!(kafka("replicas = 3").unwrap().lease.ttl, Duration::from_secs(15));
+    assert_eq!(from_text("[kafka]\nreplicas = 3").unwrap().lease.ttl, Duration::from_secs(3), "the bus is another");
+    let signs_in = "sasl = \"scram-sha-512\"\nuser = \"ann\"\npassword_file = \"f\"\ntls = true\nca = \"ca.pem\"";
+    let signs_in = kafka(signs_in).unwrap().kafka.sign_in.unwrap();
+    assert_eq!((signs_in.user.as_str(), signs_in.password), ("ann", SecretFrom::File("f".into())));
+    for (wrong, key) in [
+        ("brokers = []", "kafka.brokers"),
+        ("brokers = [\"here\"]", "kafka.brokers"),
+        ("brokers = [\"http://here:1\"]", "kafka.brokers"),
+        ("brokers = [\"a:1,b:2\"]", "kafka.brokers"),
+        ("brokers = [\"ann:secret@here:1\"]", "kafka.brokers"),
+        ("replicas = 2", "kafka.replicas"),
+        ("cert = \"c.pem\"\ntls = true", "kafka.cert"),
+        ("ca = \"ca.pem\"", "kafka.tls"),
+        ("user = \"ann\"", "kafka.sasl"),
+        ("sasl = \"plain\"", "kafka.sasl"),
+        ("password_file = \"f\"", "kafka.sasl"),
+    ] {
+        let errors = kafka(wrong).unwrap_err();
+        assert!(errors.iter().any(|error| error.key == key), "{wrong}: {errors:?}");
+    }
+}

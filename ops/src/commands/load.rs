@@ -9,16 +9,17 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use cellbus_bus::Env;
 use cellbus_bus::ids::TenantId;
-use cellbus_bus::nats::Nats;
+use cellbus_cell::config::Transport;
 use cellbus_simulator::Trace;
 use cellbus_simulator::load::workload::{self, Mix, Speedup};
 use cellbus_simulator::load::{self, About, BusTarget, HttpTarget, Options, Recording, SoakLimits, Target, Tenants};
 use clap::{ArgGroup, Args, ValueEnum};
 
+use crate::bus::{Opened, Wants};
 use crate::exit::{Error, Result};
 use crate::remote::Remote;
 use crate::settings::Source;
-use crate::{nats, report, shutdown};
+use crate::{report, shutdown};
 
 mod anonymise;
 mod compare;
@@ -105,6 +106,18 @@ pub(super) struct Command {
 enum Over {
     Http,
     Nats,
+    Kafka,
+}
+
+impl Over {
+    /// As people write it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Nats => "NATS",
+            Self::Kafka => "Kafka",
+        }
+    }
 }
 
 impl Command {
@@ -170,17 +183,19 @@ impl Command {
     }
 
     /// Where the load is put, and the bus that is to be closed after it.
-    async fn target(&self, env: &Env) -> Result<(Arc<dyn Target>, Option<Arc<Nats>>)> {
+    async fn target(&self, env: &Env) -> Result<(Arc<dyn Target>, Option<Opened>)> {
         let http = HttpTarget::with(self.remote.server(), self.remote.http()?, env.clone())
             .map_err(|error| Error::Usage(error.to_string()))?;
-        match self.over {
-            Over::Http => Ok((Arc::new(http), None)),
-            Over::Nats => {
-                let bus = nats::attach(&self.source.load_or_refuse()?, NAME, env).await?;
-                let target = BusTarget::new(bus.clone(), Arc::new(http)).await.map_err(anyhow::Error::new)?;
-                Ok((Arc::new(target), Some(bus)))
-            }
-        }
+        let over = match self.over {
+            Over::Http => return Ok((Arc::new(http), None)),
+            Over::Nats => Transport::Nats,
+            Over::Kafka => Transport::Kafka,
+        };
+        let mut config = self.source.load_or_refuse()?;
+        config.bus = over;
+        let bus = Opened::open(&config, Wants::Cluster, NAME, env).await?;
+        let target = BusTarget::new(bus.shared(), Arc::new(http)).await.map_err(anyhow::Error::new)?;
+        Ok((Arc::new(target), Some(bus)))
     }
 
     fn mix(&self) -> Mix {
@@ -211,7 +226,7 @@ impl Command {
             ("seed", Some(options.seed.to_string())),
             ("soak", self.soak.then(|| format!("yes; at most {} bytes a job", self.soak_growth))),
             ("audit at the end", Some(if options.audit { "yes" } else { "no" }.to_owned())),
-            ("submitted over", Some(if self.over == Over::Http { "HTTP" } else { "NATS" }.to_owned())),
+            ("submitted over", Some(self.over.name().to_owned())),
             ("server", Some(self.remote.server().to_owned())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

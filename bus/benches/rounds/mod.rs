@@ -1,0 +1,207 @@
+//! What a transport carries in a second, whatever it is: the rounds that the benchmarks of transports
+//! have in common.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cellbus_bus::Bus;
+use cellbus_bus::contract::{Event, Position, Queue, QueueKind};
+use cellbus_bus::ids::{Seq, ShardCount, ShardId};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::task::JoinSet;
+
+pub(crate) const BODY: usize = 512;
+pub(crate) const ROUNDS: usize = 3;
+pub(crate) const MESSAGES: u64 = 40_000;
+pub(crate) const SHARDS: u16 = 256;
+
+pub(crate) fn payload() -> Bytes {
+    Bytes::from(vec![7; BODY])
+}
+pub(crate) fn shard(index: u64) -> ShardId {
+    ShardId::new((index % u64::from(SHARDS)) as u16, ShardCount::DEFAULT).expect("below the default")
+}
+pub(crate) fn jobs(index: u64) -> Queue {
+    Queue { shard: shard(index), kind: QueueKind::Jobs }
+}
+
+/// The median rate of some rounds, after one that warms up.
+pub(crate) async fn measure(messages: u64, mut round: impl AsyncFnMut()) -> f64 {
+    let mut rates = Vec::new();
+    for number in 0..=ROUNDS {
+        let began = Instant::now();
+        round().await;
+        if number > 0 {
+            rates.push(messages as f64 / began.elapsed().as_secs_f64());
+        }
+    }
+    rates.sort_by(f64::total_cmp);
+    rates[ROUNDS / 2]
+}
+
+/// Large calls, to many queues at once.
+pub(crate) async fn publish_all(bus: &Arc<dyn Bus>) -> f64 {
+    measure(MESSAGES, async || {
+        let mut tasks = JoinSet::new();
+        for worker in 0..4_u64 {
+            let bus = Arc::clone(bus);
+            tasks.spawn(async move {
+                for _ in 0..MESSAGES / 4_000 {
+                    let items = (0..250).map(|index| (jobs(index + worker), vec![payload(); 4])).collect();
+                    bus.publish_all(items).await.expect("a publish");
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.expect("a task");
+        }
+    })
+    .await
+}
+
+/// Each publish waits for its ack, so many at once.
+pub(crate) async fn publishes(bus: &Arc<dyn Bus>, at_once: u64) -> f64 {
+    measure(MESSAGES, async || {
+        let mut tasks = JoinSet::new();
+        for worker in 0..at_once {
+            let bus = Arc::clone(bus);
+            tasks.spawn(async move {
+                for _ in 0..MESSAGES / at_once {
+                    bus.publish(jobs(worker), vec![payload()]).await.expect("a publish");
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.expect("a task");
+        }
+    })
+    .await
+}
+
+/// Ingress as a cell does it, from the first publish to the last ack.
+pub(crate) async fn intake<F: Future<Output = ()> + Send + 'static>(
+    bus: &Arc<dyn Bus>,
+    publish: impl Fn() -> F,
+) -> f64 {
+    measure(MESSAGES, async || {
+        let publishing = tokio::spawn(publish());
+        take_in(bus, MESSAGES).await;
+        publishing.await.expect("the producer ends");
+    })
+    .await
+}
+
+/// Takes jobs in as a cell does: to the queue of their home, then acked; 256 at once.
+pub(crate) async fn take_in(bus: &Arc<dyn Bus>, messages: u64) {
+    let mut doing = FuturesUnordered::new();
+    for number in 0..messages {
+        while doing.len() >= 256 {
+            doing.next().await;
+        }
+        let delivery = bus.ingress_next(Duration::from_secs(30)).await.expect("a delivery");
+        doing.push(async move {
+            bus.publish(jobs(number), vec![delivery.body().clone()]).await.expect("a publish");
+            delivery.ack().await.expect("an ack");
+        });
+    }
+    while doing.next().await.is_some() {}
+}
+
+/// Fenced appends, one on its way for each of 256 shards.
+pub(crate) async fn appends(bus: &Arc<dyn Bus>) -> f64 {
+    measure(MESSAGES, async || {
+        let mut tasks = JoinSet::new();
+        for index in 0..u64::from(SHARDS) {
+            let bus = Arc::clone(bus);
+            tasks.spawn(async move {
+                let mut end = bus.log_end(shard(index)).await.expect("an end");
+                for _ in 0..MESSAGES / u64::from(SHARDS) {
+                    end = bus.append(shard(index), end, payload()).await.expect("an append");
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.expect("a task");
+        }
+    })
+    .await
+}
+
+/// 256 readers from the start of their queues to the end.
+pub(crate) async fn reads(bus: &Arc<dyn Bus>) -> (f64, f64) {
+    let each = MESSAGES / u64::from(SHARDS);
+    for _ in 0..each {
+        let items = (0..u64::from(SHARDS)).map(|index| (jobs(index), vec![payload()])).collect();
+        bus.publish_all(items).await.expect("a publish");
+    }
+    let mut opened = 0.0;
+    let rate = measure(MESSAGES, async || {
+        let began = Instant::now();
+        let readers = futures::future::join_all(
+            (0..u64::from(SHARDS)).map(|index| bus.read_queue(jobs(index), Position::default())),
+        )
+        .await;
+        opened = began.elapsed().as_secs_f64();
+        let mut tasks = JoinSet::new();
+        for reader in readers {
+            let mut reader = reader.expect("a reader");
+            tasks.spawn(async move {
+                let mut seen = 0;
+                while seen < each {
+                    seen += reader.next(256).await.expect("messages").len() as u64;
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.expect("a task");
+        }
+    })
+    .await;
+    (rate, opened)
+}
+
+/// The bus's part of the whole way: ingress, queue, read by position, two fenced appends for what was
+/// read together, an event each.
+pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
+    bus: &Arc<dyn Bus>,
+    publish: impl Fn() -> F,
+) -> f64 {
+    let tenant: cellbus_bus::ids::TenantId = "acme".parse().expect("a tenant");
+    let (done, mut outcomes) = tokio::sync::mpsc::channel::<u64>(1_000);
+    for index in 0..u64::from(SHARDS) {
+        let (bus, tenant, done) = (Arc::clone(bus), tenant.clone(), done.clone());
+        tokio::spawn(async move {
+            let mut reader = bus.read_queue(jobs(index), Position::default()).await.expect("a reader");
+            let mut end = Seq::ZERO;
+            loop {
+                let Ok(messages) = reader.next(256).await else { return };
+                for _ in 0..2 {
+                    let entry = Bytes::from(vec![7; BODY / 2 * messages.len()]);
+                    end = bus.append(shard(index), end, entry).await.expect("an append");
+                }
+                let event = |number: usize| Event { id: format!("e{number}"), tenant: tenant.clone(), body: payload() };
+                bus.publish_events((0..messages.len()).map(event).collect()).await.expect("events");
+                if done.send(messages.len() as u64).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    measure(MESSAGES, async || {
+        let publishing = tokio::spawn(publish());
+        let taking = {
+            let bus = Arc::clone(bus);
+            tokio::spawn(async move { take_in(&bus, MESSAGES).await })
+        };
+        let mut ended = 0;
+        while ended < MESSAGES {
+            ended += outcomes.recv().await.expect("an outcome");
+        }
+        publishing.await.expect("the producer ends");
+        taking.await.expect("the intake ends");
+    })
+    .await
+}

@@ -1,0 +1,81 @@
+//! What the helpers that start real brokers for tests have in common.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How much of a log is shown when a test fails.
+const LOG_SHOWN: usize = 8 << 10;
+
+/// Runs a server until standard input ends, which it also does when this process is killed.
+const WATCHED: &str = r#"
+log=$1; shift
+"$@" >>"$log" 2>&1 &
+pid=$!
+cat >/dev/null
+kill -9 "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+"#;
+
+/// A command that runs the server of the arguments that are added to it, until this process ends or
+/// [`kill`] is called. What it says goes to `log`.
+pub(crate) fn watched(log: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", WATCHED, "sh"]).arg(log).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// `kill -9`.
+pub(crate) fn kill(mut watching: Child) -> io::Result<()> {
+    // The end of its input makes the watching shell kill the server.
+    drop(watching.stdin.take());
+    watching.wait().map(drop)
+}
+
+/// A folder for a server of this name, that no other has.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("cellbus-{name}-{}-{number}", std::process::id()))
+}
+
+/// The folder that `ops/setup` installs things in.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).join("target"),
+        PathBuf::from,
+    )
+}
+
+/// What a variable names, if it is set.
+pub(crate) fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|name| !name.is_empty()).map(PathBuf::from)
+}
+
+/// Whether tests that need what is not `there` are left out, as `ops/test` says where it is not. Said
+/// loudly, since a test that is left out looks like one that passes.
+///
+/// # Panics
+/// With `CI=true`, where nothing may be left out.
+pub(crate) fn left_out(there: bool, what: &str, setup: &str, variable: &str) -> bool {
+    if there {
+        return false;
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no {what}: run {setup}");
+    eprintln!("LEFT OUT: no {what}; run {setup}, or set {variable}");
+    true
+}
+
+/// So many ports that are free now, and so in a moment, most likely.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    held.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect()
+}
+
+/// The end of a log.
+pub(crate) fn log_end(log: &Path) -> String {
+    let log = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_SHOWN)..]).into_owned()
+}
