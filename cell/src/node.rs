@@ -222,8 +222,13 @@ impl Node {
                 launcher::ProcessLauncher::start(env.clone(), command.clone())
             }
             config::scale::Launcher::Command { command, time_limit } => {
-                launcher::CommandLauncher::start(env.clone(), command.clone(), *time_limit)
+                launcher::command::start(env.clone(), command.clone(), *time_limit)
             }
+            #[cfg(feature = "kubernetes")]
+            config::scale::Launcher::Kubernetes(of) => launcher::kubernetes::start(env.clone(), of.clone()),
+            // The process refuses to start (`Launcher::lacks`).
+            #[cfg(not(feature = "kubernetes"))]
+            config::scale::Launcher::Kubernetes(_) => Arc::new(launcher::Advise),
         };
         let id = format!("controller-{:016x}", env.random_u64());
         let config = controller::Config {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::format::Build;
 use cellbus_bus::{Env, WallMs, env};
-use cellbus_cell::controller::launcher::{CommandLauncher, Launcher, ProcessLauncher, Wanted};
+use cellbus_cell::controller::launcher::{Launcher, ProcessLauncher, Wanted, command};
 
 fn shell(script: String) -> Vec<String> {
     vec!["sh".to_owned(), "-c".to_owned(), script]
@@ -52,7 +52,7 @@ async fn a_command_is_told_again_until_it_succeeds() {
         sound.display(),
         told.display()
     );
-    let launcher = CommandLauncher::start(env.clone(), shell(script), Duration::from_secs(20));
+    let launcher = command::start(env.clone(), shell(script), Duration::from_secs(20));
     launcher.want(wanted(4));
     let trouble = until(&env, "it fails", || launcher.trouble(), Option::is_some).await.unwrap();
     assert!(trouble.contains("exit status: 3") && trouble.contains("the quota is used up"), "{trouble}");
@@ -71,19 +71,18 @@ async fn a_command_is_told_again_until_it_succeeds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_hangs_or_floods_is_bounded() {
     let env = real();
-    let hangs =
-        CommandLauncher::start(env.clone(), shell("sleep 600 # {desired}".to_owned()), Duration::from_millis(300));
+    let hangs = command::start(env.clone(), shell("sleep 600 # {desired}".to_owned()), Duration::from_millis(300));
     hangs.want(wanted(1));
     let trouble = until(&env, "it hangs", || hangs.trouble(), Option::is_some).await.unwrap();
     assert!(trouble.contains("took longer than 0.3 s"), "{trouble}");
 
     let flood = "head -c 3000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2; exit 1".to_owned();
-    let floods = CommandLauncher::start(env.clone(), shell(flood), Duration::from_secs(30));
+    let floods = command::start(env.clone(), shell(flood), Duration::from_secs(30));
     floods.want(wanted(1));
     let trouble = until(&env, "it floods", || floods.trouble(), Option::is_some).await.unwrap();
     assert!(trouble.contains("yyy") && trouble.len() < 5_000, "{} bytes", trouble.len());
 
-    let none = CommandLauncher::start(env.clone(), vec!["/nowhere/scale".to_owned()], Duration::from_secs(1));
+    let none = command::start(env.clone(), vec!["/nowhere/scale".to_owned()], Duration::from_secs(1));
     none.want(wanted(1));
     let trouble = until(&env, "it is not there", || none.trouble(), Option::is_some).await.unwrap();
     assert!(trouble.contains("/nowhere/scale cannot be started"), "{trouble}");

@@ -201,6 +201,38 @@ fn keda_follows_the_controller() -> Result<()> {
     let bound = |key: &str| parsed["scale"][key].as_integer().context("a number");
     ensure!(scaled["minReplicaCount"].as_i64() <= Some(bound("min")?), "KEDA's least is above the controller's");
     ensure!(scaled["maxReplicaCount"].as_i64() >= Some(bound("max")?), "KEDA's most is below the controller's");
-    ensure!(parsed["scale"]["launcher"].as_str() == Some("none"), "the controller advises");
+    Ok(())
+}
+
+/// The controller may do what its launcher does, with the Deployment that it is told, and nothing else.
+#[test]
+fn the_controller_may_scale_the_cells_and_no_more() -> Result<()> {
+    let all = manifests()?;
+    let get =
+        |kind: &str, name: &str| all.get(&(kind.to_owned(), name.to_owned())).with_context(|| format!("{kind} {name}"));
+    let config = get("ConfigMap", "cellbus")?["data"]["cellbus.toml"].as_str().context("a text")?.to_owned();
+    let scale = config.parse::<toml::Table>()?["scale"].clone();
+    ensure!(scale["launcher"].as_str() == Some("kubernetes"), "{scale}");
+    let target = scale["kubernetes"]["deployment"].as_str().context("a Deployment")?;
+    get("Deployment", target)?;
+    let pod = &get("Deployment", "cellbus-controller")?["spec"]["template"]["spec"];
+    let account = pod["serviceAccountName"].as_str().context("a service account")?;
+    get("ServiceAccount", account)?;
+    ensure!(pod["automountServiceAccountToken"] == true, "without its token it is nobody");
+    for role in ["cell", "directory"] {
+        let pod = &get("Deployment", &format!("cellbus-{role}"))?["spec"]["template"]["spec"];
+        ensure!(pod["serviceAccountName"].is_null() && pod["automountServiceAccountToken"] == false, "{role}");
+    }
+    let binding = all.values().find(|value| value["kind"] == "RoleBinding").context("a binding")?;
+    ensure!(binding["subjects"] == serde_json::json!([{"kind": "ServiceAccount", "name": account}]), "{binding}");
+    let role = get("Role", binding["roleRef"]["name"].as_str().context("a role")?)?;
+    let wanted = serde_json::json!([
+        {"apiGroups": ["apps"], "resources": ["deployments/scale"], "resourceNames": [target], "verbs": ["get", "patch"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "patch"]},
+    ]);
+    ensure!(role["rules"] == wanted, "{}", role["rules"]);
+    ensure!(!all.keys().any(|(kind, _)| kind.starts_with("ClusterRole")), "one namespace is enough");
+    let image = fs::read_to_string(root().join("ops/deploy/container/Containerfile"))?;
+    ensure!(image.contains("-p cellbus --features kubernetes"), "the image has no launcher for it");
     Ok(())
 }

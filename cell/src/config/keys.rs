@@ -153,9 +153,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "scale.launcher",
-        Kind::Choice(&["embedded", "none", "process", "command"]),
+        Kind::Choice(&["embedded", "none", "process", "command", "kubernetes"]),
         "embedded",
-        "who starts cells and has them leave: this process, nobody (the metric `cellbus_cells_desired` advises), the controller as its children, a command of your own",
+        "who starts cells and has them leave: this process, nobody (the metric `cellbus_cells_desired` advises), the controller as its children, a command of your own, a Deployment (in builds with the feature `kubernetes`)",
     ),
     key(
         "scale.command",
@@ -164,6 +164,30 @@ pub(super) const KEYS: &[Key] = &[
         "launcher process: what starts one cell; launcher command: what is told `{desired}`. Words are split at spaces, and no shell is asked",
     ),
     key("scale.command_timeout", Kind::Time(ms(100), secs(3_600)), "30s", "how long your command may take"),
+    key(
+        "scale.kubernetes.deployment",
+        Kind::Text(253),
+        "cellbus-cell",
+        "launcher kubernetes: the Deployment whose pods are the cells",
+    ),
+    key(
+        "scale.kubernetes.namespace",
+        Kind::Text(63),
+        "",
+        "where that Deployment is; empty: the namespace of the service account, or of the kubeconfig",
+    ),
+    key(
+        "scale.kubernetes.kubeconfig",
+        Kind::Text(4_096),
+        "",
+        "file with address and credentials of the API server; empty: those that Kubernetes gives to a pod",
+    ),
+    key(
+        "scale.kubernetes.timeout",
+        Kind::Time(ms(100), secs(600)),
+        "10s",
+        "how long the API server may take to be asked and to answer",
+    ),
     key(
         "scale.controller_lease",
         Kind::Time(secs(1), secs(600)),

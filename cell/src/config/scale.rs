@@ -1,5 +1,6 @@
 //! `[scale]` and `[cell]`: how many cells there are, and how much each has under way.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cellbus_bus::ids::ShardCount;
@@ -40,6 +41,34 @@ pub enum Launcher {
         /// How long it may take.
         time_limit: Duration,
     },
+    /// A Deployment: they are its pods.
+    Kubernetes(Kubernetes),
+}
+
+/// `[scale.kubernetes]`: which Deployment, and how it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Empty: the one of the credentials.
+    pub namespace: String,
+    /// Its name.
+    pub deployment: String,
+    /// A file with address and credentials; `None`: those that a pod has.
+    pub kubeconfig: Option<PathBuf>,
+    /// How long the API server may take for one turn.
+    pub time_limit: Duration,
+}
+
+impl Launcher {
+    /// What this build lacks for it, in words for an operator.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        match self {
+            Self::Kubernetes(_) if !cfg!(feature = "kubernetes") => {
+                Some("this build has no launcher for Kubernetes: build it with `--features kubernetes`")
+            }
+            Self::None | Self::Embedded | Self::Process { .. } | Self::Command { .. } | Self::Kubernetes(_) => None,
+        }
+    }
 }
 
 impl super::Settings {
@@ -57,6 +86,12 @@ impl super::Settings {
             "embedded" => Launcher::Embedded,
             "process" => Launcher::Process { command },
             "command" => Launcher::Command { command, time_limit: self.time("scale.command_timeout") },
+            "kubernetes" => Launcher::Kubernetes(Kubernetes {
+                namespace: self.text("scale.kubernetes.namespace"),
+                deployment: self.text("scale.kubernetes.deployment"),
+                kubeconfig: self.path("scale.kubernetes.kubeconfig"),
+                time_limit: self.time("scale.kubernetes.timeout"),
+            }),
             _ => Launcher::None,
         };
         match &launcher {
@@ -68,6 +103,16 @@ impl super::Settings {
                     "scale.command",
                     "it does not say {desired}, which stands for how many cells there are to be".to_owned(),
                 );
+            }
+            Launcher::Kubernetes(of) => {
+                for (key, name, may_be_empty) in [
+                    ("scale.kubernetes.deployment", &of.deployment, false),
+                    ("scale.kubernetes.namespace", &of.namespace, true),
+                ] {
+                    if !(is_name(name) || may_be_empty && name.is_empty()) {
+                        wrong(key, format!("`{name}` is no name in Kubernetes: lower case letters, digits, - and ."));
+                    }
+                }
             }
             Launcher::None | Launcher::Embedded | Launcher::Process { .. } | Launcher::Command { .. } => {}
         }
@@ -98,6 +143,13 @@ impl super::Settings {
             controller_lease: self.time("scale.controller_lease"),
         }
     }
+}
+
+/// Whether Kubernetes takes it as the name of a thing (RFC 1123).
+fn is_name(name: &str) -> bool {
+    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    outer(name.chars().next()) && outer(name.chars().next_back()) && name.chars().all(inner)
 }
 
 impl Default for Scale {

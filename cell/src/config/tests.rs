@@ -98,6 +98,11 @@ fn what_contradicts_itself_is_refused() {
     assert!(errors("tenants = [\"a\", \"a\"]\n")[0].contains("twice"));
     assert!(errors("[log]\nlevel = \"info,x=loud\"\n")[0].contains("log.level"));
     assert!(errors("listen = \"7070\"\n")[0].contains("no address with port"));
+    let named =
+        |name: &str| format!("[scale]\nlauncher = \"kubernetes\"\nkubernetes = {{ deployment = \"{name}\" }}\n");
+    assert!(errors(&named("Cells"))[0].contains("scale.kubernetes.deployment: `Cells` is no name"));
+    assert!(errors(&named("a/b"))[0].contains("no name in Kubernetes"));
+    assert!(from_text(&named("eu.cells-1")).is_ok());
 }
 
 #[test]

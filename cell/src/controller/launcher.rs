@@ -5,10 +5,14 @@ use cellbus_bus::ids::CellId;
 
 use async_trait::async_trait;
 
-mod command;
+mod asking;
+pub mod command;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+mod pace;
 mod process;
 
-pub use command::CommandLauncher;
+pub use asking::Asking;
 pub use process::ProcessLauncher;
 
 /// What there is to be, and what there is.

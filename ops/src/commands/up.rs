@@ -42,6 +42,9 @@ impl Command {
         let config = self.settings.load_or_refuse()?;
         let level = logging::init(config.log.format, &config.log.level)?;
         let stop = shutdown::on_signal(env)?;
+        if let Some(lacks) = config.scale.launcher.lacks() {
+            return Err(Error::Usage(lacks.to_owned()));
+        }
         if config.bus != Transport::Embedded {
             return Err(Error::Usage(
                 "`up` is one process with a bus of its own: leave `bus` out, or start `cellbus cell` and `cellbus directory`"

@@ -8,17 +8,15 @@ use async_trait::async_trait;
 use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::{Env, Mono, WallMs};
 use tokio::process::{Child, Command};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::{Backoff, Heeds, Pace};
 use super::{Launcher, Wanted};
 
 /// How often children are looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// The first pause after a child has died; doubled each time.
-const AGAIN_FIRST: Duration = Duration::from_millis(500);
-/// The longest.
-const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// After children have died.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(60) };
 /// A child that has run so long has not died at once.
 const SOUND: Duration = Duration::from_secs(60);
 /// How long a child may take to hand its shards over before it is killed, which loses nothing either.
@@ -35,11 +33,9 @@ pub struct ProcessLauncher {
 }
 
 struct Inner {
-    env: Env,
+    pace: Pace,
     command: Vec<String>,
     state: Mutex<State>,
-    changed: Notify,
-    stop: CancellationToken,
     stopped: CancellationToken,
 }
 
@@ -79,15 +75,13 @@ impl ProcessLauncher {
     #[must_use]
     pub fn start(env: Env, command: Vec<String>) -> Arc<Self> {
         let inner = Arc::new(Inner {
-            env,
+            pace: Pace::new(env),
             command,
             state: Mutex::default(),
-            changed: Notify::new(),
-            stop: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
         let running = Arc::clone(&inner);
-        inner.env.spawn("cells as children", async move { running.run().await });
+        inner.pace.env.spawn("cells as children", async move { running.run().await });
         Arc::new(Self { inner })
     }
     /// Children that run now.
@@ -104,14 +98,14 @@ impl Launcher for ProcessLauncher {
     }
     fn want(&self, wanted: Wanted) {
         let mut state = self.inner.state();
-        let told = *state.told.get_or_insert_with(|| self.inner.env.wall());
+        let told = *state.told.get_or_insert_with(|| self.inner.pace.env.wall());
         let others = |member: &&Member| {
             member.role == Role::Cell && member.state == MemberState::Active && member.joined_at < told
         };
         let (desired, others) = (wanted.desired as usize, wanted.members.iter().filter(others).count());
         let split = Split { children: desired.saturating_sub(others), surplus: others.saturating_sub(desired) };
         if state.wanted.replace(split) != Some(split) {
-            self.inner.changed.notify_one();
+            self.inner.pace.changed();
         }
     }
     fn trouble(&self) -> Option<String> {
@@ -123,14 +117,14 @@ impl Launcher for ProcessLauncher {
         state.trouble.clone().or(surplus)
     }
     async fn stop(&self) {
-        self.inner.stop.cancel();
+        self.inner.pace.stop.cancel();
         self.inner.stopped.cancelled().await;
     }
 }
 
 impl Drop for ProcessLauncher {
     fn drop(&mut self) {
-        self.inner.stop.cancel();
+        self.inner.pace.stop.cancel();
     }
 }
 
@@ -142,25 +136,20 @@ impl Inner {
 
     async fn run(&self) {
         let mut children = Children::default();
-        while !self.stop.is_cancelled() {
+        while !self.pace.stop.is_cancelled() {
             self.reap(&mut children);
             let wanted = self.state().wanted;
             if let Some(Split { children: desired, .. }) = wanted {
                 self.towards(&mut children, desired);
             }
             self.state().running = children.running.len();
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => {}
-                () = self.changed.notified() => {}
-                () = self.env.sleep(LOOK) => {}
-            }
+            self.pace.pause(LOOK, Heeds::Changes).await;
         }
-        let began = self.env.mono();
+        let began = self.pace.env.mono();
         children.running.iter_mut().for_each(|running| leave(running, began));
         while !children.running.is_empty() {
             self.reap(&mut children);
-            self.env.sleep(LOOK).await;
+            self.pace.env.sleep(LOOK).await;
         }
         self.state().running = 0;
         self.stopped.cancel();
@@ -168,7 +157,7 @@ impl Inner {
 
     /// Takes out those that have ended, and kills those that take too long to leave.
     fn reap(&self, children: &mut Children) {
-        let now = self.env.mono();
+        let now = self.pace.env.mono();
         let mut died = None;
         children.running.retain_mut(|running| {
             if running.leaving.is_some_and(|since| now.since(since) > DRAIN_MAX) {
@@ -193,14 +182,14 @@ impl Inner {
     }
 
     fn put_off(&self, children: &mut Children, trouble: String) {
-        let pause = AGAIN_FIRST.saturating_mul(1 << children.deaths.saturating_sub(1).min(16)).min(AGAIN_MAX);
-        children.not_before = Some(self.env.mono().after(pause));
+        let pause = BACKOFF.after(children.deaths);
+        children.not_before = Some(self.pace.env.mono().after(pause));
         tracing::warn!(trouble, pause_seconds = pause.as_secs_f64(), "a cell is started again after a while");
         self.state().trouble = Some(trouble);
     }
 
     fn towards(&self, children: &mut Children, desired: usize) {
-        let now = self.env.mono();
+        let now = self.pace.env.mono();
         let staying = children.running.iter().filter(|running| running.leaving.is_none()).count();
         let leaving = children.running.len() > staying;
         if staying > desired
@@ -222,7 +211,7 @@ impl Inner {
             }
         }
         // All there, and none has died for a while.
-        let sound = children.running.iter().all(|running| now.since(running.since) >= AGAIN_FIRST);
+        let sound = children.running.iter().all(|running| now.since(running.since) >= BACKOFF.first);
         if sound && staying >= desired && children.not_before.is_none_or(|at| now >= at) {
             self.state().trouble = None;
         }
