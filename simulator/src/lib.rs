@@ -13,6 +13,7 @@
 //!  trace or rate ──▶ load ──▶ cluster ──▶ outcomes ──▶ report
 //! ```
 
+pub mod autoscale;
 pub mod cluster;
 pub mod drivers;
 pub mod inventory;

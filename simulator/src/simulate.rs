@@ -12,6 +12,8 @@
 //! [`run`] makes one run: jobs and faults for a while, then everything is mended, then all must
 //! come to rest before a deadline, and managers, directories and the producers' books must agree.
 //! The same seed and build give the same run, which a hash of its trace shows.
+//!
+//! [`elastic()`] makes another kind of run: no faults, a load that comes and goes, and the autoscaler.
 
 mod amnesia;
 mod books;
@@ -20,6 +22,7 @@ mod cells;
 mod checks;
 mod clock;
 mod disk;
+mod elastic;
 mod env;
 mod executor;
 mod faults;
@@ -36,6 +39,7 @@ mod shrink;
 mod stops;
 mod trace;
 
+pub use elastic::{Elapsed, Elastic, Took, elastic};
 pub use faults::{FaultKind, Faults, InvalidFaults};
 pub use many::run_many;
 pub use run::{Config, Report, run};

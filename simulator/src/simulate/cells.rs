@@ -42,6 +42,8 @@ pub(super) struct Shape {
     pub(super) runner: runner::Config,
     pub(super) managers: Vec<ManagerName>,
     pub(super) together: usize,
+    /// Calls that a cell has under way; `None`: as many as it likes.
+    pub(super) in_flight_max: Option<u32>,
     /// For checkpoints of directories, if they have any.
     pub(super) checkpoints: Option<checkpoint::Cluster>,
     /// What rots on disks has the right checksum: a deliberate bug.
@@ -170,6 +172,7 @@ impl Cells {
             settle: self.shape.lease,
             gather: (self.shape.together, GATHER),
             runner: self.shape.runner.clone(),
+            in_flight_max: self.shape.in_flight_max,
             ingress: Some(Tenants::Any),
             ..cell::Config::local(id.clone(), fronts)
         };

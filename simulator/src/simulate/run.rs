@@ -233,6 +233,7 @@ impl World {
             runner: runner::Config { limits: Some(limits.clone()), snapshot_bytes_min, ..runner::Config::default() },
             managers: names,
             together: config.cells as usize,
+            in_flight_max: None,
             unchecked: sabotage == Some(Sabotage::UncheckedCheckpoint),
             // Both ways to lay a cluster out, in turn.
             apart: seed % 2 == 1,

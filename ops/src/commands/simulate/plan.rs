@@ -1,6 +1,6 @@
 //! `cellbus simulate --plan`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context as _;
 use cellbus_bus::Env;
@@ -36,9 +36,6 @@ pub(super) struct Options {
     /// Also run clusters of 1,000 to 50,000 hosts in this process, about a minute, and hold the model against them
     #[arg(long, requires = "plan")]
     measure: bool,
-    /// Write it as a page, with curves from 1,000 to 5,000,000 hosts
-    #[arg(long, value_name = "FILE.html", requires = "plan")]
-    report: Option<PathBuf>,
 }
 
 impl Options {
@@ -47,6 +44,7 @@ impl Options {
         hosts: Option<u64>,
         vms: Option<u64>,
         rate: Option<f64>,
+        report: Option<&Path>,
         format: Format,
         env: &Env,
     ) -> Result<()> {
@@ -71,7 +69,7 @@ impl Options {
             })
             .collect();
         let ran = if self.measure { measured(env).await? } else { Vec::new() };
-        if let Some(path) = &self.report {
+        if let Some(path) = report {
             std::fs::write(path, plan::html(&assumed, &ran))
                 .with_context(|| format!("cannot write the report {}", path.display()))?;
         }

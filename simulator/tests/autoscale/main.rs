@@ -1,10 +1,9 @@
 //! The autoscaling policy in virtual time: what it promises, on traces that try to break it.
 
-mod fluid;
 mod holds;
 mod properties;
 
-use fluid::{Keda, Ours, Plant, play};
+use cellbus_simulator::autoscale::{Keda, Ours, Plant, play};
 
 fn turns_in(turns: &[f64], from: f64, to: f64) -> usize {
     turns.iter().filter(|at| (from..to).contains(*at)).count()
@@ -91,7 +90,7 @@ fn a_scale_out_that_made_things_worse_is_undone() {
     assert!(!helped.reasons.join("\n").contains("not tried again"), "{}", helped.reasons.join("\n"));
 }
 
-/// Against KEDA's plain rule on the same traces: late for less time. The bench `autoscale` prints it all.
+/// Against KEDA's plain rule on the same traces: late for less time. `cellbus simulate --scale` prints it all.
 #[test]
 fn it_is_late_for_less_time_than_the_plain_rule() {
     let step = |at: f64| if at < 60.0 { 5.0 } else { 500.0 };

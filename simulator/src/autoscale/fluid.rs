@@ -1,8 +1,6 @@
 //! A cluster as a fluid: work comes in at a rate, cells take it out at theirs, in virtual time.
 //!
-//! New cells take a while to start. The same traces are played to the policy and to KEDA's plain rule.
-
-#![allow(dead_code, reason = "the test and the bench each use a part of it")]
+//! New cells take a while to start. The same traces are played to whoever decides.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,148 +8,69 @@ use std::time::Duration;
 use cellbus_bus::Mono;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, ShardCount, ShardId};
-use cellbus_directory::scale::{Mode, Settings};
-use cellbus_workflows::autoscale::{Now, Policy, Reading, ShardReading, Tuning};
+use cellbus_workflows::autoscale::{Reading, ShardReading};
+use serde::Serialize;
 
 /// Milliseconds of one step of the fluid.
 const STEP_MS: u64 = 100;
-/// From when a cell is asked for until it works.
-const START_MS: u64 = 2_000;
 
 /// What the cluster is like.
-#[derive(Clone, Debug)]
-pub(crate) struct Plant {
+#[derive(Clone, Copy, Debug)]
+pub struct Plant {
     /// What one cell does a second while there are few of them.
-    pub(crate) cell_rate: f64,
+    pub cell_rate: f64,
+    /// From when a cell is asked for until it works.
+    pub start_seconds: f64,
     /// Work that one cell has under way at the most.
-    pub(crate) in_flight_max: Option<u32>,
+    pub in_flight_max: Option<u32>,
     /// What all of them together do a second at the most, by their number: `None`: no such bound.
-    pub(crate) together_max: Option<fn(f64) -> f64>,
+    pub together_max: Option<fn(f64) -> f64>,
     /// Work that waits for managers, all the time.
-    pub(crate) blocked: f64,
+    pub blocked: f64,
 }
 
 impl Default for Plant {
     fn default() -> Self {
-        Self { cell_rate: 100.0, in_flight_max: Some(50), together_max: None, blocked: 0.0 }
+        Self { cell_rate: 100.0, start_seconds: 2.0, in_flight_max: Some(50), together_max: None, blocked: 0.0 }
     }
 }
 
 /// Who decides.
-pub(crate) trait Scaler {
+pub trait Scaler {
     /// How many cells there are to be.
     fn decide(&mut self, at_ms: u64, reading: &Reading) -> u32;
 }
 
-/// The policy.
-pub(crate) struct Ours {
-    pub(crate) policy: Policy,
-    pub(crate) settings: Settings,
-    pub(crate) reasons: Vec<String>,
-}
-
-pub(crate) fn settings(min: u32, max: u32) -> Settings {
-    Settings {
-        mode: Mode::Auto,
-        cells: min,
-        min,
-        max,
-        drain_target: Duration::from_secs(60),
-        latency_objective: Duration::from_secs(5),
-    }
-}
-
-pub(crate) fn now(at_ms: u64) -> Now {
-    Now { mono: Mono(Duration::from_millis(at_ms)), wall: WallMs(1_700_000_000_000 + at_ms) }
-}
-
-impl Ours {
-    pub(crate) fn new(min: u32, max: u32) -> Self {
-        Self::tuned(min, max, Tuning::default())
-    }
-    pub(crate) fn tuned(min: u32, max: u32, tuning: Tuning) -> Self {
-        let policy = Policy::new(tuning, ShardCount::DEFAULT, Some(min));
-        Self { policy, settings: settings(min, max), reasons: Vec::new() }
-    }
-}
-
-impl Scaler for Ours {
-    fn decide(&mut self, at_ms: u64, reading: &Reading) -> u32 {
-        let decision = self.policy.decide(now(at_ms), &self.settings, Some(reading));
-        if decision.desired != decision.before {
-            self.reasons.push(format!("{:.0} s: {}", at_ms as f64 / 1_000.0, decision.reason));
-        }
-        decision.desired
-    }
-}
-
-/// KEDA's plain rule: `ceil(lag / threshold)`, looked at every 30 s. It goes up at once; it goes down
-/// once nothing within the cool-down of 300 s wanted as many (KEDA leaves this to the Kubernetes
-/// autoscaler, whose stabilisation window is 300 s).
-pub(crate) struct Keda {
-    pub(crate) threshold: f64,
-    pub(crate) min: u32,
-    pub(crate) max: u32,
-    current: u32,
-    wanted: VecDeque<(u64, u32)>,
-}
-
-impl Keda {
-    pub(crate) fn new(threshold: f64, min: u32, max: u32) -> Self {
-        Self { threshold, min, max, current: min, wanted: VecDeque::new() }
-    }
-}
-
-impl Scaler for Keda {
-    fn decide(&mut self, at_ms: u64, reading: &Reading) -> u32 {
-        if !at_ms.is_multiple_of(30_000) {
-            return self.current;
-        }
-        let lag: u64 = reading.shards.iter().map(|shard| shard.unread + shard.waiting).sum();
-        let wanted = ((lag as f64 / self.threshold).ceil() as u32).clamp(self.min, self.max);
-        self.wanted.push_back((at_ms, wanted));
-        while self.wanted.front().is_some_and(|(at, _)| at_ms - at > 300_000) {
-            self.wanted.pop_front();
-        }
-        let most = self.wanted.iter().map(|(_, wanted)| *wanted).max().unwrap_or(wanted);
-        self.current = most;
-        self.current
-    }
-}
-
 /// What a trace came to.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outcome {
     /// Cells, each for each second that it was there, starting ones included.
-    pub(crate) cell_seconds: f64,
+    pub cell_seconds: f64,
     /// Seconds in which what was started had waited longer than the objective of 5 s.
-    pub(crate) late_seconds: f64,
-    /// How often the size turned: more after fewer, or fewer after more.
-    pub(crate) turns: Vec<f64>,
+    pub late_seconds: f64,
+    /// When the size turned, in seconds: more after fewer, or fewer after more.
+    pub turns: Vec<f64>,
     /// How often it changed.
-    pub(crate) changes: u32,
+    pub changes: u32,
     /// The most cells.
-    pub(crate) cells_max: u32,
+    pub cells_max: u32,
     /// When the first cell beyond those at the start worked.
-    pub(crate) first_new_s: Option<f64>,
+    pub first_new_s: Option<f64>,
     /// The last moment with work that waited.
-    pub(crate) last_backlog_s: f64,
+    pub last_backlog_s: f64,
     /// What waited at the end.
-    pub(crate) backlog_end: f64,
+    pub backlog_end: f64,
     /// How many there were to be, second by second.
-    pub(crate) cells: Vec<u32>,
+    #[serde(skip)]
+    pub cells: Vec<u32>,
     /// What waited, second by second.
-    pub(crate) backlog: Vec<f64>,
+    #[serde(skip)]
+    pub backlog: Vec<f64>,
 }
 
 /// Plays `arrival` (work a second, by the second) for so many seconds.
-pub(crate) fn play(
-    plant: &Plant,
-    start: u32,
-    seconds: u64,
-    arrival: impl Fn(f64) -> f64,
-    scaler: &mut dyn Scaler,
-) -> Outcome {
+#[must_use]
+pub fn play(plant: &Plant, start: u32, seconds: u64, arrival: impl Fn(f64) -> f64, scaler: &mut dyn Scaler) -> Outcome {
     let mut outcome = Outcome::default();
     let (mut desired, mut direction) = (start, 0_i8);
     // Cells that work, and those that start, with when they will.
@@ -217,7 +136,7 @@ pub(crate) fn play(
                 outcome.changes += 1;
             }
             while working + (starting.len() as u32) < wants {
-                starting.push_back(at_ms + START_MS);
+                starting.push_back(at_ms + (plant.start_seconds * 1_000.0) as u64);
             }
             while working + (starting.len() as u32) > wants {
                 if starting.pop_back().is_none() {
@@ -232,8 +151,9 @@ pub(crate) fn play(
     outcome
 }
 
-/// All of it on one shard, the others idle.
-pub(crate) fn reading(
+/// What a controller reads then: all of it on one shard, the others idle.
+#[must_use]
+pub fn reading(
     at_ms: u64,
     cells: u32,
     plant: &Plant,

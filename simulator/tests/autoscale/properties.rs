@@ -5,7 +5,7 @@ use cellbus_directory::scale::Direction;
 use cellbus_workflows::autoscale::{Policy, Tuning, size_max};
 use proptest::prelude::*;
 
-use crate::fluid::{Ours, Plant, now, play, reading, settings};
+use cellbus_simulator::autoscale::{Ours, Plant, now, play, reading, settings};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]

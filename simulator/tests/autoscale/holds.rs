@@ -7,7 +7,7 @@ use cellbus_bus::ids::{Epoch, ShardCount};
 use cellbus_directory::scale::{Direction, Mode, Rate};
 use cellbus_workflows::autoscale::{Policy, Reading, Tuning, size_max};
 
-use crate::fluid::{Plant, now, reading, settings};
+use cellbus_simulator::autoscale::{Plant, now, reading, settings};
 
 /// A cluster with much to do, second by second.
 fn busy(at_s: u64, cells: u32) -> Reading {
