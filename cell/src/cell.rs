@@ -20,6 +20,7 @@ use crate::lease::Lease;
 use crate::peers::{Answered, Asked, Peer, Post, Request, Response, Serve};
 use crate::process::Process;
 use crate::runner::{self, Elsewhere, Ended, Home, LetGo, Runner};
+use crate::spans::Spans;
 
 mod ingress;
 mod membership;
@@ -353,6 +354,9 @@ impl front::Outside for Inner {
     }
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>) {
         self.effects.observed(&self.process, manager, vms);
+    }
+    fn spans(&self) -> &Spans {
+        &self.process.spans
     }
 }
 

@@ -28,6 +28,7 @@ mod security;
 mod source;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod value;
 
 pub use kafka::{Kafka, KafkaSignIn};
@@ -36,6 +37,7 @@ pub use managers::{Manager, ManagerKind, ManagerLimits};
 pub use nats::{Nats, SecretFrom, SignIn};
 pub use security::{Auth, MembersTls, Tls};
 pub use source::{File, Origin, Override, Sources};
+pub use traces::Otlp;
 pub use value::Secret;
 pub(crate) use value::read_time;
 
@@ -134,6 +136,8 @@ pub struct Config {
     pub circuit: crate::front::circuit::Config,
     /// `[log]`
     pub log: Log,
+    /// `[trace.otlp]`: none without `trace.otlp.endpoint`.
+    pub otlp: Option<Otlp>,
     /// `[http]`
     pub http: Http,
     /// `[tls]`
@@ -151,6 +155,19 @@ pub struct Config {
     /// `[[managers]]`
     pub managers: Vec<Manager>,
     settings: BTreeMap<&'static str, (Value, Origin)>,
+}
+
+impl Config {
+    /// What of it this build lacks, in words for an operator.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        if self.otlp.is_some() && !cfg!(feature = "otlp") {
+            return Some(
+                "this build sends no traces: build it with `--features otlp`, or leave `trace.otlp.endpoint` out",
+            );
+        }
+        self.scale.launcher.lacks()
+    }
 }
 
 /// `[lease]`
@@ -450,6 +467,7 @@ impl Settings {
         }
         let shards = u16::try_from(self.count("shards")).ok().and_then(ShardCount::new);
         let scale = self.scale(self.u32("cells"), shards?, &mut wrong);
+        let otlp = self.otlp(&mut wrong);
         let level = self.text("log.level");
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
             wrong("log.level", format!("`{}` is no level and no directives: {error}", level.escape_debug()));
@@ -501,6 +519,7 @@ impl Settings {
             disk_free_min_bytes: self.count("disk.free_min"),
             directory: Directory { checkpoint_dir, checkpoint_interval: self.time("directory.checkpoint_interval") },
             circuit,
+            otlp,
             log: Log {
                 level,
                 format: if self.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },

@@ -47,6 +47,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::work;
 use crate::pauses;
 use crate::peers::{Answered, Asked, Peer};
+use crate::spans::{Part, Span, Spans};
 use asks::Asks;
 use circuit::{Circuit, Verdict};
 pub use config::Config;
@@ -78,6 +79,8 @@ pub(crate) trait Outside: Send + Sync {
     fn revoked(&self, manager: ManagerId, epoch: Epoch);
     /// Tells the homes of these VMs to read them again.
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
+    /// Where spans of its operations go.
+    fn spans(&self) -> &Spans;
 }
 
 pub(crate) enum Message {
@@ -547,7 +550,10 @@ impl Front {
         let span = tracing::trace_span!(
             "operation", %job, vm = %op.vm, %shard, manager = %self.config.name, op = op.number.0
         );
+        let (env, spans, manager) = (self.env.clone(), self.outside.spans().clone(), self.config.name.clone());
+        let wanted = !job.uuid().is_nil() && spans.want(&job);
         let performed = async move {
+            let began = env.mono();
             tracing::trace!(kind = limits::Kind::of(&op.action).as_str(), "the manager is asked");
             let mut result = driver.perform(&op).await;
             // "Not there" counts only when no older task may yet bring it about, and "no room" only
@@ -569,6 +575,16 @@ impl Front {
             match &result {
                 Ok(_) => tracing::trace!("the manager has done it"),
                 Err(error) => tracing::trace!(%error, "the manager has not done it"),
+            }
+            if wanted {
+                spans.end(Span {
+                    job,
+                    part: Part::Operation(limits::Kind::of(&op.action).as_str(), op.vm, op.number),
+                    ended: env.wall(),
+                    took: env.mono().since(began),
+                    failed: result.as_ref().err().map(ToString::to_string),
+                    attributes: vec![("cellbus.manager", manager.to_string())],
+                });
             }
             Done::Op { ticket, vm: op.vm, result }
         };

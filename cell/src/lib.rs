@@ -48,6 +48,8 @@ pub mod presence;
 pub mod process;
 pub mod runner;
 pub mod security;
+#[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "nobody takes the spans"))]
+mod spans;
 
 pub use cell::Cell;
 pub use gateway::Gateway;

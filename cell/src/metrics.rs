@@ -14,6 +14,8 @@ mod memory;
 mod nats;
 pub mod peers;
 pub mod security;
+#[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "nobody takes the spans"))]
+pub(crate) mod spans;
 #[cfg(test)]
 mod tests;
 pub(crate) mod work;
@@ -148,6 +150,7 @@ pub fn described() -> Vec<(&'static str, &'static [Described])> {
         ("The embedded bus", embedded::ALL),
         ("Calls between processes", peers::ALL),
         ("Certificates and tokens", security::ALL),
+        ("Traces", spans::ALL),
     ]
 }
 

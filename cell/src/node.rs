@@ -35,6 +35,8 @@ use crate::metrics;
 use crate::peers::{HttpPeers, LocalPeers, Peers};
 use crate::presence::Presence;
 use crate::security::MembersTls;
+#[cfg(feature = "otlp")]
+use crate::spans::Exporter;
 use crate::{Gateway, Process, front, runner};
 
 mod cells;
@@ -145,6 +147,11 @@ impl Node {
         env.spawn("process", rest.track_future(async move { beside.run(stop).await }));
 
         let alone = matches!(reach, Reach::Alone);
+        #[cfg(feature = "otlp")]
+        let exporter = config
+            .otlp
+            .clone()
+            .and_then(|otlp| Exporter::open(&process.spans, otlp, &process.build().version, env.clone()));
         let cells = Arc::new(Cells {
             process: process.clone(),
             config,
@@ -168,6 +175,11 @@ impl Node {
             stop_rest,
             rest,
         };
+        #[cfg(feature = "otlp")]
+        if let Some(exporter) = exporter {
+            let sending = exporter.run(node.gateway.clone(), node.stop_rest.clone());
+            node.env.spawn("spans", node.rest.track_future(sending));
+        }
         match role {
             Role::Cell => {
                 let together = node.cells.config.cells as usize;

@@ -32,6 +32,8 @@ pub(crate) mod wire;
 
 pub use http::HttpPeers;
 
+pub use crate::spans::Context as TraceContext;
+
 /// A cell, and where it is reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
@@ -225,6 +227,8 @@ pub enum Request {
     },
     /// Of a process of the directory: what its replica knows.
     Directory(Box<directory::Ask>),
+    /// Which traces jobs belong to that were accepted there.
+    Traces(Vec<JobId>),
 }
 
 impl Request {
@@ -250,7 +254,8 @@ impl Request {
             | Self::DeadLetters
             | Self::Changes
             | Self::Drain(_)
-            | Self::Release { .. } => Duration::ZERO,
+            | Self::Release { .. }
+            | Self::Traces(_) => Duration::ZERO,
         }
     }
 }
@@ -309,6 +314,9 @@ pub enum Response {
     },
     /// To [`Request::Directory`].
     Directory(Box<directory::Answer>),
+    /// To [`Request::Traces`], in order: `None` if that is not known there, `Some(None)` if the job
+    /// brought none along.
+    Traces(Vec<Option<Option<TraceContext>>>),
 }
 
 /// What is known of one job.

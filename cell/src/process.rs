@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::capacity;
 use crate::directory::{Directory, Elsewhere, Here};
-use crate::metrics::work;
+use crate::metrics::{self, work};
 use crate::pauses;
 use crate::peers::{LocalPeers, Peer, Peers, Request, Response, Summary};
+use crate::spans::Spans;
 
 /// How often the members and the cluster record are read.
 const READ_EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ pub struct Process {
     pub(crate) pauses: Arc<pauses::Watch>,
     /// Counts what its cells do.
     pub(crate) work: Arc<work::Metrics>,
+    /// Where spans of jobs go.
+    pub(crate) spans: Spans,
     registry: Registry,
     build: Arc<Build>,
     /// What cells write, as the cluster record last read says, if this build can write it.
@@ -99,6 +102,7 @@ impl Process {
         let routes = Arc::new(Routes::new(count));
         let registry = Registry::new();
         let work = work::Metrics::new(&registry).expect("a new registry has none of them, and their names are fixed");
+        let spans = metrics::spans::Metrics::new(&registry).expect("the same");
         let build = Build::current();
         let format = Arc::new(AtomicU16::new(build.formats.oldest));
         Self {
@@ -113,6 +117,7 @@ impl Process {
             routes,
             pauses: Arc::default(),
             work: Arc::new(work),
+            spans: Spans::new(spans),
             registry,
             build: Arc::new(build),
             format,

@@ -25,6 +25,7 @@ mod open;
 mod permits;
 mod serve;
 mod snapshot;
+mod spans;
 mod trace;
 
 use std::panic::AssertUnwindSafe;

@@ -31,16 +31,12 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Runs until it is stopped, or until its cells have been drained by an operator.
 pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env) -> Result<()> {
     let config = settings.load_or_refuse()?;
-    if role == Role::Controller {
-        let cannot = match &config.scale.launcher {
-            Launcher::Embedded => Some(
-                "a controller of its own process cannot start cells in it: set `scale.launcher` to process, command, kubernetes or none",
-            ),
-            launcher => launcher.lacks(),
-        };
-        if let Some(advice) = cannot {
-            return Err(Error::Usage(advice.to_owned()));
-        }
+    if role == Role::Controller && matches!(config.scale.launcher, Launcher::Embedded) {
+        let advice = "a controller of its own process cannot start cells in it: set `scale.launcher` to process, command, kubernetes or none";
+        return Err(Error::Usage(advice.to_owned()));
+    }
+    if let Some(lacks) = config.lacks() {
+        return Err(Error::Usage(lacks.to_owned()));
     }
     let level = logging::init(config.log.format, &config.log.level)?;
     let stop = shutdown::on_signal(env)?;

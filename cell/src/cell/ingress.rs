@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::gateway::{Gateway, Submitted};
 use crate::process::Process;
+use crate::spans::{Part, Span};
 
 /// A message that is not acknowledged for so long comes again.
 const REDELIVER_AFTER: Duration = Duration::from_secs(30);
@@ -72,12 +73,25 @@ enum Said {
 /// Takes one message in; gives the answer that is owed for it.
 async fn one(process: &Process, tenants: &Tenants, delivery: Box<dyn Delivery>) -> Option<Owed> {
     let rule = TenantRule { from: TenantFrom::Sender(delivery.tenant()), known: tenants };
+    let began = process.env.mono();
     let parsed = cloudevent::parse_message(delivery.headers(), delivery.body(), rule, &Limits::default());
     let tenant: Option<TenantId> = delivery.tenant().parse().ok();
     let (published, said) = match parsed {
         Ok(job) => {
             let job = Arc::new(job);
-            (publish(process, &job).await, Some(Said::Job(job)))
+            let published = publish(process, &job).await;
+            if process.spans.want(&job.id) {
+                process.spans.learn(&job.id, &job.extensions);
+                process.spans.end(Span {
+                    job: job.id,
+                    part: Part::Ingress,
+                    ended: process.env.wall(),
+                    took: process.env.mono().since(began),
+                    failed: published.as_ref().err().map(ToString::to_string),
+                    attributes: vec![("cellbus.tenant", job.tenant.to_string())],
+                });
+            }
+            (published, Some(Said::Job(job)))
         }
         Err(rejection) => {
             // Kept without its headers, it could not be tried again.

@@ -112,6 +112,7 @@ impl Inner {
             Request::Changes => Response::Changes(
                 self.ask_all(Ask::Changes).await.into_iter().flat_map(|(_, changes)| changes).collect(),
             ),
+            Request::Traces(jobs) => Response::Traces(jobs.iter().map(|job| self.process.spans.trace(job)).collect()),
             Request::Drain(by) => {
                 tracing::info!(cell = %self.me.cell, who = by.who, from = by.from, "asked to drain");
                 self.draining.store(true, Ordering::Release);

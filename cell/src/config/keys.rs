@@ -249,6 +249,31 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("log.format", Kind::Choice(&["text", "json"]), "text", "how it is logged"),
     key(
+        "trace.otlp.endpoint",
+        Kind::Text(2_048),
+        "",
+        "the collector that gets spans of jobs, by OTLP over HTTP, such as `http://127.0.0.1:4318` (`/v1/traces` is added unless a path is named); https by the CAs of the system; empty: none are sent",
+    ),
+    key(
+        "trace.otlp.headers_file",
+        Kind::Text(4_096),
+        "",
+        "file with headers for it, one `name: value` a line, such as credentials; read again with each request",
+    ),
+    key(
+        "trace.otlp.ratio",
+        Kind::Ratio(0.0, 1.0),
+        "1.0",
+        "the share of jobs whose spans are sent, the same jobs in every process; of a job whose `traceparent` says that it is not sampled, none are",
+    ),
+    key(
+        "trace.otlp.queue_max",
+        Kind::Count(16, 1_000_000),
+        "16384",
+        "spans that wait to be sent; more are dropped and counted, and no work waits",
+    ),
+    key("trace.otlp.timeout", Kind::Time(ms(100), secs(60)), "5s", "how long the collector may take to answer"),
+    key(
         "http.insecure",
         Kind::Flag,
         "false",

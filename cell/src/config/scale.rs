@@ -60,8 +60,7 @@ pub struct Kubernetes {
 
 impl Launcher {
     /// What this build lacks for it, in words for an operator.
-    #[must_use]
-    pub fn lacks(&self) -> Option<&'static str> {
+    pub(super) fn lacks(&self) -> Option<&'static str> {
         match self {
             Self::Kubernetes(_) if !cfg!(feature = "kubernetes") => {
                 Some("this build has no launcher for Kubernetes: build it with `--features kubernetes`")

@@ -14,6 +14,7 @@ use cellbus_workflows::{ControlItem, JobItem, JobStatus};
 use super::{ASK_AGAIN, Error, Gateway, OWNER_LIMIT, Result, Submitted, What, confused};
 use crate::directory::Fresh;
 use crate::peers::{Decision, JobAnswer, Peer, Request, Response, Until};
+use crate::spans::{Part, Span};
 
 /// How long a submission waits for the homes of its jobs to decide.
 const DECIDE_LIMIT: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ impl Gateway {
     pub async fn submit(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<Submitted>> {
         let process = &self.inner.process;
         process.bus.accepting()?;
+        let began = process.env.mono();
         let mut by_shard: BTreeMap<ShardId, Vec<bytes::Bytes>> = BTreeMap::new();
         for job in &jobs {
             by_shard.entry(job.id.shard(process.count)).or_default().push(JobItem::Job(Arc::clone(job)).encode());
@@ -44,7 +46,19 @@ impl Gateway {
         let items =
             by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items)).collect();
         process.bus.publish_all(items).await?;
-        Ok(self.decisions(&jobs).await)
+        let decided = self.decisions(&jobs).await;
+        for job in jobs.iter().filter(|job| process.spans.want(&job.id)) {
+            process.spans.learn(&job.id, &job.extensions);
+            process.spans.end(Span {
+                job: job.id,
+                part: Part::Submit,
+                ended: process.env.wall(),
+                took: process.env.mono().since(began),
+                failed: None,
+                attributes: vec![("cellbus.tenant", job.tenant.to_string())],
+            });
+        }
+        Ok(decided)
     }
 
     /// What the home of a job that is on its queue makes of it, as [`Gateway::submit`] says it.

@@ -68,6 +68,7 @@ fn everything(managers: usize, tenants: usize) -> (tempfile::TempDir, Metrics) {
     }
     let work = Registry::new();
     work::Metrics::new(&work).unwrap();
+    spans::Metrics::new(&work).unwrap();
     let metrics = metrics.beside(&work);
 
     for resource in RESOURCES

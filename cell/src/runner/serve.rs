@@ -231,6 +231,13 @@ impl Runner {
                         {
                             if !matches!(answered.answer, Answer::Later(_)) {
                                 self.process.work.stepped(step, now.since(sent));
+                                super::spans::stepped(
+                                    &self.process,
+                                    &serving.open.shard,
+                                    &answered,
+                                    step,
+                                    now.since(sent),
+                                );
                             }
                             serving.backlog.push_back(called(answered.vm, answered.op, answered.answer));
                         }
@@ -238,6 +245,9 @@ impl Runner {
                 }
                 Message::StillRunning(calls) => calls.into_iter().for_each(|(vm, op)| serving.calls.heard(now, vm, op)),
                 Message::Effects(answers) => {
+                    for (intent, _) in answers.iter().filter(|(_, answer)| matches!(answer, EffectAnswer::Published)) {
+                        super::spans::told(&self.process, &serving.open.shard, intent);
+                    }
                     let inputs = answers.into_iter().map(|(intent, answer)| Input::Answered { intent, answer });
                     serving.backlog.extend(inputs);
                 }
@@ -398,6 +408,7 @@ impl Runner {
         let body = batch.entry.encode_as(self.process.format());
         let stamp = Stamp::of(&batch.entry);
         let decided = work::Decided::of(&serving.open.shard, &batch.entry);
+        let ended = super::spans::ended(&self.process, &batch.entry.records);
         let count = batch.entry.records.len();
         let traced = super::trace::wanted().then(|| std::mem::take(&mut batch.entry.records));
         drop(batch);
@@ -437,6 +448,7 @@ impl Runner {
             super::trace::appended(self.shard, &serving.open.shard, seq, &records);
         }
         let released = serving.open.shard.appended(seq, &self.process.names);
+        super::spans::jobs(&self.process, &serving.open.shard, ended);
         if let Some(id) = noted {
             self.trim(&mut serving.open, id).await;
         }

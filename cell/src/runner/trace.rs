@@ -11,6 +11,8 @@ use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{Effect, EffectKind, Shard};
 use tracing::field::{DisplayValue, display};
 
+use crate::spans::TRACEPARENT;
+
 /// Whether any of this is wanted.
 pub(super) fn wanted() -> bool {
     tracing::enabled!(tracing::Level::TRACE)
@@ -79,7 +81,7 @@ impl About {
         let job = self.job.or_else(|| self.vm.and_then(|vm| shard.job_of(&vm)));
         // Known at the job's home alone. Elsewhere the job's id joins the lines.
         let status = job.and_then(|job| shard.job(&job));
-        let traceparent = status.as_ref().and_then(|status| status.extensions.get("traceparent"));
+        let traceparent = status.as_ref().and_then(|status| status.extensions.get(TRACEPARENT));
         tracing::trace_span!("shard", shard = %id, job = shown(job), vm = shown(self.vm), traceparent)
     }
 }

@@ -42,7 +42,7 @@ impl Command {
         let config = self.settings.load_or_refuse()?;
         let level = logging::init(config.log.format, &config.log.level)?;
         let stop = shutdown::on_signal(env)?;
-        if let Some(lacks) = config.scale.launcher.lacks() {
+        if let Some(lacks) = config.lacks() {
             return Err(Error::Usage(lacks.to_owned()));
         }
         if config.bus != Transport::Embedded {
