@@ -140,7 +140,7 @@ impl Shared {
             });
             match answer.await {
                 Some(Ok(marks)) => {
-                    self.heard().answered();
+                    self.heard().answered(self.env.mono());
                     return Ok(marks);
                 }
                 // A partition that was made a moment ago, or whose leader has just changed.
@@ -361,7 +361,7 @@ impl Bus for Kafka {
 
     fn accepting(&self) -> Result<()> {
         self.shared.reachable()?;
-        if self.shared.heard().is_down() {
+        if self.shared.heard().is_down(self.shared.env.mono()) {
             return Err(Error::Unavailable { reason: "no Kafka broker can be reached (kafka_unreachable)".to_owned() });
         }
         let full_at = *self.shared.full_at.lock().unwrap_or_else(PoisonError::into_inner);

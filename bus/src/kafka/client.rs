@@ -1,6 +1,6 @@
 //! librdkafka's clients: what they are told, and what they say beside their answers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,24 +10,35 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::util::Timeout;
 use rdkafka::{ClientContext, Statistics};
 
+use crate::env::Mono;
+
 use super::config::{Auth, Config};
+
+/// So long without an answer to any client.
+const DOWN_AFTER: Duration = Duration::from_secs(3);
 
 /// What all clients of a bus have heard.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    /// No broker can be reached, as far as is known.
+    /// One of the clients has lost all brokers, and none has heard of one since.
     down: AtomicBool,
+    /// When one of them was last answered, in milliseconds of [`crate::env::Mono`].
+    answered_ms: AtomicU64,
     /// The last error that no call of ours was told.
     last: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
 
 impl Heard {
     /// A broker has answered.
-    pub(super) fn answered(&self) {
+    pub(super) fn answered(&self, now: Mono) {
         self.down.store(false, Ordering::Relaxed);
+        self.answered_ms.store(u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
-    pub(super) fn is_down(&self) -> bool {
-        self.down.load(Ordering::Relaxed)
+    /// Whether no broker can be reached. A client that notices late what is over says nothing about the
+    /// others, which beat once a second.
+    pub(super) fn is_down(&self, now: Mono) -> bool {
+        let answered = Mono(Duration::from_millis(self.answered_ms.load(Ordering::Relaxed)));
+        self.down.load(Ordering::Relaxed) && now.since(answered) > DOWN_AFTER
     }
     pub(super) fn last(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()

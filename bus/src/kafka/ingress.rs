@@ -289,7 +289,7 @@ async fn read(shared: &Arc<Shared>) {
             () = shared.ingress.room.notified() => {}
             came = consumer.recv() => match came {
                 Ok(message) => {
-                    shared.heard().answered();
+                    shared.heard().answered(shared.env.mono());
                     match taken_in(shared, consumer, &message).await {
                         // There may be thousands of partitions to look at.
                         Ok(Room::Left) if number % LOOK_EVERY != 0 => continue,

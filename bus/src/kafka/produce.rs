@@ -168,7 +168,7 @@ impl Shared {
     async fn settled(&self, sent: Sent) -> Result<Option<i64>> {
         match sent.delivery.await {
             Ok(Ok(delivery)) => {
-                self.heard().answered();
+                self.heard().answered(self.env.mono());
                 Ok(Some(delivery.offset).filter(|offset| *offset >= 0))
             }
             Ok(Err((error, _))) => {
@@ -185,20 +185,21 @@ impl Shared {
         self.settled(sent).await
     }
 
-    /// Writes all, in order in each partition, and gives the offset of the last. On an error the
-    /// others may be there.
+    /// Writes all, in order in each partition, and gives the offset of the last. On an error the others may
+    /// be there; a plain refusal means that none is.
     pub(super) async fn write_all(
         &self,
         records: impl IntoIterator<Item = (To, Record)> + Send,
     ) -> Result<Option<i64>> {
         let mut on_their_way: VecDeque<Sent> = VecDeque::new();
-        let (mut bytes_on_their_way, mut last, mut failed) = (0, None, None);
-        let settle = |outcome: Result<Option<i64>>, last: &mut Option<i64>, failed: &mut Option<Error>| match outcome {
-            Ok(offset) => *last = offset,
-            // The first is the one to tell, but that something is unknown outweighs a plain refusal.
-            Err(error) if failed.is_none() || matches!(error, Error::Unknown { .. }) => *failed = Some(error),
-            Err(_) => {}
-        };
+        let (mut bytes_on_their_way, mut last, mut failed, mut some) = (0, None, None, false);
+        let mut settle =
+            |outcome: Result<Option<i64>>, last: &mut Option<i64>, failed: &mut Option<Error>| match outcome {
+                Ok(offset) => (*last, some) = (offset, true),
+                // The first is the one to tell, but that something is unknown outweighs a plain refusal.
+                Err(error) if failed.is_none() || matches!(error, Error::Unknown { .. }) => *failed = Some(error),
+                Err(_) => {}
+            };
         let records: Vec<(To, Record)> = records.into_iter().collect();
         for (to, record) in records {
             let bytes = record.body.as_ref().map_or(0, Bytes::len);
@@ -221,6 +222,9 @@ impl Shared {
             settle(self.settled(sent).await, &mut last, &mut failed);
         }
         match failed {
+            Some(Error::Full { reason } | Error::Unavailable { reason }) if some => {
+                Err(Error::Unknown { reason: format!("a part was written, and then no more: {reason}") })
+            }
             Some(error) => Err(error),
             None => Ok(last),
         }
