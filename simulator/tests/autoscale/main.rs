@@ -86,7 +86,7 @@ fn a_scale_out_that_made_things_worse_is_undone() {
     assert!(outcome.cells_max > 4 && outcome.changes <= 12, "{log}");
     // The check can fail: with a size that helps, nothing is undone.
     let mut helped = Ours::new(4, 32);
-    play(&Plant { in_flight_max: None, ..Plant::default() }, 4, 400, |_| 600.0, &mut helped);
+    let _ = play(&Plant { in_flight_max: None, ..Plant::default() }, 4, 400, |_| 600.0, &mut helped);
     assert!(!helped.reasons.join("\n").contains("not tried again"), "{}", helped.reasons.join("\n"));
 }
 
