@@ -1,6 +1,9 @@
 //! Traces of jobs at a collector of the test's own: one trace from the producer to the hypervisor, also
 //! across processes; and a collector that is away, which no job waits for.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "it drives the real binary from outside, in real time")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
