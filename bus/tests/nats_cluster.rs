@@ -13,6 +13,7 @@ use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_bus::nats::{Config, Nats};
 use cellbus_bus::{Bus, Env};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 /// Long: elections take seconds on a busy machine. Waited for only when a test fails.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,11 +53,11 @@ async fn read(reader: &mut dyn Reader, count: usize) -> Vec<Message> {
     messages
 }
 
-/// Appends until it has been acked so many times, taking the end from its refusals, as owners and
-/// zombies do. Gives what was acked: the end that was expected, and the sequence.
-async fn owner(bus: Arc<Nats>, name: u64, acks: usize) -> Vec<(Seq, Seq)> {
+/// Appends until `stop`, and until it has been acked so many times, taking the end from its refusals, as
+/// owners and zombies do. Gives what was acked: the end that was expected, and the sequence.
+async fn owner(bus: Arc<Nats>, name: u64, acks: usize, stop: CancellationToken) -> Vec<(Seq, Seq)> {
     let (mut won, mut end) = (Vec::new(), Seq::ZERO);
-    while won.len() < acks {
+    while won.len() < acks || !stop.is_cancelled() {
         match bus.append(shard(), end, Bytes::from(format!("{name} after {end}"))).await {
             Ok(seq) => {
                 won.push((end, seq));
@@ -94,13 +95,16 @@ async fn the_fence_holds_while_leaders_die() {
     let bus = open(&config).await;
     let mut queue_reader = bus.read_queue(queue(), Position::default()).await.expect("a reader");
     let mut follower = bus.read_log(shard(), Seq::ZERO).await.expect("a reader");
+    // Owners that were done before a leader dies would leave nobody to append without it.
+    let stop = CancellationToken::new();
     let owners: Vec<_> = (0..4)
         .map(|name| {
+            let stop = stop.clone();
             let (send, receive) = tokio::sync::oneshot::channel();
             let config = config.clone();
             env().spawn("owner", async move {
                 let bus = open(&config).await;
-                let _ = send.send(owner(bus, name, 150).await);
+                let _ = send.send(owner(bus, name, 150, stop).await);
             });
             receive
         })
@@ -138,6 +142,7 @@ async fn the_fence_holds_while_leaders_die() {
         servers[number].restart();
     }
 
+    stop.cancel();
     let mut acked = Vec::new();
     for outcome in owners {
         acked.extend(soon("an owner", outcome).await.expect("it ends"));

@@ -143,7 +143,7 @@ async fn a_cluster_leaves_nats_for_one_process_and_damage_is_refused() -> Result
     if left_out() {
         return Ok(());
     }
-    let cluster = Cluster::start(Shape { shards: 8, ..Shape::default() }, 1, 0).await?;
+    let cluster = Cluster::start(Shape { shards: 8, ..Shape::default() }, 1, 1).await?;
     let file = cluster.folder().join("cluster.backup");
     let file = file.to_str().context("UTF-8")?.to_owned();
     let (_, before) = back_up(&cluster, &file).await?;
