@@ -64,13 +64,15 @@ async def job(client, user, name):
     while not seen["told"]:
         seen["told"] = ended(await told.next_msg(timeout=60), number)
     reader = await client.jetstream().pull_subscribe_bind(consumer=user, stream=EVENTS)
-    for _ in range(30):
+    for _ in range(60):
         try:
             for message in await reader.fetch(10, timeout=3):
                 await message.ack()
                 seen["kept"] = seen["kept"] or ended(message, number)
         except (nats.errors.Error, nats.js.errors.Error, asyncio.TimeoutError) as error:
+            # While a leader is elected the servers say at once that there is none.
             print(f"again: {error!r}", file=sys.stderr)
+            await asyncio.sleep(0.5)
         if seen["kept"]:
             return seen
     raise SystemExit("its outcome was told and is not kept")
