@@ -92,6 +92,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The most bytes that one message (a queue item, a log entry, an event) may have on any transport.
 pub const MESSAGE_BYTES_MAX: usize = 6 << 20;
 
+/// An error for what no transport takes.
+pub(crate) fn check_size(body: &Bytes) -> Result<()> {
+    if body.len() <= MESSAGE_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(Error::TooLarge { bytes: body.len(), max: MESSAGE_BYTES_MAX })
+    }
+}
+
 /// Written once when a cluster is made, checked at every start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {

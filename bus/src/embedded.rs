@@ -30,8 +30,8 @@ use bytes::Bytes;
 
 use crate::codec;
 use crate::contract::{
-    Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, MESSAGE_BYTES_MAX, Member, Message, Position,
-    Queue, QueueKind, Reader, Result, SnapshotId, Unacked,
+    Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Member, Message, Position, Queue, QueueKind,
+    Reader, Result, SnapshotId, Unacked, check_size,
 };
 use crate::env::Env;
 use crate::ids::{CellId, Seq, ShardId};
@@ -306,14 +306,6 @@ impl Drop for Embedded {
             // It waits for nothing but the disk, and the directory must be free once this is gone.
             let _ = thread.join();
         }
-    }
-}
-
-fn check_size(body: &Bytes) -> Result<()> {
-    if body.len() <= MESSAGE_BYTES_MAX {
-        Ok(())
-    } else {
-        Err(Error::TooLarge { bytes: body.len(), max: MESSAGE_BYTES_MAX })
     }
 }
 

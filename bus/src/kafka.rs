@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::{
     Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Member, Position, Queue, Reader, Result,
-    SnapshotId, Unacked,
+    SnapshotId, Unacked, check_size,
 };
 use crate::env::{Env, Mono};
 use crate::ids::{CellId, Seq, ShardId};
@@ -275,7 +275,7 @@ impl Bus for Kafka {
     }
 
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
-        produce::check_size(&body)?;
+        check_size(&body)?;
         self.shared.reachable()?;
         let topic = self.shared.layout.tenant_jobs_topic(&self.shared.config, tenant);
         let topic = self.shared.tenant_topic(topic).await?;

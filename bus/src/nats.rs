@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::{
     Bus, ClusterRecord, Delivery, Depth, Error, Event, EventReader, Inbox, MESSAGE_BYTES_MAX, Member, Position, Queue,
-    Reader, Result, SnapshotId, Unacked,
+    Reader, Result, SnapshotId, Unacked, check_size,
 };
 use crate::env::{Env, Mono};
 use crate::ids::{CellId, Seq, ShardId};
@@ -251,7 +251,7 @@ impl Bus for Nats {
     }
 
     async fn ingress_publish(&self, tenant: &str, headers: Vec<(String, String)>, body: Bytes) -> Result<()> {
-        publish::check_size(&body)?;
+        check_size(&body)?;
         let mut message = publish::message(body);
         for (name, value) in headers {
             // A client of NATS could not send others either.

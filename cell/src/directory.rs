@@ -18,6 +18,7 @@ use std::time::Duration;
 use cellbus_bus::ids::{Epoch, JobId, Seq, ShardId, TenantId, VmId, VmName};
 use cellbus_directory::replica::{JobFilter, Replica, VmFilter};
 use cellbus_directory::{JobRow, Vm};
+use serde::{Deserialize, Serialize};
 
 use crate::gateway::{Error, Page, Result};
 
@@ -36,7 +37,7 @@ pub use summaries::Told;
 mod tests;
 
 /// How fresh an answer must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fresh {
     /// As the replica has it.
     AsItIs,

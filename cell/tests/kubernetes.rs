@@ -20,6 +20,11 @@ use cellbus_cell::controller::launcher::{Asking, Launcher as _, Wanted, kubernet
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+#[path = "support/until.rs"]
+mod until;
+
+use until::until;
+
 const SCALE: &str = "/apis/apps/v1/namespaces/cells/deployments/cellbus-cell/scale";
 const PODS: &str = "/api/v1/namespaces/cells/pods";
 
@@ -205,23 +210,6 @@ impl Here {
     }
     async fn no_trouble(&self) {
         until(&self.env, "all is well", || self.launcher.trouble(), Option::is_none).await;
-    }
-}
-
-async fn until<T: std::fmt::Debug>(
-    env: &Env,
-    what: &str,
-    mut state: impl FnMut() -> T,
-    holds: impl Fn(&T) -> bool,
-) -> T {
-    let began = env.mono();
-    loop {
-        let now = state();
-        if holds(&now) {
-            return now;
-        }
-        assert!(env.mono().since(began) < Duration::from_secs(60), "{what}: still {now:?}");
-        env.sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -10,29 +10,17 @@ use cellbus_bus::format::Build;
 use cellbus_bus::{Env, WallMs, env};
 use cellbus_cell::controller::launcher::{Launcher, ProcessLauncher, Wanted, command};
 
+#[path = "support/until.rs"]
+mod until;
+
+use until::until;
+
 fn shell(script: String) -> Vec<String> {
     vec!["sh".to_owned(), "-c".to_owned(), script]
 }
 
 fn wanted(desired: u32) -> Wanted {
     Wanted { desired, members: Vec::new() }
-}
-
-async fn until<T: std::fmt::Debug>(
-    env: &Env,
-    what: &str,
-    mut state: impl FnMut() -> T,
-    holds: impl Fn(&T) -> bool,
-) -> T {
-    let began = env.mono();
-    loop {
-        let now = state();
-        if holds(&now) {
-            return now;
-        }
-        assert!(env.mono().since(began) < Duration::from_secs(60), "{what}: still {now:?}");
-        env.sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn lines(path: &Path) -> Vec<String> {

@@ -16,7 +16,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// A secret.
 pub(crate) fn secret(from: &SecretFrom) -> Result<Secret> {
     match from {
-        SecretFrom::Given(secret) => Ok(Secret::new(secret.expose())),
+        SecretFrom::Given(secret) => Ok(secret.clone()),
         SecretFrom::File(file) => from_file(file),
     }
 }

@@ -30,6 +30,10 @@ pub trait Broker: Sized {
     fn started() -> Self;
     /// The section of the configuration by which it is reached.
     fn section(&self) -> String;
+    /// Ends it with no goodbye.
+    fn kill(&mut self);
+    /// Starts it again after that, on what it had written.
+    fn restart(&mut self);
 }
 
 impl Broker for NatsServer {
@@ -40,6 +44,12 @@ impl Broker for NatsServer {
     fn section(&self) -> String {
         format!("urls = [\"{}\"]\n", self.url())
     }
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
+    fn restart(&mut self) {
+        Self::restart(self);
+    }
 }
 
 impl Broker for KafkaServer {
@@ -49,6 +59,12 @@ impl Broker for KafkaServer {
     }
     fn section(&self) -> String {
         format!("brokers = [\"{}\"]\n", self.address())
+    }
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
+    fn restart(&mut self) {
+        Self::restart(self);
     }
 }
 

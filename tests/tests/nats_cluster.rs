@@ -11,85 +11,24 @@ use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_bus::nats::{Config, Nats};
 use cellbus_tests::books::all_is_well;
 use cellbus_tests::cluster::{Cluster, Shape};
+use cellbus_tests::kills;
 use cellbus_tests::process::{event, long, wait_for};
 use cellbus_tests::producers::{Producers, seed};
-use rustix::process::Signal;
 use serde_json::json;
-
-/// How long a takeover may take with a lease of 3 s: the design's bound is 5 s on a machine of its
-/// own; this one is shared with every other test.
-const TAKEOVER: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cells_and_directories_are_killed_and_nothing_is_lost() -> Result<()> {
-    if left_out() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::start(Shape::default(), 3, 2).await?;
-    let producers = Producers::start(&cluster, seed());
-    for _ in 0..if long() { 10 } else { 2 } {
-        producers.progress(50).await?;
-        cluster.cells.remove(0).kill()?;
-        producers.look_again(&cluster);
-        let killed = Instant::now();
-        cluster.settled().await?;
-        println!("taken over after {:?}", killed.elapsed());
-        ensure!(killed.elapsed() < TAKEOVER, "the takeover took {:?}", killed.elapsed());
-        cluster.add_cell()?;
-        producers.progress(20).await?;
-
-        cluster.directories.remove(0).kill()?;
-        producers.look_again(&cluster);
-        producers.progress(20).await?;
-        cluster.add_directory()?;
-        cluster.ready().await?;
-        producers.look_again(&cluster);
-    }
-    let books = producers.end().await?;
-    all_is_well(&cluster, books).await
+    if left_out() { Ok(()) } else { kills::cells_and_directories::<NatsServer>().await }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cell_that_was_stopped_past_its_lease_writes_nothing() -> Result<()> {
-    if left_out() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::start(Shape::default(), 3, 1).await?;
-    let producers = Producers::start(&cluster, seed());
-    for _ in 0..if long() { 10 } else { 2 } {
-        producers.progress(50).await?;
-        let zombie = cluster.cells.remove(0);
-        zombie.signal(Signal::STOP)?;
-        producers.look_again(&cluster);
-        // The others have all its shards before it wakes up.
-        cluster.settled().await?;
-        producers.progress(20).await?;
-        zombie.signal(Signal::CONT)?;
-        cluster.cells.push(zombie);
-        producers.look_again(&cluster);
-        cluster.settled().await?;
-        producers.progress(20).await?;
-    }
-    let books = producers.end().await?;
-    all_is_well(&cluster, books).await
+    if left_out() { Ok(()) } else { kills::zombie::<NatsServer>().await }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_server_is_killed_and_started_again() -> Result<()> {
-    if left_out() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::start(Shape::default(), 2, 1).await?;
-    let producers = Producers::start(&cluster, seed());
-    for _ in 0..if long() { 10 } else { 2 } {
-        producers.progress(50).await?;
-        cluster.broker.kill();
-        cluster.broker.restart();
-        producers.progress(20).await?;
-        cluster.settled().await?;
-    }
-    let books = producers.end().await?;
-    all_is_well(&cluster, books).await
+    if left_out() { Ok(()) } else { kills::broker::<NatsServer>(2).await }
 }
 
 /// Of three servers each leads a part of the streams: killed one after the other, every stream loses

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::contract::{Event, EventReader, PlacedEvent, Result};
+use crate::contract::{Event, EventReader, PlacedEvent, Result, check_size};
 use crate::ids::Seq;
 
 use super::Shared;
 use super::feed::{Came, Feed, Stop};
 use super::layout::{after, seq};
-use super::produce::{self, Record, To};
+use super::produce::{Record, To};
 
 /// The event's id, so that it need not be looked for in its body.
 const EVENT_ID: &str = "cellbus-event-id";
@@ -25,7 +25,7 @@ const CONTENT_TYPE: (&str, &[u8]) = ("content-type", b"application/cloudevents+j
 impl Shared {
     pub(super) async fn publish_events(&self, events: Vec<Event>) -> Result<()> {
         for event in &events {
-            produce::check_size(&event.body)?;
+            check_size(&event.body)?;
         }
         if events.is_empty() {
             return Ok(());

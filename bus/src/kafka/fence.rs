@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::contract::{Error, Result};
+use crate::contract::{Error, Result, check_size};
 use crate::ids::{Seq, ShardId};
 
 use super::chain::Chain;
@@ -69,7 +69,7 @@ impl Shared {
         expected: Seq,
         entry: Bytes,
     ) -> Result<std::result::Result<Seq, Seq>> {
-        super::produce::check_size(&entry)?;
+        check_size(&entry)?;
         self.reachable()?;
         let cell = self.fences.of(place);
         let mut known = cell.lock().await;

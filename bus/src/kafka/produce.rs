@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
 
-use crate::contract::{Error, MESSAGE_BYTES_MAX, Result};
+use crate::contract::{Error, Result};
 
 use super::client::{self, Context};
 use super::config::Config;
@@ -21,15 +21,6 @@ use super::{Shared, answer, closed};
 const WINDOW: usize = 4096;
 /// Bytes of one call on their way at once, beside the one message that there always may be.
 const WINDOW_BYTES: usize = 32 << 20;
-
-/// An error for what no transport takes.
-pub(super) fn check_size(body: &Bytes) -> Result<()> {
-    if body.len() <= MESSAGE_BYTES_MAX {
-        Ok(())
-    } else {
-        Err(Error::TooLarge { bytes: body.len(), max: MESSAGE_BYTES_MAX })
-    }
-}
 
 /// A message to be written.
 #[derive(Clone, Debug, Default)]

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::contract::{Depth, Error, Message, Position, Queue, Reader, Result};
+use crate::contract::{Depth, Error, Message, Position, Queue, Reader, Result, check_size};
 use crate::ids::Seq;
 use crate::job::Digest;
 
 use super::Shared;
 use super::feed::{Came, Feed, Stop};
 use super::layout::{Place, after, seq};
-use super::produce::{self, Record, To};
+use super::produce::{Record, To};
 
 /// What one read gives at the most, beside the one message that there always may be.
 const READ_BYTES: usize = 4 << 20;
@@ -41,7 +41,7 @@ impl Shared {
     /// Writes to queues; the sequence is that of the last item.
     pub(super) async fn publish(&self, items: Vec<(Queue, Vec<Bytes>)>) -> Result<Option<Seq>> {
         for body in items.iter().flat_map(|(_, items)| items) {
-            produce::check_size(body)?;
+            check_size(body)?;
         }
         self.reachable()?;
         let items = items.into_iter().flat_map(|(queue, items)| {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::contract::{Event, Result};
+use crate::contract::{Event, Result, check_size};
 use crate::ids::Seq;
 
 use super::feed::{Feed, Source};
@@ -18,7 +18,7 @@ const CONTENT_TYPE: (&str, &str) = ("content-type", "application/cloudevents+jso
 impl Shared {
     pub(super) async fn publish_events(&self, events: Vec<Event>) -> Result<()> {
         for event in &events {
-            publish::check_size(&event.body)?;
+            check_size(&event.body)?;
         }
         if events.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
-use crate::contract::{Error, Result};
+use crate::contract::{Error, Result, check_size};
 use crate::ids::{Seq, ShardId};
 
 use super::Shared;
@@ -35,7 +35,7 @@ pub(super) fn predecessor(headers: Option<&HeaderMap>) -> Option<u64> {
 
 impl Shared {
     pub(super) async fn append(&self, shard: ShardId, expected: Seq, entry: Bytes) -> Result<Seq> {
-        publish::check_size(&entry)?;
+        check_size(&entry)?;
         let number = self.appends.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{:016x}-{number:x}", self.nonce);
         let message = publish::message(entry).header(MARK, mark.as_str());

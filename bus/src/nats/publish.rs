@@ -6,7 +6,7 @@ use async_nats::jetstream::context::{PublishAckFuture, PublishError};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 
-use crate::contract::{Error, MESSAGE_BYTES_MAX, Result};
+use crate::contract::{Error, Result};
 
 use super::{Shared, answer};
 
@@ -14,15 +14,6 @@ use super::{Shared, answer};
 const WINDOW: usize = 1024;
 /// Bytes of one call on their way at once, beside the one message that there always may be.
 const WINDOW_BYTES: usize = 32 << 20;
-
-/// An error for what no transport takes.
-pub(super) fn check_size(body: &Bytes) -> Result<()> {
-    if body.len() <= MESSAGE_BYTES_MAX {
-        Ok(())
-    } else {
-        Err(Error::TooLarge { bytes: body.len(), max: MESSAGE_BYTES_MAX })
-    }
-}
 
 /// What a conditional publish came to.
 pub(super) enum Conditional {

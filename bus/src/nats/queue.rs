@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bytes::Bytes;
 
-use crate::contract::{Depth, Error, Position, Queue, Result};
+use crate::contract::{Depth, Error, Position, Queue, Result, check_size};
 use crate::ids::{Seq, ShardId};
 use crate::job::Digest;
 
@@ -22,7 +22,7 @@ const COUNTED_FOR: Duration = Duration::from_secs(1);
 impl Shared {
     pub(super) async fn publish(&self, items: Vec<(Queue, Vec<Bytes>)>) -> Result<u64> {
         for body in items.iter().flat_map(|(_, items)| items) {
-            publish::check_size(body)?;
+            check_size(body)?;
         }
         self.connected()?;
         let items = items.into_iter().flat_map(|(queue, items)| {

@@ -1,29 +1,8 @@
 //! One setting's value: how it is written, what bounds it, how it is shown.
 
-use std::fmt;
 use std::time::Duration;
 
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps what must not be shown.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-    /// The secret itself, for whoever signs in with it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
+pub use cellbus_bus::secret::Secret;
 
 /// What a setting may be.
 #[derive(Clone, Copy, Debug, PartialEq)]

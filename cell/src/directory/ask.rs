@@ -16,7 +16,7 @@ pub(super) const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
 /// A question. The methods of [`super::Directory`] say what each is for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Ask {
-    /// These VMs; at most [`crate::gateway::LOCATE_MAX`].
+    /// These VMs.
     Vms(Vec<VmId>),
     /// A job.
     Job(JobId),

@@ -9,7 +9,6 @@ use cellbus_directory::replica::Replica;
 use super::Fresh;
 use super::ask::{Answer, Ask, CATCH_UP_LIMIT};
 use super::summaries::Summaries;
-use crate::gateway::LOCATE_MAX;
 
 /// See the module.
 pub(crate) struct Here {
@@ -28,9 +27,6 @@ impl Here {
     pub(super) async fn answer(&self, ask: Ask) -> Answer {
         let replica = &self.replica;
         match ask {
-            Ask::Vms(ids) if ids.len() > LOCATE_MAX => {
-                not_ready(format!("{} ids are more than the {LOCATE_MAX} that one question may name", ids.len()))
-            }
             Ask::Vms(ids) => Answer::Vms(ids.into_iter().map(|id| replica.vm(id)).collect()),
             Ask::Job(id) => Answer::Job(replica.job(id).map(Box::new)),
             Ask::List { filter, limit, after, fresh } => {
