@@ -71,8 +71,8 @@ impl Elsewhere {
         self.losses.load(Ordering::Relaxed)
     }
 
-    /// Those to ask, in order: the one that answered last, then the others from a random one on, so that
-    /// many cells spread over the replicas.
+    /// Those to ask, in order: first the one that answered last, and as long as none has, a random one, so
+    /// that many cells spread over the replicas.
     fn order(&self) -> Vec<Arc<Peer>> {
         let mut order = self.replicas.load_full().as_ref().clone();
         let preferred = self.answered.load_full().and_then(|last| order.iter().position(|peer| *peer == last));
