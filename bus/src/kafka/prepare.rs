@@ -86,6 +86,8 @@ fn unreachable(admin: &Arc<AdminClient<Context>>, config: &Config, error: &Kafka
     match heard.map(|(code, _)| code) {
         Some(Code::Authentication | Code::SaslAuthenticationFailed) => OpenError::SignIn { reason },
         Some(Code::SSL) => OpenError::Tls { reason },
+        // What the other side answers at once fails inside the connect, which has a code of its own for it.
+        Some(Code::BrokerTransportFailure) if reason.contains("SSL routines") => OpenError::Tls { reason },
         _ => OpenError::Unreachable { brokers: config.brokers.join(", "), reason },
     }
 }
