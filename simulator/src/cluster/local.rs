@@ -51,8 +51,13 @@ struct Failure {
     message: String,
 }
 
+/// What asking again does not mend.
 fn failed(error: &dyn std::error::Error) -> TargetError {
-    TargetError { detail: error.to_string() }
+    TargetError { detail: error.to_string(), later: false }
+}
+
+fn refused(error: &cellbus_cell::gateway::Error) -> TargetError {
+    TargetError { detail: error.to_string(), later: error.retryable() }
 }
 
 fn ended(event: &[u8]) -> Option<Ended> {
@@ -134,7 +139,7 @@ impl Target for Local {
                 }),
             })),
             Err(cellbus_cell::gateway::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(refused(&error)),
         }
     }
 
@@ -144,7 +149,7 @@ impl Target for Local {
             labels: Labels::from([(label.0.to_owned(), label.1.to_owned())]),
             ..VmFilter::default()
         };
-        let page = self.gateway.vms(&filter, PAGE, cursor).await.map_err(|error| failed(&error))?;
+        let page = self.gateway.vms(&filter, PAGE, cursor).await.map_err(|error| refused(&error))?;
         Ok(VmPage { vms: page.items.into_iter().map(|vm| (vm.id, vm.name.to_string())).collect(), next: page.next })
     }
 
@@ -152,7 +157,7 @@ impl Target for Local {
         Ok(match self.gateway.replica() {
             Some(replica) => replica.locate_many(vms).iter().filter(|place| place.is_some()).count(),
             None => {
-                let located = self.gateway.locate_many(vms).await.map_err(|error| failed(&error))?;
+                let located = self.gateway.locate_many(vms).await.map_err(|error| refused(&error))?;
                 located.iter().filter(|place| place.is_some()).count()
             }
         })
@@ -160,9 +165,9 @@ impl Target for Local {
 
     async fn audit(&self) -> Result<Audited, TargetError> {
         let by = Operator { who: "load".to_owned(), from: "this process".to_owned() };
-        let id = self.gateway.audit_start(by).await.map_err(|error| failed(&error))?;
+        let id = self.gateway.audit_start(by).await.map_err(|error| refused(&error))?;
         loop {
-            let audit = self.gateway.audit(id).map_err(|error| failed(&error))?;
+            let audit = self.gateway.audit(id).map_err(|error| refused(&error))?;
             if audit.ended_at.is_some() {
                 return Ok(Audited {
                     vms: audit.vms,
@@ -176,7 +181,7 @@ impl Target for Local {
     }
 
     async fn cluster(&self) -> Result<Cluster, TargetError> {
-        let managers = self.gateway.managers().await.map_err(|error| failed(&error))?;
+        let managers = self.gateway.managers().await.map_err(|error| refused(&error))?;
         Ok(Cluster {
             hosts: managers.iter().map(|manager| u64::from(manager.hosts)).sum(),
             managers: managers.into_iter().map(|manager| manager.name).collect(),

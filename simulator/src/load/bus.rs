@@ -72,7 +72,7 @@ struct Named<'a> {
 }
 
 fn failed(error: Error) -> TargetError {
-    TargetError { detail: error.to_string() }
+    TargetError { detail: error.to_string(), later: error.retryable() }
 }
 
 impl BusTarget {

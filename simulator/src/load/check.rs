@@ -17,12 +17,11 @@ use super::{Options, Phase, Progress};
 const LOCATE_MAX: usize = 10_000;
 /// Look-ups at once.
 const LOOKERS: usize = 4;
-/// A list is read again this often before what is missing counts as missing: a directory follows
-/// the logs by a moment.
-const TRIES: u32 = 10;
+/// How long a cluster that is not ready is asked again, and managers that cannot be read count as being
+/// opened: many times a lease, on a machine that has little time for it too. As long may a directory, which
+/// follows the logs by a moment, lack what was made.
+const PATIENCE: Duration = Duration::from_secs(60);
 const TRY_PAUSE: Duration = Duration::from_millis(500);
-/// Audits before managers that cannot be read count as differences: many times a lease.
-const AUDIT_TRIES: u32 = 40;
 
 pub(super) struct Check<'a> {
     pub(super) target: &'a dyn Target,
@@ -81,27 +80,31 @@ impl Check<'_> {
     }
 
     async fn settled(&self, run: &str, expected: &Expected) -> Result<Difference, TargetError> {
-        let mut tries = 1;
-        loop {
-            let found = difference(expected, &self.listed(run).await?);
-            let settled = found.missing == 0 && found.unexpected == 0;
-            if settled || tries == TRIES || self.stop.is_cancelled() {
-                return Ok(found);
-            }
-            tries += 1;
-            self.env.sleep(TRY_PAUSE).await;
-        }
+        let found = async || Ok(difference(expected, &self.listed(run).await?));
+        self.patiently(found, |found| found.missing == 0 && found.unexpected == 0).await
     }
 
     /// Again while managers cannot be read: after the loss of a cell, others are still opening its.
     async fn audited(&self) -> Result<Audited, TargetError> {
-        let mut tries = 1;
+        self.patiently(async || self.target.audit().await, |found| found.unread == 0).await
+    }
+
+    /// Asks until the answer is one to rest on, or there is no more patience.
+    async fn patiently<T>(
+        &self,
+        ask: impl AsyncFn() -> Result<T, TargetError>,
+        settled: impl Fn(&T) -> bool,
+    ) -> Result<T, TargetError> {
+        let began = self.env.mono();
         loop {
-            let found = self.target.audit().await?;
-            if found.unread == 0 || tries == AUDIT_TRIES || self.stop.is_cancelled() {
-                return Ok(found);
+            let answer = ask().await;
+            let again = match &answer {
+                Ok(found) => !settled(found),
+                Err(error) => error.later,
+            };
+            if !again || self.stop.is_cancelled() || self.env.mono().since(began) > PATIENCE {
+                return answer;
             }
-            tries += 1;
             self.env.sleep(TRY_PAUSE).await;
         }
     }
@@ -129,10 +132,11 @@ impl Check<'_> {
             let (mut found, mut call) = (0, looker);
             while self.env.mono().since(began) < self.options.lookups && !self.stop.is_cancelled() {
                 let asked = calls[call % calls.len()];
-                let located = self.target.locate(asked).await?;
+                let located = self.patiently(async || self.target.locate(asked).await, |_| true).await?;
                 if located < asked.len() {
                     return Err(TargetError {
                         detail: format!("{} of {} VMs were not found", asked.len() - located, asked.len()),
+                        later: false,
                     });
                 }
                 found += located;
@@ -162,18 +166,4 @@ fn difference(expected: &Expected, listed: &[(VmId, String)]) -> Difference {
 }
 
 #[cfg(test)]
-mod tests {
-    use cellbus_bus::ids::JobId;
-
-    use super::*;
-
-    #[test]
-    fn what_is_missing_too_much_or_there_twice_is_counted() {
-        let vm = |index| JobId::derive("t", "s", "e").vm(index);
-        let expected = Expected { there: vec![vm(0), vm(1), vm(2)], unclear: vec![vm(3)] };
-        let listed =
-            [(0, "a"), (1, "b"), (3, "d"), (4, "e"), (5, "a")].map(|(index, name)| (vm(index), name.to_owned()));
-        assert_eq!(difference(&expected, &listed), Difference { listed: 5, missing: 1, unexpected: 2, duplicates: 1 });
-        assert_eq!(difference(&expected, &listed[..0]).missing, 3);
-    }
-}
+mod tests;

@@ -122,7 +122,7 @@ impl HttpTarget {
 }
 
 fn failed(detail: String) -> TargetError {
-    TargetError { detail }
+    TargetError { detail, later: false }
 }
 
 /// With its cause: the outer error says only that a request failed.
@@ -139,7 +139,10 @@ fn problem(status: StatusCode, body: &[u8]) -> TargetError {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     let words = text("detail").or(text("title")).unwrap_or("no problem document");
-    failed(format!("{status} {}: {words}", text("code").unwrap_or("-")))
+    TargetError {
+        detail: format!("{status} {}: {words}", text("code").unwrap_or("-")),
+        later: matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS),
+    }
 }
 
 #[derive(Deserialize)]

@@ -92,6 +92,8 @@ pub struct Refused {
 pub struct TargetError {
     /// What happened.
     pub detail: String,
+    /// Whether the cluster says that it can be asked the same again in a moment: it is not ready, or busy.
+    pub later: bool,
 }
 
 /// What comes out of [`Target::listen`].
