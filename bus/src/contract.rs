@@ -458,6 +458,17 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`]; trying again later is enough.
     async fn trim_log(&self, shard: ShardId, through: Seq, keep_snapshots: usize) -> Result<()>;
+    /// The share of the room for this log that is in use, 0 to 1, shards may share it; `None` where
+    /// no limit is known. Cheap: it is what was seen last, some seconds ago at the most while the
+    /// log grows, and asking keeps it so. An owner makes room while there is some: what names a
+    /// snapshot must itself be appended.
+    fn log_fullness(&self, _shard: ShardId) -> Option<f64> {
+        None
+    }
+    /// The same of the queue. What has been read is in use until it is trimmed.
+    fn queue_fullness(&self, _queue: Queue) -> Option<f64> {
+        None
+    }
 
     // ── members ──────────────────────────────────────────────────────────────────────────
 

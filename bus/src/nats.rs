@@ -57,6 +57,7 @@ mod prepare;
 mod publish;
 mod queue;
 mod reader;
+mod room;
 mod snapshots;
 #[cfg(feature = "conformance")]
 pub mod testing;
@@ -116,6 +117,7 @@ struct Shared {
     ingress: ingress::Ingress,
     members: members::Members,
     trims: trim::Trims,
+    rooms: room::Rooms,
 }
 
 fn closed() -> Error {
@@ -210,6 +212,7 @@ impl Nats {
             ingress: ingress::Ingress::default(),
             members: members::Members::default(),
             trims: trim::Trims::default(),
+            rooms: room::Rooms::default(),
             env,
             config,
             layout,
@@ -321,6 +324,12 @@ impl Bus for Nats {
     async fn trim_log(&self, shard: ShardId, through: Seq, keep_snapshots: usize) -> Result<()> {
         self.shared.trim(Track::log(shard), through).await?;
         self.shared.trim_snapshots(shard, keep_snapshots).await
+    }
+    fn log_fullness(&self, shard: ShardId) -> Option<f64> {
+        self.shared.fullness(Track::log(shard))
+    }
+    fn queue_fullness(&self, queue: Queue) -> Option<f64> {
+        self.shared.fullness(Track::queue(queue))
     }
 
     async fn beat(&self, member: Member, ttl: Duration) -> Result<()> {

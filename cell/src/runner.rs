@@ -193,6 +193,10 @@ pub(crate) struct Runner {
     acknowledged: Option<Acknowledged>,
     /// The epoch under which a manager has refused this owner.
     revoked: Option<Epoch>,
+    /// How much room its log has left, as far as it has looked.
+    room: snapshot::Room,
+    /// The same of its queues: what has been read stays there until the next snapshot.
+    queue_room: snapshot::Room,
 }
 
 impl Runner {
@@ -233,6 +237,8 @@ impl Runner {
             lapses: 0,
             acknowledged: None,
             revoked: None,
+            room: snapshot::Room::default(),
+            queue_room: snapshot::Room::default(),
         };
         (runner, handle)
     }

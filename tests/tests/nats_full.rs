@@ -1,17 +1,22 @@
 //! Streams of NATS that are full: whoever submits is refused and told when to come again, and nothing
 //! that was accepted is lost.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use cellbus_bus::Bus as _;
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{Seq, ShardCount};
 use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_tests::cluster::{Cluster, Shape};
-use cellbus_tests::process::event;
+use cellbus_tests::process::{event, wait_for};
 use serde_json::{Map, Value, json};
 
 /// Jobs of one request.
 const BATCH: usize = 200;
+
+/// Labels of a job, in bytes.
+const LABELS: usize = 24 * (8 + 60);
 
 /// A job of some kilobytes.
 fn large(name: &str) -> Value {
@@ -72,5 +77,51 @@ async fn a_full_stream_is_a_refusal_and_loses_nothing() -> Result<()> {
     }
     let (least, most) = (accepted.len() as u64, (accepted.len() + BATCH) as u64);
     ensure!((least..most).contains(&queued), "{queued} are queued, and {least} were accepted");
+    Ok(())
+}
+
+/// Far more is written than the log has room for: its owners take snapshots in time, and it is trimmed
+/// before it is full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_with_little_room_is_no_end() -> Result<()> {
+    // As `lane_size_max`.
+    const ROOM: usize = 2 << 20;
+    if left_out() {
+        return Ok(());
+    }
+    let nats = NatsServer::start();
+    let section = format!("urls = [\"{}\"]\nlanes = 1\nlane_size_max = \"2MiB\"\n", nats.url());
+    let shape = Shape { shards: 8, latency: "none", hosts_per_manager: 100, ..Shape::default() };
+    let cluster = Cluster::start_on(nats, section, shape, 1, 1).await?;
+    let server = &cluster.cells[0];
+
+    let http = reqwest::Client::new();
+    let (mut accepted, mut sent) = (Vec::new(), 0);
+    // The labels of a job alone are that many bytes, and are in the log.
+    while sent * LABELS < 2 * ROOM {
+        let batch: Vec<Value> = (sent..sent + BATCH).map(|n| large(&format!("vm-{n}"))).collect();
+        let request = http.post(format!("{}/v1/jobs", server.url));
+        let request = request.header("content-type", "application/cloudevents-batch+json");
+        let response = request.body(Value::Array(batch).to_string()).send().await?;
+        match response.status().as_u16() {
+            202 => {
+                let answer: Value = response.json().await?;
+                for job in answer["jobs"].as_array().context("jobs")? {
+                    accepted.push(job["job_id"].as_str().context("a job id")?.to_owned());
+                }
+                sent += BATCH;
+            }
+            // Its queue is full, or a part of the batch went in: the same is sent again.
+            429 | 503 => tokio::time::sleep(Duration::from_millis(200)).await,
+            _ => anyhow::bail!("{}", response.text().await?),
+        }
+    }
+    for job in accepted {
+        wait_for("every job has succeeded", Duration::from_secs(120), async || {
+            let shown = server.get(&format!("/v1/jobs/{job}")).await?;
+            Ok(if shown.body["state"] == "succeeded" { Ok(()) } else { Err(shown.body.to_string()) })
+        })
+        .await?;
+    }
     Ok(())
 }

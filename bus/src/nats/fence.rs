@@ -16,7 +16,7 @@ use crate::ids::{Seq, ShardId};
 
 use super::Shared;
 use super::kept::{self, Kept};
-use super::layout::Track;
+use super::layout::{Family, Track};
 use super::publish::{self, Conditional};
 
 /// Who wrote it: the process, and which of its appends.
@@ -38,10 +38,14 @@ impl Shared {
         check_size(&entry)?;
         let number = self.appends.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{:016x}-{number:x}", self.nonce);
+        let bytes = entry.len();
         let message = publish::message(entry).header(MARK, mark.as_str());
         let subject = self.layout.subject(Track::log(shard));
         match self.publish_if(subject, message, expected.0).await {
-            Ok(Conditional::Written(seq)) => Ok(Seq(seq)),
+            Ok(Conditional::Written(seq)) => {
+                self.rooms.appended(Family::Log, self.layout.lane(shard), bytes);
+                Ok(Seq(seq))
+            }
             Ok(Conditional::Refused) => self.refused(shard, expected, &mark).await,
             Err(Error::Unknown { reason }) => self.unanswered(shard, expected, &mark, reason).await,
             Err(error) => Err(error),

@@ -8,12 +8,14 @@
 //! A floor says that nothing below it will be read again and is at most the sequence of the track's
 //! last message, so the last one is always kept, and with it the fence. The floors that a round goes
 //! by are those of the round before: whoever reads has had the time in between to see that it is
-//! behind ([`super::reader::QueueReader`]). A track that lies still, or whose shard is stuck, pins
+//! behind ([`super::reader::QueueReader`]). While a lane has little room rounds come every two
+//! seconds ([`super::room`]). A track that lies still, or whose shard is stuck, pins
 //! its lane. When much has piled up above the pin, each process drops that of its own shards track by
 //! track, which costs the server some ten milliseconds each.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 
@@ -27,6 +29,10 @@ use super::{Shared, answer, kept, publish};
 /// So many sequences of a lane must lie between its pin and a track's floor before that track is
 /// trimmed by itself.
 const PINNED_MIN: u64 = 200_000;
+/// The same while the lane has little room.
+const PINNED_MIN_NARROW: u64 = 100;
+/// Between two rounds at the most while a lane has little room.
+const EVERY_NARROW: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub(super) struct Trims {
@@ -81,8 +87,9 @@ impl Shared {
     }
 
     /// One round, if it is time for one and no other is under way.
-    async fn round(&self) -> Result<()> {
+    pub(super) async fn round(&self) -> Result<()> {
         let every = self.config.trim_every;
+        let every = if self.rooms.any_is_narrow() { every.min(EVERY_NARROW) } else { every };
         let Ok(_alone) = self.trims.round.try_lock() else { return Ok(()) };
         let due = match &self.trims.state().before {
             Some((read_at, _)) => self.env.mono().since(*read_at) >= every,
@@ -163,7 +170,7 @@ impl Shared {
         for track in own.into_iter().filter(|track| track.family == family && self.layout.lane(track.shard) == lane) {
             let Some(floor) = floors.get(&self.layout.floor_key(track)).copied() else { continue };
             let dropped = self.trims.state().dropped.get(&track).copied().unwrap_or(0).max(lowest);
-            if floor < dropped.saturating_add(self.config_pinned_min()) {
+            if floor < dropped.saturating_add(self.pinned_min(family, lane)) {
                 continue;
             }
             let subject = self.layout.subject(track);
@@ -176,8 +183,12 @@ impl Shared {
     }
 
     /// With rounds at every trim (tests), every track is trimmed at once.
-    fn config_pinned_min(&self) -> u64 {
-        if self.config.trim_every.is_zero() { 1 } else { PINNED_MIN }
+    fn pinned_min(&self, family: Family, lane: u16) -> u64 {
+        match () {
+            () if self.config.trim_every.is_zero() => 1,
+            () if self.rooms.is_narrow(family, lane) => PINNED_MIN_NARROW,
+            () => PINNED_MIN,
+        }
     }
 }
 

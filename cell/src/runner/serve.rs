@@ -122,6 +122,7 @@ impl Runner {
         if let Some(next) = self.append(serving, None).await {
             return Some(next);
         }
+        self.look_for_room();
         if self.snapshot_is_due(&serving.open)
             && let Some(id) = self.snapshot(&mut serving.open).await
             && let Some(next) = self.append(serving, Some(id)).await
@@ -154,7 +155,7 @@ impl Runner {
             Some(at) if serving.timer.as_ref().is_some_and(|(set, _)| *set == at) => {}
             Some(at) => serving.timer = Some((at, env.sleep(at.since(env.wall())))),
         }
-        let wants_jobs = serving.open.shard.wants_jobs();
+        let wants_jobs = serving.open.shard.wants_jobs() && self.has_room();
         let woken = {
             let Serving { open, timer, sweep, .. } = serving;
             let timed = async {
@@ -434,6 +435,7 @@ impl Runner {
                         return Some(Next::Reopen(error.to_string().into()));
                     }
                     tracing::warn!(shard = %self.shard, %error, "append refused; trying again");
+                    self.look_for_room();
                     self.process.env.sleep(pause).await;
                     pause = (pause * 2).min(APPEND_AGAIN_MAX);
                 }

@@ -122,6 +122,12 @@ impl Bus for Flaky {
     async fn read_snapshot(&self, id: SnapshotId) -> Result<Option<Bytes>> {
         self.inner.read_snapshot(id).await
     }
+    fn log_fullness(&self, shard: ShardId) -> Option<f64> {
+        self.inner.log_fullness(shard)
+    }
+    fn queue_fullness(&self, queue: Queue) -> Option<f64> {
+        self.inner.queue_fullness(queue)
+    }
     async fn trim_log(&self, shard: ShardId, through: Seq, keep: usize) -> Result<()> {
         self.inner.trim_log(shard, through, keep).await
     }

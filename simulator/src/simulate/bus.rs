@@ -61,6 +61,8 @@ struct State {
     cut: Vec<NodeId>,
     /// Nodes that are not told what is in a log.
     deaf: Vec<(NodeId, ShardId)>,
+    /// Bytes of each log for which there is room, if that has a limit.
+    log_room: Option<u64>,
     checks: Checks,
     /// Who is to be woken by what has just taken effect, whatever becomes of its answer.
     woken: Vec<Waker>,
@@ -108,6 +110,7 @@ impl SimulatedBus {
             connections: 0,
             cut: Vec::new(),
             deaf: Vec::new(),
+            log_room: None,
             checks: Checks { shadow: shadow.then(Default::default), ..Checks::default() },
             woken: Vec::new(),
         };
@@ -129,6 +132,10 @@ impl SimulatedBus {
 
     // ── faults ──
 
+    /// Owners are told that each log has room for so much. What does not fit is taken all the same.
+    pub(super) fn set_log_room(&self, bytes: u64) {
+        self.state().log_room = Some(bytes);
+    }
     pub(super) fn set_weather(&self, weather: Weather) {
         self.state().weather = weather;
     }
@@ -606,6 +613,13 @@ impl Bus for Client {
             Ok(())
         })
         .await
+    }
+    fn log_fullness(&self, shard: ShardId) -> Option<f64> {
+        let state = self.bus.state();
+        let room = state.log_room?;
+        let used: usize = state.store.entries(shard).map(|(_, body)| body.len()).sum();
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        Some(used as f64 / room as f64)
     }
 
     async fn beat(&self, member: Member, ttl: Duration) -> Result<()> {

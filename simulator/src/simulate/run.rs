@@ -43,6 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AUDIT_AGAIN: Duration = Duration::from_secs(30);
 /// Violations that are kept of a run: what follows the first few follows from them.
 const VIOLATIONS_MAX: usize = 20;
+/// Bytes for which each log has room in some of the runs: some entries of this many jobs.
+const LOG_ROOM: u64 = 64 << 10;
 
 /// What is to be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -201,6 +203,9 @@ impl World {
         let shadow = config.vms <= 10_000;
         let bus = SimulatedBus::new(&executor, env.clone(), seed, Arc::clone(&history), sabotage, shadow);
         bus.set_weather(BUS_CALM);
+        if seed % 6 == 5 {
+            bus.set_log_room(LOG_ROOM);
+        }
         let network = Network::new(&executor, env.clone(), seed, Arc::clone(&history), sabotage);
         network.set_weather(NETWORK_CALM);
         let inventory =
