@@ -1,0 +1,8 @@
+//! The drivers of real managers that this build has, each a feature.
+
+use cellbus_cell::driver::Factories;
+
+/// One for each kind of `[[managers]]` beside the simulated ones.
+pub(crate) fn factories() -> Factories {
+    Factories::new()
+}
