@@ -1,0 +1,1 @@
+//! What a vCenter has beside the suite.
