@@ -26,6 +26,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -107,6 +108,9 @@ func cut(w http.ResponseWriter) {
 // before is asked before each method: what a real vCenter refuses and the simulator does not, and faults
 // that a test wants.
 func (c *controls) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if ctx.Session == nil && (m.Name == "RetrievePropertiesEx" || m.Name == "ContinueRetrievePropertiesEx") {
+		return nil, &types.NotAuthenticated{}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fault != "" && (m.Name == c.faultFor || c.faultFor == "" && operation[m.Name]) {
@@ -227,13 +231,19 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		done(found)
+	case "/folder":
+		for _, entity := range c.model.Map().All("Folder") {
+			if folder := entity.(*simulator.Folder); folder.Name == "cellbus" {
+				folder.CreateFolder(c.model.Service.Context, &types.CreateFolder{This: folder.Self, Name: q.Get("name")})
+			}
+		}
 	default:
 		done(false)
 	}
 }
 
 // certificate makes an authority and a certificate of it for this machine.
-func certificate() (tls.Certificate, []byte, error) {
+func certificate(folder string) error {
 	authority := x509.Certificate{
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: "vcsim authority"},
@@ -251,16 +261,32 @@ func certificate() (tls.Certificate, []byte, error) {
 	for i := range keys {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
-			return tls.Certificate{}, nil, err
+			return err
 		}
 		keys[i] = key
 	}
 	root, err := x509.CreateCertificate(rand.Reader, &authority, &authority, &keys[0].PublicKey, keys[0])
 	if err != nil {
-		return tls.Certificate{}, nil, err
+		return err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &own, &authority, &keys[1].PublicKey, keys[0])
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: keys[1]}, root, err
+	leaf, err := x509.CreateCertificate(rand.Reader, &own, &authority, &keys[1].PublicKey, keys[0])
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(keys[1])
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		name, kind string
+		bytes      []byte
+	}{{"ca.pem", "CERTIFICATE", root}, {"cert.pem", "CERTIFICATE", leaf}, {"key.pem", "PRIVATE KEY", key}} {
+		text := pem.EncodeToMemory(&pem.Block{Type: file.kind, Bytes: file.bytes})
+		if err := os.WriteFile(filepath.Join(folder, file.name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func run() error {
@@ -271,7 +297,7 @@ func run() error {
 	template := flag.String("template", "", "name of a template in the folder `templates`")
 	user := flag.String("user", "cellbus", "who may sign in")
 	password := flag.String("password", "", "with what; empty: anything")
-	cert := flag.String("cert", "", "where the certificate of its authority is written, as PEM")
+	keys := flag.String("keys", "", "folder for certificate and key, which are made if they are not there; ca.pem is their authority's")
 	flag.Parse()
 	log.SetOutput(io.Discard)
 
@@ -318,15 +344,17 @@ func run() error {
 	server := model.Service.NewServer()
 	defer server.Close()
 
-	own, root, err := certificate()
-	if err != nil {
-		return err
+	if *keys == "" {
+		return fmt.Errorf("-keys is needed")
 	}
-	if *cert != "" {
-		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root})
-		if err := os.WriteFile(*cert, text, 0o600); err != nil {
+	if _, err := os.Stat(filepath.Join(*keys, "key.pem")); err != nil {
+		if err := certificate(*keys); err != nil {
 			return err
 		}
+	}
+	own, err := tls.LoadX509KeyPair(filepath.Join(*keys, "cert.pem"), filepath.Join(*keys, "key.pem"))
+	if err != nil {
+		return err
 	}
 	listener, err := tls.Listen("tcp", *listen, &tls.Config{Certificates: []tls.Certificate{own}})
 	if err != nil {

@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     reserving: tokio::sync::Mutex<()>,
     reserved: Mutex<BTreeMap<VmId, (HostId, Size)>>,
     listener: Listener,
+    last: Arc<Mutex<Option<Epoch>>>,
 }
 
 #[derive(Default)]
@@ -178,11 +179,13 @@ pub(crate) struct VsphereDriver {
 }
 
 impl VsphereDriver {
+    /// `last` is the epoch that this process opened the vCenter under last.
     pub(crate) fn new(
         vsphere: Vsphere,
         manager: ManagerName,
         tls: rustls::ClientConfig,
         over_commit: OverCommit,
+        last: Arc<Mutex<Option<Epoch>>>,
         env: Env,
     ) -> Self {
         let inner = Inner {
@@ -199,6 +202,7 @@ impl VsphereDriver {
             reserving: tokio::sync::Mutex::default(),
             reserved: Mutex::default(),
             listener: Listener::default(),
+            last,
         };
         Self { inner: Arc::new(inner), opening: tokio::sync::Mutex::default() }
     }
@@ -216,7 +220,9 @@ impl Driver for VsphereDriver {
                 let (vsphere, manager) = (&inner.vsphere, &inner.manager);
                 let session = Session::new(vsphere, manager, inner.tls.clone(), epoch, inner.env.clone());
                 let session = Arc::new(session.map_err(|detail| Error::Transient { detail })?);
-                session.open(epoch).await?;
+                let last = *locked(&inner.last);
+                session.open(epoch, last).await?;
+                *locked(&inner.last) = Some(epoch);
                 inner.listener.begin(&session).await?;
                 *locked(&inner.session) = Some(Arc::clone(&session));
                 session

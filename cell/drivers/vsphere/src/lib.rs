@@ -16,10 +16,10 @@
 //! A client of its own for some thirty calls, since bindings for the whole API are large
 //! (`ops/docs/decisions/0014-vsphere-client.md`). What it needs and cannot do: `ops/docs/vsphere.md`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cellbus_bus::Env;
-use cellbus_bus::ids::ManagerName;
+use cellbus_bus::ids::{Epoch, ManagerName};
 use cellbus_cell::config::{Manager, ManagerKind, Vsphere};
 use cellbus_cell::driver::{Connect, Driver, Factory, FactoryError};
 
@@ -58,6 +58,7 @@ impl Factory for VsphereFactory {
             name: manager.name.clone(),
             tls,
             over_commit,
+            last: Arc::default(),
             env: env.clone(),
         }))
     }
@@ -69,6 +70,8 @@ struct Vcenter {
     name: ManagerName,
     tls: rustls::ClientConfig,
     over_commit: OverCommit,
+    /// The epoch that this process opened it under last.
+    last: Arc<Mutex<Option<Epoch>>>,
     env: Env,
 }
 
@@ -79,6 +82,7 @@ impl Connect for Vcenter {
             self.name.clone(),
             self.tls.clone(),
             self.over_commit,
+            Arc::clone(&self.last),
             self.env.clone(),
         ))
     }

@@ -144,15 +144,16 @@ impl Session {
             Some(newest) if newest == opened.epoch => {}
             Some(_) | None => {
                 self.leave(&content).await;
-                return Err(older(&self.manager));
+                return Err(older(&self.manager, opened.epoch));
             }
         }
         self.signed_in.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
-    /// Takes the vCenter over under this epoch, ending older sessions of this manager's owners.
-    pub(crate) async fn open(&self, epoch: Epoch) -> Result<(), Failure> {
+    /// Takes the vCenter over under this epoch, ending older sessions of this manager's owners. It must
+    /// hold an epoch at least as new as the `last` one that this process opened it under.
+    pub(crate) async fn open(&self, epoch: Epoch, last: Option<Epoch>) -> Result<(), Failure> {
         let _one = self.signing_in.lock().await;
         if self.revoked.load(Ordering::Acquire) {
             return Err(Failure::Revoked);
@@ -161,8 +162,12 @@ impl Session {
         let opening = async {
             let place = self.find_place(&content).await?;
             let newest = |epochs: &[(Epoch, Ref)]| epochs.iter().map(|(epoch, _)| *epoch).max();
-            if newest(&self.epochs(&content, &place.folder).await?) > Some(epoch) {
+            let held = newest(&self.epochs(&content, &place.folder).await?);
+            if held > Some(epoch) {
                 return Err(Failure::Revoked);
+            }
+            if let Some(last) = last.filter(|last| held < Some(*last)) {
+                return Err(older(&self.manager, last));
             }
             let name = format!("{MARK}{}", epoch.0);
             match self.raw("CreateFolder", &place.folder, &[text("name", name)]).await {
@@ -306,12 +311,10 @@ impl Session {
         let step = Step { kind: "Folder", path: "childEntity", then: &[] };
         let parts = [properties("Folder", &["name"]), from(folder, true, &[step])];
         let there = match self.look_raw(content, &parts).await {
+            // The folder itself is gone, and every epoch with it.
             Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => Vec::new(),
             answered => answered?,
         };
-        if !there.iter().any(|object| object.this == *folder) {
-            return Err(older(&self.manager));
-        }
         let epoch = |name: &str| name.strip_prefix(MARK)?.parse().ok().map(Epoch);
         Ok(there.into_iter().filter_map(|object| Some((epoch(object.text("name"))?, object.this))).collect())
     }
@@ -351,10 +354,10 @@ impl Session {
 }
 
 /// The vCenter answers, and does not hold what it held: nothing may be concluded from what is not there.
-fn older(manager: &ManagerName) -> Failure {
+fn older(manager: &ManagerName, epoch: Epoch) -> Failure {
     Failure::NoAnswer(format!(
-        "{manager} came back without the epoch that it was opened under: it is empty, or older than it was; nothing is \
-         done to it"
+        "{manager} came back without the epoch {epoch} that it was opened under: it is empty, or older than it was, and \
+         nothing is done to it; a folder {MARK}{epoch} in Cellbus's own says that it is to be taken as it is now"
     ))
 }
 

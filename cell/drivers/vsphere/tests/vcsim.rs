@@ -30,22 +30,34 @@ struct Vcsim {
     url: String,
     thumbprint: String,
     control: String,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Vcsim {
     /// `None`, said loudly: it is not set up.
     fn start(arguments: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("password"), "vcsim\n").unwrap();
+        Self::start_in(Arc::new(dir), arguments)
+    }
+
+    /// Killed, and started again where it was: it has forgotten everything.
+    fn again(self, arguments: &[&str]) -> Self {
+        let (dir, url) = (Arc::clone(&self.dir), self.url.clone());
+        drop(self);
+        let listen = ["-listen", url.strip_prefix("https://").unwrap()];
+        Self::start_in(dir, &[&listen, arguments].concat()).unwrap()
+    }
+
+    fn start_in(dir: Arc<tempfile::TempDir>, arguments: &[&str]) -> Option<Self> {
         let Some(binary) = std::env::var_os("CELLBUS_VCSIM").filter(|path| !path.is_empty()) else {
             assert!(std::env::var_os("CI").is_none(), "CELLBUS_VCSIM is not set: ops/setup/vcsim");
             eprintln!("LEFT OUT: CELLBUS_VCSIM is not set (ops/setup/vcsim)");
             return None;
         };
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("password"), "vcsim\n").unwrap();
         let mut child = Command::new(binary)
-            .args(["-user", "cellbus", "-password", "vcsim", "-cert"])
-            .arg(dir.path().join("ca.pem"))
+            .args(["-user", "cellbus", "-password", "vcsim", "-keys"])
+            .arg(dir.path())
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
