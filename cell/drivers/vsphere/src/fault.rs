@@ -120,7 +120,8 @@ mod tests {
     use crate::xml::Element;
 
     fn of(kind: &str) -> Error {
-        Failure::Fault(Fault { kind: kind.to_owned(), message: String::new(), detail: Element::default() }).into()
+        Failure::Fault(Fault { kind: kind.to_owned(), message: String::new(), detail: Box::new(Element::default()) })
+            .into()
     }
 
     #[test]

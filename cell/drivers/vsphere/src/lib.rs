@@ -30,6 +30,7 @@ mod note;
 mod perform;
 mod read;
 mod session;
+mod signing;
 mod soap;
 mod spec;
 mod tasks;

@@ -193,15 +193,15 @@ impl Inner {
                 self.close(op.vm, op.number, |_| ()).await
             };
         }
-        if self.vsphere.templates.is_some() {
-            if let Some(disk) = self.disk(&seen.this).await? {
-                // The template's own size is the least.
-                let kib: u64 = disk.child("capacityInKB").and_then(Element::number).unwrap_or(0);
-                note.disk_gib = spec.size.disk_gib.max(kib >> 20);
-                if let Some(grown) = spec::grown(&disk, spec.size.disk_gib) {
-                    let change = spec::change(&note, None, None, Some(grown));
-                    session.carry_out("ReconfigVM_Task", &seen.this, &[change]).await?;
-                }
+        if self.vsphere.templates.is_some()
+            && let Some(disk) = self.disk(&seen.this).await?
+        {
+            // The template's own size is the least.
+            let kib: u64 = disk.child("capacityInKB").and_then(Element::number).unwrap_or(0);
+            note.disk_gib = spec.size.disk_gib.max(kib >> 20);
+            if let Some(grown) = spec::grown(&disk, spec.size.disk_gib) {
+                let change = spec::change(&note, None, None, Some(grown));
+                session.carry_out("ReconfigVM_Task", &seen.this, &[change]).await?;
             }
         }
         if spec.power == Power::On && seen.power != PowerState::Running {

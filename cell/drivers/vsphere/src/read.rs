@@ -304,7 +304,7 @@ impl Session {
         let Some(object) = objects.iter().find(|object| object.this == found) else { return Ok(None) };
         let Some(mut seen) = VmSeen::of(object).filter(|seen| seen.id == vm) else { return Ok(None) };
         seen.tasks = objects.iter().filter_map(TaskSeen::of).collect();
-        seen.tasks.sort_by(|a, b| a.queued.cmp(&b.queued));
+        seen.tasks.sort_by_key(|task| task.queued);
         Ok(Some(seen))
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Fault {
     /// In words.
     pub(crate) message: String,
     /// What more there is.
-    pub(crate) detail: Element,
+    pub(crate) detail: Box<Element>,
 }
 
 impl Fault {
@@ -52,7 +52,7 @@ impl Fault {
         let message = if privilege.is_empty() { message.to_owned() } else { format!("{message} ({privilege})") };
         // Whatever a vCenter says is told in a line of bearable length.
         let message = message.chars().filter(|c| !c.is_control()).take(500).collect();
-        Self { kind: detail.kind.clone(), message, detail: detail.clone() }
+        Self { kind: detail.kind.clone(), message, detail: Box::new(detail.clone()) }
     }
 }
 
@@ -85,9 +85,16 @@ impl Client {
         &self.env
     }
 
-    /// Forgets the session, so that the next sign-in begins one.
-    pub(crate) fn forget(&self) {
-        *self.cookie() = None;
+    /// A connection to the same vCenter that is not signed in.
+    pub(crate) fn signed_out(&self) -> Self {
+        let (http, url, env) = (self.http.clone(), self.url.clone(), self.env.clone());
+        Self { http, url, env, cookie: Mutex::default(), agent: self.agent.clone() }
+    }
+
+    /// Goes on in the session that `other` has signed in to.
+    pub(crate) fn adopt(&self, other: &Self) {
+        let cookie = other.cookie().clone();
+        *self.cookie() = cookie;
     }
 
     fn cookie(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {

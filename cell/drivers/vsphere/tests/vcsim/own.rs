@@ -10,6 +10,7 @@ use cellbus_cell::driver::{Change, Connect, Driver, Error, Factory as _, Op};
 use cellbus_directory::vm::{PowerState, Template};
 use cellbus_vsphere::VsphereFactory;
 use cellbus_workflows::{Action, CreateSpec};
+use futures::future::join_all;
 
 use super::{Config, File, Sources, Vcsim, connect, env};
 
@@ -230,6 +231,10 @@ async fn a_vcenter_that_came_back_empty_is_left_alone() {
     let mut vcsim = vcsim;
     for arguments in [["-folder", ""], ["-folder", "cellbus"]] {
         vcsim = vcsim.again(&arguments);
+        // Not while one of them signs in, either.
+        for answer in join_all((0..40).map(|_| driver.inspect(vm(0)))).await {
+            assert!(matches!(answer, Err(Error::Unreachable { .. } | Error::Transient { .. })), "{answer:?}");
+        }
         for answer in [
             driver.inspect(vm(0)).await.err(),
             driver.inventory().await.err(),
