@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::changes::Listener;
 use crate::read::{HostSeen, Hosts};
 use crate::session::Session;
+use crate::signing::Memory;
 use crate::soap::Failure;
 use crate::tasks::Own;
 
@@ -54,7 +55,7 @@ pub(crate) struct Inner {
     reserving: tokio::sync::Mutex<()>,
     reserved: Mutex<BTreeMap<VmId, (HostId, Size)>>,
     listener: Listener,
-    last: Arc<Mutex<Option<Epoch>>>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 #[derive(Default)]
@@ -179,13 +180,12 @@ pub(crate) struct VsphereDriver {
 }
 
 impl VsphereDriver {
-    /// `last` is the epoch that this process opened the vCenter under last.
     pub(crate) fn new(
         vsphere: Vsphere,
         manager: ManagerName,
         tls: rustls::ClientConfig,
         over_commit: OverCommit,
-        last: Arc<Mutex<Option<Epoch>>>,
+        memory: Arc<Mutex<Memory>>,
         env: Env,
     ) -> Self {
         let inner = Inner {
@@ -202,7 +202,7 @@ impl VsphereDriver {
             reserving: tokio::sync::Mutex::default(),
             reserved: Mutex::default(),
             listener: Listener::default(),
-            last,
+            memory,
         };
         Self { inner: Arc::new(inner), opening: tokio::sync::Mutex::default() }
     }
@@ -218,11 +218,10 @@ impl Driver for VsphereDriver {
             Some(session) => session,
             None => {
                 let (vsphere, manager) = (&inner.vsphere, &inner.manager);
-                let session = Session::new(vsphere, manager, inner.tls.clone(), epoch, inner.env.clone());
+                let (tls, memory) = (inner.tls.clone(), Arc::clone(&inner.memory));
+                let session = Session::new(vsphere, manager, tls, epoch, memory, inner.env.clone());
                 let session = Arc::new(session.map_err(|detail| Error::Transient { detail })?);
-                let last = *locked(&inner.last);
-                session.open(epoch, last).await?;
-                *locked(&inner.last) = Some(epoch);
+                session.open(epoch).await?;
                 inner.listener.begin(&session).await?;
                 *locked(&inner.session) = Some(Arc::clone(&session));
                 session

@@ -19,7 +19,7 @@
 use std::sync::{Arc, Mutex};
 
 use cellbus_bus::Env;
-use cellbus_bus::ids::{Epoch, ManagerName};
+use cellbus_bus::ids::ManagerName;
 use cellbus_cell::config::{Manager, ManagerKind, Vsphere};
 use cellbus_cell::driver::{Connect, Driver, Factory, FactoryError};
 
@@ -39,6 +39,7 @@ mod vim;
 mod xml;
 
 use driver::{OverCommit, VsphereDriver};
+use signing::Memory;
 
 /// Makes connections to vCenters.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +60,7 @@ impl Factory for VsphereFactory {
             name: manager.name.clone(),
             tls,
             over_commit,
-            last: Arc::default(),
+            memory: Arc::default(),
             env: env.clone(),
         }))
     }
@@ -71,8 +72,7 @@ struct Vcenter {
     name: ManagerName,
     tls: rustls::ClientConfig,
     over_commit: OverCommit,
-    /// The epoch that this process opened it under last.
-    last: Arc<Mutex<Option<Epoch>>>,
+    memory: Arc<Mutex<Memory>>,
     env: Env,
 }
 
@@ -83,7 +83,7 @@ impl Connect for Vcenter {
             self.name.clone(),
             self.tls.clone(),
             self.over_commit,
-            Arc::clone(&self.last),
+            Arc::clone(&self.memory),
             self.env.clone(),
         ))
     }

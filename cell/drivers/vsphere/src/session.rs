@@ -11,7 +11,7 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerName};
 use cellbus_cell::config::Vsphere;
 
-use crate::signing::{Content, Place, SignedIn, Who};
+use crate::signing::{Content, Memory, Place, SignedIn, Who};
 use crate::soap::{Client, Failure};
 use crate::vim::{LIMIT, Ref};
 use crate::xml::Element;
@@ -43,9 +43,10 @@ impl Session {
         manager: &ManagerName,
         tls: rustls::ClientConfig,
         epoch: Epoch,
+        memory: Arc<Mutex<Memory>>,
         env: Env,
     ) -> Result<Self, String> {
-        let who = Who::new(vsphere, manager);
+        let who = Who::new(vsphere, manager, memory);
         Ok(Self {
             client: Client::new(&vsphere.address, tls, &who.agent(epoch), env)?,
             who,
@@ -104,7 +105,6 @@ impl Session {
         if self.signed_in.load(Ordering::Acquire) != before {
             return Ok(());
         }
-        tracing::info!(manager = %self.who.manager, "the session is over; signing in again");
         // Beside the session that others use: until it is known to be the vCenter that was opened, nobody
         // may read from it what is not there.
         let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
@@ -120,12 +120,13 @@ impl Session {
         }
         self.client.adopt(&signed_in.client);
         self.signed_in.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(manager = %self.who.manager, "the session was over, and is renewed");
         Ok(())
     }
 
     /// Takes the vCenter over under this epoch, ending older sessions of this manager's owners. It must
-    /// hold an epoch at least as new as the `last` one that this process opened it under.
-    pub(crate) async fn open(&self, epoch: Epoch, last: Option<Epoch>) -> Result<(), Failure> {
+    /// hold an epoch at least as new as the last one that this process opened it under.
+    pub(crate) async fn open(&self, epoch: Epoch) -> Result<(), Failure> {
         let _one = self.signing_in.lock().await;
         if self.revoked.load(Ordering::Acquire) {
             return Err(Failure::Revoked);
@@ -137,7 +138,7 @@ impl Session {
             if held > Some(epoch) {
                 return Err(Failure::Revoked);
             }
-            if let Some(last) = last.filter(|last| held < Some(*last)) {
+            if let Some(last) = self.who.memory().opened.filter(|last| held < Some(*last)) {
                 return Err(self.lost(last));
             }
             signed_in.mark(&place.folder, epoch).await?;
@@ -147,6 +148,7 @@ impl Session {
         match opening.await {
             Ok(place) => {
                 self.client.adopt(&signed_in.client);
+                self.who.memory().opened = Some(epoch);
                 let opened = Opened { epoch, content: Arc::new(signed_in.content), place: Arc::new(place) };
                 *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
                 self.signed_in.fetch_add(1, Ordering::AcqRel);

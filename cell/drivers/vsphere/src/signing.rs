@@ -1,8 +1,11 @@
 //! Signed in and not in use yet: what has to hold of a vCenter before anything is asked of it.
 
-use cellbus_bus::Env;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use cellbus_bus::ids::{Epoch, ManagerName};
 use cellbus_bus::secret::Secret;
+use cellbus_bus::{Env, Mono};
 use cellbus_cell::config::{Password, Vsphere};
 use cellbus_cell::driver::Error;
 use sha2::{Digest as _, Sha256};
@@ -16,20 +19,38 @@ const MARK: &str = "cellbus-epoch-";
 /// Bytes of a file with a password.
 const PASSWORD_BYTES_MAX: usize = 4_096;
 
+/// How long a password that was refused is not tried again: a vCenter locks accounts out after a few
+/// wrong ones within three minutes.
+const REFUSED: Duration = Duration::from_secs(90);
+
+/// What a process remembers of a vCenter over its connections to it.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The epoch that it was opened under last.
+    pub(crate) opened: Option<Epoch>,
+    /// The digest of a password that was refused, and when.
+    refused: Option<([u8; 32], Mono)>,
+}
+
 /// Who signs in, for which manager.
 pub(crate) struct Who {
     pub(crate) vsphere: Vsphere,
     pub(crate) manager: ManagerName,
     /// What tells the sessions of this manager from those of others at the same vCenter.
     identity: String,
+    memory: Arc<Mutex<Memory>>,
 }
 
 impl Who {
-    pub(crate) fn new(vsphere: &Vsphere, manager: &ManagerName) -> Self {
+    pub(crate) fn new(vsphere: &Vsphere, manager: &ManagerName, memory: Arc<Mutex<Memory>>) -> Self {
         let datacenter = vsphere.datacenter.as_deref().unwrap_or("");
         let digest = Sha256::digest(format!("{datacenter}/{}/{manager}", vsphere.folder).as_bytes());
         let identity = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { vsphere: vsphere.clone(), manager: manager.clone(), identity }
+        Self { vsphere: vsphere.clone(), manager: manager.clone(), identity, memory }
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the vCenter shows of a session under this epoch.
@@ -122,8 +143,17 @@ impl<'a> SignedIn<'a> {
             sessions: part("sessionManager")?,
             root: part("rootFolder")?,
         };
+        let digest: [u8; 32] = Sha256::digest(password.expose().as_bytes()).into();
+        let (now, refused) = (client.env().mono(), who.memory().refused);
+        if refused.is_some_and(|(refused, at)| refused == digest && now.since(at) < REFUSED) {
+            let detail = "the password was refused (InvalidLogin) a moment ago, and is not tried again yet".to_owned();
+            return Err(not_yet(detail));
+        }
         let parts = [text("userName", &who.vsphere.user), text("password", password.expose())];
-        client.call("Login", &content.sessions, &parts, LIMIT).await?;
+        let answer = client.call("Login", &content.sessions, &parts, LIMIT).await;
+        let wrong = matches!(&answer, Err(Failure::Fault(fault)) if fault.kind == "InvalidLogin");
+        who.memory().refused = wrong.then_some((digest, now));
+        answer?;
         Ok(Self { client, content, who })
     }
 
@@ -265,6 +295,7 @@ mod tests {
             },
             manager: "m".parse().unwrap(),
             identity: identity.to_owned(),
+            memory: Arc::default(),
         };
         assert_eq!(who("ab").epoch_of(&who("ab").agent(Epoch(7))), Some(Epoch(7)));
         assert_eq!(who("cd").epoch_of(&who("ab").agent(Epoch(7))), None);

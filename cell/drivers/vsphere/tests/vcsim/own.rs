@@ -88,6 +88,11 @@ async fn a_wrong_password_is_told_and_a_changed_one_counts() {
     let refused = manager.connect().open(Epoch(1)).await;
     assert!(matches!(&refused, Err(Error::Transient { detail }) if detail.contains("InvalidLogin")), "{refused:?}");
     assert!(!format!("{refused:?}").contains("hunter2"));
+    // Not again and again, which would lock the account out.
+    for _ in 0..5 {
+        assert!(manager.connect().open(Epoch(1)).await.is_err());
+    }
+    assert_eq!(vcsim.control("/calls?method=Login"), "1");
     std::fs::remove_file(&file).unwrap();
     let refused = manager.connect().open(Epoch(1)).await;
     assert!(matches!(&refused, Err(Error::Transient { detail }) if detail.contains("password_file")), "{refused:?}");
@@ -232,9 +237,17 @@ async fn a_vcenter_that_came_back_empty_is_left_alone() {
     for arguments in [["-folder", ""], ["-folder", "cellbus"]] {
         vcsim = vcsim.again(&arguments);
         // Not while one of them signs in, either.
-        for answer in join_all((0..40).map(|_| driver.inspect(vm(0)))).await {
-            assert!(matches!(answer, Err(Error::Unreachable { .. } | Error::Transient { .. })), "{answer:?}");
-        }
+        join_all((1..=8).map(|pause| {
+            let driver = &driver;
+            async move {
+                for _ in 0..40 {
+                    env().sleep(Duration::from_millis(pause)).await;
+                    let answer = driver.tasks().await;
+                    assert!(matches!(answer, Err(Error::Unreachable { .. } | Error::Transient { .. })), "{answer:?}");
+                }
+            }
+        }))
+        .await;
         for answer in [
             driver.inspect(vm(0)).await.err(),
             driver.inventory().await.err(),
