@@ -35,6 +35,8 @@ mod soap;
 mod spec;
 mod tasks;
 mod trust;
+#[cfg(feature = "vcsim")]
+pub mod vcsim;
 mod vim;
 mod xml;
 

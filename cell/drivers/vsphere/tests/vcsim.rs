@@ -3,9 +3,6 @@
 //! `ops/docs/vsphere.md`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +13,7 @@ use cellbus_cell::config::{Config, File, Sources};
 use cellbus_cell::driver::{Connect, Driver, Factory as _, conformance};
 use cellbus_directory::vm::PowerState;
 use cellbus_vsphere::VsphereFactory;
+use cellbus_vsphere::vcsim::Vcsim;
 
 #[path = "vcsim/own.rs"]
 mod own;
@@ -24,85 +22,8 @@ fn env() -> Env {
     cellbus_bus::env::real(tokio::runtime::Handle::current())
 }
 
-/// A running vcsim, which ends with this.
-struct Vcsim {
-    child: Child,
-    url: String,
-    thumbprint: String,
-    control: String,
-    dir: Arc<tempfile::TempDir>,
-}
-
-impl Vcsim {
-    /// `None`, said loudly: it is not set up.
-    fn start(arguments: &[&str]) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("password"), "vcsim\n").unwrap();
-        Self::start_in(Arc::new(dir), arguments)
-    }
-
-    /// Killed, and started again where it was: it has forgotten everything.
-    fn again(self, arguments: &[&str]) -> Self {
-        let (dir, url) = (Arc::clone(&self.dir), self.url.clone());
-        drop(self);
-        let listen = ["-listen", url.strip_prefix("https://").unwrap()];
-        Self::start_in(dir, &[&listen, arguments].concat()).unwrap()
-    }
-
-    fn start_in(dir: Arc<tempfile::TempDir>, arguments: &[&str]) -> Option<Self> {
-        let Some(binary) = std::env::var_os("CELLBUS_VCSIM").filter(|path| !path.is_empty()) else {
-            assert!(std::env::var_os("CI").is_none(), "CELLBUS_VCSIM is not set: ops/setup/vcsim");
-            eprintln!("LEFT OUT: CELLBUS_VCSIM is not set (ops/setup/vcsim)");
-            return None;
-        };
-        let mut child = Command::new(binary)
-            .args(["-user", "cellbus", "-password", "vcsim", "-keys"])
-            .arg(dir.path())
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let text = |key: &str| said[key].as_str().unwrap().to_owned();
-        Some(Self { child, url: text("url"), thumbprint: text("thumbprint"), control: text("control"), dir })
-    }
-
-    /// `[[managers]]` for it.
-    fn config(&self, more: &str) -> String {
-        format!(
-            "[[managers]]\nname = \"vc\"\nkind = \"vsphere\"\naddress = \"{}\"\nvsphere.user = \"cellbus\"\n\
-             vsphere.password_file = '{}'\nvsphere.thumbprint = \"{}\"\n{more}",
-            self.url,
-            self.dir.path().join("password").display(),
-            self.thumbprint,
-        )
-    }
-
-    fn manager(&self, more: &str) -> Arc<dyn Connect> {
-        connect(self.config(more))
-    }
-
-    /// Asks its controls; gives what they say.
-    fn control(&self, path: &str) -> String {
-        let host = self.control.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(host).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.split_whitespace().nth(1) == Some("200"), "{path}: {head}");
-        body.to_owned()
-    }
-}
-
-impl Drop for Vcsim {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn manager(vcsim: &Vcsim, more: &str) -> Arc<dyn Connect> {
+    connect(vcsim.config("vc", more))
 }
 
 fn connect(text: String) -> Arc<dyn Connect> {
@@ -138,25 +59,25 @@ struct Controls(Arc<Vcsim>);
 #[async_trait]
 impl conformance::Faults for Controls {
     async fn slow(&self, by: Duration) {
-        self.0.control(&format!("/slow?ms={}", by.as_millis()));
+        let _ = self.0.control(&format!("/slow?ms={}", by.as_millis()));
     }
     async fn lose_next_answer(&self) {
-        self.0.control("/lose");
+        let _ = self.0.control("/lose");
     }
     async fn fail_next(&self) {
-        self.0.control("/fail?fault=HostCommunication");
+        let _ = self.0.control("/fail?fault=HostCommunication");
     }
     async fn down(&self) {
-        self.0.control("/down");
+        let _ = self.0.control("/down");
     }
     async fn heal(&self) {
-        self.0.control("/heal");
+        let _ = self.0.control("/heal");
     }
     async fn set_power(&self, vm: VmId, power: PowerState) {
-        self.0.control(&format!("/power?vm={vm}&on={}", power == PowerState::Running));
+        let _ = self.0.control(&format!("/power?vm={vm}&on={}", power == PowerState::Running));
     }
     async fn delete_vm(&self, vm: VmId) {
-        self.0.control(&format!("/delete?vm={vm}"));
+        let _ = self.0.control(&format!("/delete?vm={vm}"));
     }
     async fn restarts(&self, vm: VmId) -> u32 {
         self.0.control(&format!("/calls?method=ResetVM_Task&vm={vm}")).parse().unwrap()
@@ -170,7 +91,7 @@ macro_rules! cases {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 let Some(vcsim) = Vcsim::start(&[]) else { return };
-                let manager = vcsim.manager("");
+                let manager = manager(&vcsim, "");
                 let rig = Rig { vcsim: Arc::new(vcsim), manager };
                 conformance::$case(&rig).await;
             }

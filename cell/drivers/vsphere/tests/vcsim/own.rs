@@ -12,7 +12,7 @@ use cellbus_vsphere::VsphereFactory;
 use cellbus_workflows::{Action, CreateSpec};
 use futures::future::join_all;
 
-use super::{Config, File, Sources, Vcsim, connect, env};
+use super::{Config, File, Sources, Vcsim, connect, env, manager};
 
 /// For what is to happen soon, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -55,23 +55,23 @@ async fn opened(manager: &Arc<dyn Connect>, epoch: u64) -> (Arc<dyn Driver>, Vec
 async fn its_certificate_is_checked() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
     let with = |key: &str, value: &str| {
-        let text = vcsim.config("");
+        let text = vcsim.config("vc", "");
         let pinned = format!("vsphere.thumbprint = \"{}\"", vcsim.thumbprint);
         assert!(text.contains(&pinned));
         text.replace(&pinned, &format!("vsphere.{key} = '{value}'"))
     };
-    let authority = vcsim.dir.path().join("ca.pem");
+    let authority = vcsim.folder().join("ca.pem");
     opened(&connect(with("ca", authority.to_str().unwrap())), 1).await;
     let other = connect(with("thumbprint", &"ab".repeat(32))).connect().open(Epoch(2)).await;
     let Err(Error::Unreachable { detail }) = other else { panic!("{other:?}") };
     assert!(detail.contains(&format!("another thumbprint: {}", vcsim.thumbprint)), "{detail}");
     // Another vCenter's authority.
     let stranger = Vcsim::start(&[]).unwrap();
-    let theirs = stranger.dir.path().join("ca.pem");
+    let theirs = stranger.folder().join("ca.pem");
     let refused = connect(with("ca", theirs.to_str().unwrap())).connect().open(Epoch(2)).await;
     assert!(matches!(&refused, Err(Error::Unreachable { detail }) if detail.contains("certificate")), "{refused:?}");
     // No file, or one with no certificate, is known at the start.
-    for wrong in ["/no/such/file", vcsim.dir.path().join("password").to_str().unwrap()] {
+    for wrong in ["/no/such/file", vcsim.folder().join("password").to_str().unwrap()] {
         let file = Some(File { name: "cellbus.toml".to_owned(), text: with("ca", wrong) });
         let config = Config::load(Sources { file, ..Sources::default() }).unwrap();
         let refused = VsphereFactory.manager(&config.managers[0], &env());
@@ -82,30 +82,30 @@ async fn its_certificate_is_checked() {
 #[tokio::test]
 async fn a_wrong_password_is_told_and_a_changed_one_counts() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
-    let manager = vcsim.manager("");
-    let file = vcsim.dir.path().join("password");
+    let to = manager(&vcsim, "");
+    let file = vcsim.folder().join("password");
     std::fs::write(&file, "hunter2").unwrap();
-    let refused = manager.connect().open(Epoch(1)).await;
+    let refused = to.connect().open(Epoch(1)).await;
     assert!(matches!(&refused, Err(Error::Transient { detail }) if detail.contains("InvalidLogin")), "{refused:?}");
     assert!(!format!("{refused:?}").contains("hunter2"));
     // Not again and again, which would lock the account out.
     for _ in 0..5 {
-        assert!(manager.connect().open(Epoch(1)).await.is_err());
+        assert!(to.connect().open(Epoch(1)).await.is_err());
     }
     assert_eq!(vcsim.control("/calls?method=Login"), "1");
     std::fs::remove_file(&file).unwrap();
-    let refused = manager.connect().open(Epoch(1)).await;
+    let refused = to.connect().open(Epoch(1)).await;
     assert!(matches!(&refused, Err(Error::Transient { detail }) if detail.contains("password_file")), "{refused:?}");
     std::fs::write(&file, "vcsim\n").unwrap();
-    opened(&manager, 1).await;
+    opened(&to, 1).await;
 }
 
 #[tokio::test]
 async fn a_session_that_lapsed_is_renewed() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
-    let (driver, hosts) = opened(&vcsim.manager(""), 1).await;
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
     for (index, method) in (0..).zip(["FindChild", "CreateVM_Task", "ReconfigVM_Task", "CreateContainerView"]) {
-        vcsim.control(&format!("/fail?fault=NotAuthenticated&method={method}"));
+        let _ = vcsim.control(&format!("/fail?fault=NotAuthenticated&method={method}"));
         driver.perform(&create(index, 1, &hosts[0])).await.unwrap();
         driver.inventory().await.unwrap();
     }
@@ -115,9 +115,9 @@ async fn a_session_that_lapsed_is_renewed() {
 #[tokio::test]
 async fn hosts_in_maintenance_or_away_take_nothing() {
     let Some(vcsim) = Vcsim::start(&["-hosts", "3"]) else { return };
-    let (driver, hosts) = opened(&vcsim.manager(""), 1).await;
-    vcsim.control(&format!("/host?host={}&maintenance=true", hosts[0]));
-    vcsim.control(&format!("/host?host={}&connected=false", hosts[1]));
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
+    let _ = vcsim.control(&format!("/host?host={}&maintenance=true", hosts[0]));
+    let _ = vcsim.control(&format!("/host?host={}&connected=false", hosts[1]));
     let told = async { while !driver.changes().await.unwrap().contains(&Change::Hosts) {} };
     env().timeout(SOON, told).await.expect("hosts changed");
     let usable: Vec<bool> = driver.inventory().await.unwrap().hosts.iter().map(|host| host.usable).collect();
@@ -132,7 +132,7 @@ async fn hosts_in_maintenance_or_away_take_nothing() {
 #[tokio::test]
 async fn vms_are_cloned_from_templates() {
     let Some(vcsim) = Vcsim::start(&["-template", "debian-12"]) else { return };
-    let (driver, hosts) = opened(&vcsim.manager("vsphere.templates = \"templates\"\n"), 1).await;
+    let (driver, hosts) = opened(&manager(&vcsim, "vsphere.templates = \"templates\"\n"), 1).await;
     let before = driver.inventory().await.unwrap().foreign_vms;
     let facts = driver.perform(&create(0, 1, &hosts[1])).await.unwrap().unwrap();
     assert_eq!((facts.size, facts.power), (spec(0).size, PowerState::Running));
@@ -149,7 +149,7 @@ async fn vms_are_cloned_from_templates() {
 #[tokio::test]
 async fn faults_of_a_vcenter_mean_what_they_say() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
-    let (driver, hosts) = opened(&vcsim.manager(""), 1).await;
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
     let family = |error: Error| match error {
         Error::Transient { .. } => "transient",
         Error::Busy { .. } => "busy",
@@ -174,7 +174,7 @@ async fn faults_of_a_vcenter_mean_what_they_say() {
         ("NoPermission", "permanent"),
         ("LicenseServerUnavailable", "permanent"),
     ] {
-        vcsim.control(&format!("/fail?fault={fault}&method=CreateVM_Task"));
+        let _ = vcsim.control(&format!("/fail?fault={fault}&method=CreateVM_Task"));
         let refused = driver.perform(&create(0, 1, &hosts[0])).await.unwrap_err();
         assert_eq!(family(refused.clone()), expected, "{fault}: {refused}");
         assert_eq!(driver.inspect(vm(0)).await.unwrap(), None);
@@ -185,7 +185,7 @@ async fn faults_of_a_vcenter_mean_what_they_say() {
 #[tokio::test]
 async fn what_somebody_else_changed_is_not_taken_for_ours() {
     let Some(vcsim) = Vcsim::start(&["-vms", "2"]) else { return };
-    let (driver, hosts) = opened(&vcsim.manager(""), 1).await;
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
     assert_eq!(driver.inventory().await.unwrap().foreign_vms, 2);
     driver.perform(&create(0, 1, &hosts[0])).await.unwrap();
     driver.perform(&create(1, 1, &hosts[0])).await.unwrap();
@@ -194,7 +194,7 @@ async fn what_somebody_else_changed_is_not_taken_for_ours() {
         "%7B%22cellbus%22:1,%22vm%22:%22{}%22,%22op%22:1,%22tenant%22:%22acme%22,%22name%22:%22x%22,%22disk_gib%22:1%7D",
         vm(9)
     );
-    vcsim.control(&format!("/annotate?vm={}&to={note}", vm(0)));
+    let _ = vcsim.control(&format!("/annotate?vm={}&to={note}", vm(0)));
     let wait = async {
         while driver.perform(&op(vm(0), 2, Action::Stop(StopMode::Hard))).await.is_ok() {
             env().sleep(Duration::from_millis(50)).await;
@@ -204,7 +204,7 @@ async fn what_somebody_else_changed_is_not_taken_for_ours() {
     let refused = driver.perform(&op(vm(0), 9, Action::Delete)).await;
     assert!(matches!(refused, Err(Error::Permanent { .. })), "{refused:?}");
     // No note at all: it is there, and not said to be gone.
-    vcsim.control(&format!("/annotate?vm={}&to=mine", vm(1)));
+    let _ = vcsim.control(&format!("/annotate?vm={}&to=mine", vm(1)));
     let wait = async {
         while driver.inspect(vm(1)).await.is_ok() {
             env().sleep(Duration::from_millis(50)).await;
@@ -219,7 +219,7 @@ async fn what_somebody_else_changed_is_not_taken_for_ours() {
 #[tokio::test]
 async fn no_copy_is_pretended() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
-    let (driver, hosts) = opened(&vcsim.manager(""), 1).await;
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
     let copy = CreateSpec { copy_of: Some(PowerState::Running), ..spec(0) };
     let ask = Op { host: Some(hosts[0].clone()), ..op(vm(0), 1, Action::Create(Arc::new(copy))) };
     assert!(matches!(driver.perform(&ask).await, Err(Error::Invalid { .. })));
@@ -230,8 +230,8 @@ async fn no_copy_is_pretended() {
 #[tokio::test]
 async fn a_vcenter_that_came_back_empty_is_left_alone() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
-    let manager = vcsim.manager("");
-    let (driver, hosts) = opened(&manager, 3).await;
+    let to = manager(&vcsim, "");
+    let (driver, hosts) = opened(&to, 3).await;
     driver.perform(&create(0, 1, &hosts[0])).await.unwrap();
     let mut vcsim = vcsim;
     for arguments in [["-folder", ""], ["-folder", "cellbus"]] {
@@ -255,22 +255,22 @@ async fn a_vcenter_that_came_back_empty_is_left_alone() {
             driver.changes().await.err(),
             driver.perform(&op(vm(0), 2, Action::Delete)).await.err(),
             // Nor does the next owner in this process take it for new.
-            manager.connect().open(Epoch(4)).await.err(),
+            to.connect().open(Epoch(4)).await.err(),
         ] {
             assert!(matches!(answer, Some(Error::Unreachable { .. } | Error::Transient { .. })), "{answer:?}");
         }
     }
-    let Err(Error::Unreachable { detail }) = manager.connect().open(Epoch(4)).await else { panic!("it opened") };
+    let Err(Error::Unreachable { detail }) = to.connect().open(Epoch(4)).await else { panic!("it opened") };
     assert!(detail.contains("cellbus-epoch-3"), "{detail}");
     // An operator who knows better says so, with a folder of that name.
-    vcsim.control("/folder?name=cellbus-epoch-3");
-    let (next, _) = opened(&manager, 4).await;
+    let _ = vcsim.control("/folder?name=cellbus-epoch-3");
+    let (next, _) = opened(&to, 4).await;
     assert_eq!(next.inspect(vm(0)).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn without_its_folder_nothing_is_opened() {
     let Some(vcsim) = Vcsim::start(&["-folder", ""]) else { return };
-    let refused = vcsim.manager("").connect().open(Epoch(1)).await;
+    let refused = manager(&vcsim, "").connect().open(Epoch(1)).await;
     assert!(matches!(&refused, Err(Error::Transient { detail }) if detail.contains("folder cellbus")), "{refused:?}");
 }
