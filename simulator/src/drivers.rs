@@ -206,3 +206,43 @@ impl Drivers for AllDrivers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cellbus_cell::config::{File, Sources};
+
+    use super::*;
+
+    struct Broken;
+    impl cellbus_cell::driver::Factory for Broken {
+        fn kind(&self) -> &'static str {
+            "libvirt"
+        }
+        fn manager(
+            &self,
+            _manager: &cellbus_cell::config::Manager,
+            _env: &Env,
+        ) -> Result<Arc<dyn Connect>, FactoryError> {
+            Err(FactoryError { detail: "no such file".to_owned() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_the_build_lacks_is_told_with_its_code() {
+        let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+        let text = "[[managers]]\nname = \"m\"\nkind = \"vsphere\"\naddress = \"https://vc\"\nvsphere.user = \"u\"\n\
+                    vsphere.password_env = \"P\"\nvsphere.ca = \"c\"\n";
+        let file = Some(File { name: "cellbus.toml".to_owned(), text: text.to_owned() });
+        let config = Config::load(Sources { file, ..Sources::default() }).expect("it is sound");
+        let told = |error: Error| {
+            assert!(!error.retryable());
+            error.to_string()
+        };
+        let lacks = AllDrivers::among_others(&config, None, &Factories::new(), &env).await.err().map(told);
+        let lacks = lacks.expect("there is no driver");
+        assert!(lacks.contains("--features vsphere") && lacks.contains("driver_not_built"), "{lacks}");
+        // Another kind's factory is none for this one.
+        let others: Factories = vec![Arc::new(Broken)];
+        assert_eq!(AllDrivers::among_others(&config, None, &others, &env).await.err().map(told), Some(lacks));
+    }
+}

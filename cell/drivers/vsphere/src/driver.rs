@@ -257,7 +257,7 @@ impl Driver for VsphereDriver {
     async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> {
         let session = self.inner.session()?;
         let Some(seen) = session.find(vm).await? else {
-            session.none_being_made(&Own::default()).await?;
+            session.none_being_made(vm, &self.inner.own).await?;
             return Ok(None);
         };
         match session.held(&seen, &self.inner.hosts()).await? {

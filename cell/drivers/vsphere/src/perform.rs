@@ -67,13 +67,13 @@ impl Inner {
             (Action::Create(spec), None) => self.create(op, spec).await,
             (Action::Create(spec), Some(seen)) => self.finish_create(op, spec, seen).await,
             (Action::Delete, None) => {
-                self.session()?.none_being_made(&self.own).await?;
+                self.session()?.none_being_made(op.vm, &self.own).await?;
                 self.bury(op.vm, op.number);
                 Ok(None)
             }
             (Action::Delete, Some(seen)) => self.delete(op, &seen).await,
             (_, None) => {
-                self.session()?.none_being_made(&self.own).await?;
+                self.session()?.none_being_made(op.vm, &self.own).await?;
                 Err(refused(Error::NotFound))
             }
             (_, Some(seen)) => self.change(op, seen).await,
@@ -139,7 +139,7 @@ impl Inner {
         };
         let made = match task {
             Ok(task) => {
-                self.own.began(&task);
+                self.own.began(&task, op.vm);
                 let made = session.follow(&task).await;
                 // While its end is not known it may still make the VM.
                 if !matches!(made, Err(Failure::NoAnswer(_))) {

@@ -1,6 +1,6 @@
 //! Tasks of a vCenter: followed to their end, and found again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,17 +61,18 @@ impl TaskSeen {
 
 /// Tasks that make VMs, begun by this session and not known to have ended.
 #[derive(Debug, Default)]
-pub(crate) struct Own(Mutex<BTreeSet<Ref>>);
+pub(crate) struct Own(Mutex<BTreeMap<Ref, VmId>>);
 
 impl Own {
-    pub(crate) fn began(&self, task: &Ref) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(task.clone());
+    pub(crate) fn began(&self, task: &Ref, vm: VmId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(task.clone(), vm);
     }
     pub(crate) fn ended(&self, task: &Ref) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
     }
-    fn has(&self, task: &Ref) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(task)
+    /// Which VM it makes, if that is known.
+    fn makes(&self, task: &Ref) -> Option<VmId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(task).copied()
     }
 }
 
@@ -132,17 +133,17 @@ impl Session {
         Ok(found)
     }
 
-    /// Whether nothing that this session did not begin may yet make a VM that is not there now. Tasks do
-    /// not say which VM they make.
-    pub(crate) async fn none_being_made(&self, own: &Own) -> Result<(), Failure> {
+    /// Whether nothing may yet make this VM, which is not there now. Tasks do not say which VM they make:
+    /// those that this session did not begin may make any.
+    pub(crate) async fn none_being_made(&self, vm: VmId, own: &Own) -> Result<(), Failure> {
         let folder = self.place()?.folder.clone();
         let makes = |task: &TaskSeen| {
             task.makes()
-                && !own.has(&task.this)
+                && own.makes(&task.this).is_none_or(|made| made == vm)
                 && (task.what != "Folder.createVm" || task.entity.as_ref() == Some(&folder))
         };
         if self.running_tasks().await?.iter().any(makes) {
-            return Err(Failure::NoAnswer("a task of an older session may still make this VM".to_owned()));
+            return Err(Failure::NoAnswer("a task of an earlier try may still make this VM".to_owned()));
         }
         Ok(())
     }
