@@ -18,6 +18,7 @@ use crate::session::Session;
 use crate::signing::Memory;
 use crate::soap::Failure;
 use crate::tasks::Own;
+use crate::vim::Ref;
 
 /// Deleted VMs whose numbers are remembered: a late create is refused meanwhile.
 const TOMBSTONES_MAX: usize = 100_000;
@@ -52,7 +53,8 @@ pub(crate) struct Inner {
     pub(crate) own: Own,
     locks: Mutex<BTreeMap<VmId, Arc<tokio::sync::Mutex<()>>>>,
     deleted: Mutex<Tombstones>,
-    reserving: tokio::sync::Mutex<()>,
+    /// For each host, held while it is looked at for room.
+    reserving: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<()>>>>,
     reserved: Mutex<BTreeMap<VmId, (HostId, Size)>>,
     listener: Listener,
     memory: Arc<Mutex<Memory>>,
@@ -69,6 +71,8 @@ pub(crate) struct Reserved<'a> {
     inner: &'a Inner,
     vm: VmId,
     pub(crate) host: HostSeen,
+    /// GiB free on each of its datastores.
+    pub(crate) free: BTreeMap<Ref, u64>,
 }
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
@@ -141,20 +145,29 @@ impl Inner {
         disk_gib: Option<u64>,
     ) -> Result<Reserved<'_>, Failure> {
         let no_room = |detail: String| Failure::Refused(Error::NoRoom { detail });
-        let _one = self.reserving.lock().await;
-        // As it is now: what takes no VMs any more is not asked.
-        let hosts = self.read_hosts().await?;
-        let seen = hosts.get(host).ok_or_else(|| no_room(format!("there is no host {host}")))?.clone();
-        if !seen.host.usable {
-            return Err(no_room(format!("{host} takes no VMs: disconnected, in maintenance or without a datastore")));
-        }
+        let seen = match self.hosts().get(host).cloned() {
+            Some(seen) => seen,
+            // It may have come since.
+            None => match self.read_hosts().await?.get(host).cloned() {
+                Some(seen) => seen,
+                None => return Err(no_room(format!("there is no host {host}"))),
+            },
+        };
+        // One look at a host after the other, so that each sees what the one before it took.
+        let turn = Arc::clone(locked(&self.reserving).entry(host.clone()).or_default());
+        let _one = turn.lock().await;
         let mut pending: BTreeMap<VmId, Size> = locked(&self.reserved)
             .iter()
             .filter(|(_, (on, _))| on == host)
             .map(|(vm, (_, size))| (*vm, *size))
             .collect();
         pending.insert(vm, size);
-        let (vcpus, memory) = self.session()?.taken(&seen.this, |vm| pending.contains_key(vm)).await?;
+        let now = self.session()?.host_now(&seen, |vm| pending.contains_key(vm)).await?;
+        let now = now.ok_or_else(|| no_room(format!("the host {host} is gone")))?;
+        if !now.takes_vms || now.free.is_empty() {
+            return Err(no_room(format!("{host} takes no VMs: disconnected, in maintenance or without a datastore")));
+        }
+        let (vcpus, memory) = (now.vcpus, now.memory_mib);
         let wanted = pending.values().fold((vcpus, memory), |(vcpus, memory), size| {
             (vcpus.saturating_add(u64::from(size.vcpus)), memory.saturating_add(size.memory_mib))
         });
@@ -169,7 +182,7 @@ impl Inner {
             return Err(no_room(format!("{host} has no datastore with {more} GiB more")));
         }
         locked(&self.reserved).insert(vm, (host.clone(), size));
-        Ok(Reserved { inner: self, vm, host: seen })
+        Ok(Reserved { inner: self, vm, host: seen, free: now.free })
     }
 }
 
@@ -199,7 +212,7 @@ impl VsphereDriver {
             own: Own::default(),
             locks: Mutex::default(),
             deleted: Mutex::default(),
-            reserving: tokio::sync::Mutex::default(),
+            reserving: Mutex::default(),
             reserved: Mutex::default(),
             listener: Listener::default(),
             memory,

@@ -13,7 +13,7 @@ use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, CreateSpec};
 
-use crate::driver::Inner;
+use crate::driver::{Inner, Reserved};
 use crate::note::Note;
 use crate::read::{HostSeen, VmSeen};
 use crate::soap::Failure;
@@ -120,7 +120,7 @@ impl Inner {
         let host = op.host.as_ref().ok_or_else(|| invalid("a create names its host"))?;
         let reserved = self.reserve(host, op.vm, spec.size, None).await?;
         let seen = &reserved.host;
-        let datastore = self.datastore(seen, spec.size.disk_gib)?;
+        let datastore = datastore(&reserved, spec.size.disk_gib)?;
         let pool = self.pool(seen).await?;
         let (folder, note) = (session.place()?.folder.clone(), Note::of(op.vm, op.number, spec));
         let task = match &self.vsphere.templates {
@@ -245,14 +245,6 @@ impl Inner {
         compute
             .and_then(|it| it.reference("resourcePool"))
             .ok_or_else(|| no_room(format!("{} belongs to no resource pool", host.host.id)))
-    }
-
-    /// The datastore of a host with most room.
-    fn datastore(&self, host: &HostSeen, gib: u64) -> Result<Ref, Failure> {
-        let hosts = self.hosts();
-        let free = |it: &Ref| hosts.datastores.get(it).map_or(0, |it| it.free_bytes >> 30);
-        let most = host.datastores.iter().max_by_key(|it| free(it)).filter(|it| free(it) >= gib);
-        most.cloned().ok_or_else(|| no_room(format!("no datastore of {} has {gib} GiB free", host.host.id)))
     }
 
     async fn disk(&self, vm: &Ref) -> Result<Option<Element>, Failure> {
@@ -449,6 +441,13 @@ enum Step {
     Revert(Ref),
     Drop(Ref),
     Relocate(HostId),
+}
+
+/// The datastore of a host with most room.
+fn datastore(reserved: &Reserved<'_>, gib: u64) -> Result<Ref, Failure> {
+    let most = reserved.free.iter().max_by_key(|(_, free)| **free).filter(|(_, free)| **free >= gib);
+    let none = || no_room(format!("no datastore of {} has {gib} GiB free", reserved.host.host.id));
+    most.map(|(datastore, _)| datastore.clone()).ok_or_else(none)
 }
 
 /// The note of a VM that is to be changed.

@@ -39,7 +39,7 @@ const HOST_PROPERTIES: &[&str] = &[
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
 ];
-const DATASTORE_PROPERTIES: &[&str] = &["name", "summary.capacity", "summary.freeSpace", "summary.accessible"];
+const DATASTORE_PROPERTIES: &[&str] = &["name", "summary.capacity", "summary.accessible"];
 
 /// A host as it was read.
 #[derive(Clone, Debug)]
@@ -56,7 +56,20 @@ pub(crate) struct HostSeen {
 pub(crate) struct DatastoreSeen {
     pub(crate) name: String,
     pub(crate) capacity_bytes: u64,
-    pub(crate) free_bytes: u64,
+}
+
+/// What of a host is given out now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostNow {
+    pub(crate) takes_vms: bool,
+    pub(crate) vcpus: u64,
+    pub(crate) memory_mib: u64,
+    /// GiB free on each of its datastores.
+    pub(crate) free: BTreeMap<Ref, u64>,
+}
+
+fn takes_vms(host: &Object) -> bool {
+    host.text("runtime.connectionState") == "connected" && host.text("runtime.inMaintenanceMode") != "true"
 }
 
 /// Hosts and datastores.
@@ -75,12 +88,7 @@ impl Hosts {
             if object.text("summary.accessible") != "true" || datastore.is_some_and(|wanted| wanted != name) {
                 continue;
             }
-            let bytes = |property| object.number(property).unwrap_or(0);
-            let seen = DatastoreSeen {
-                name,
-                capacity_bytes: bytes("summary.capacity"),
-                free_bytes: bytes("summary.freeSpace"),
-            };
+            let seen = DatastoreSeen { name, capacity_bytes: object.number("summary.capacity").unwrap_or(0) };
             hosts.datastores.insert(object.this.clone(), seen);
         }
         for object in objects.iter().filter(|object| object.this.kind == HOST) {
@@ -98,9 +106,7 @@ impl Hosts {
                 memory_mib: object.number::<u64>("summary.hardware.memorySize").unwrap_or(0) >> 20,
                 disk_gib: capacity >> 30,
                 labels: Labels::new(),
-                usable: object.text("runtime.connectionState") == "connected"
-                    && object.text("runtime.inMaintenanceMode") != "true"
-                    && !datastores.is_empty(),
+                usable: takes_vms(object) && !datastores.is_empty(),
             };
             hosts.names.insert(object.this.clone(), id.clone());
             hosts.by_name.insert(id, HostSeen { this: object.this.clone(), compute, datastores, host });
@@ -328,20 +334,36 @@ impl Session {
         asked.and_then(|host| host.text("name").parse().ok()).ok_or_else(nowhere)
     }
 
-    /// What runs on a host beside these VMs: vCPUs and MiB that were given out.
-    pub(crate) async fn taken(&self, host: &Ref, but: impl Fn(&VmId) -> bool) -> Result<(u64, u64), Failure> {
-        let step = Step { kind: HOST, path: "vm", then: &[] };
-        let wanted = ["name", "config.hardware.numCPU", "config.hardware.memoryMB", "config.template"];
-        let objects = self.retrieve(&[properties(VM, &wanted), from(host, false, &[step])]).await?;
-        let mut taken = (0, 0);
+    /// One host as it is now; `None` if it is gone. VMs for which `but` holds are not counted.
+    pub(crate) async fn host_now(
+        &self,
+        host: &HostSeen,
+        but: impl Fn(&VmId) -> bool,
+    ) -> Result<Option<HostNow>, Failure> {
+        let step = |path| Step { kind: HOST, path, then: &[] };
+        let parts = [
+            properties(HOST, &["runtime.connectionState", "runtime.inMaintenanceMode"]),
+            properties(VM, &["name", "config.hardware.numCPU", "config.hardware.memoryMB", "config.template"]),
+            properties(DATASTORE, &["summary.freeSpace"]),
+            from(&host.this, true, &[step("vm"), step("datastore")]),
+        ];
+        let objects = match self.retrieve(&parts).await {
+            Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => return Ok(None),
+            answered => answered?,
+        };
+        let Some(own) = objects.iter().find(|object| object.this == host.this) else { return Ok(None) };
+        let mut now = HostNow { takes_vms: takes_vms(own), ..HostNow::default() };
         for object in &objects {
             let ours = object.text("name").parse::<VmId>().is_ok_and(|id| but(&id));
             if object.this.kind == VM && !ours && object.text("config.template") != "true" {
-                taken.0 += object.number::<u64>("config.hardware.numCPU").unwrap_or(0);
-                taken.1 += object.number::<u64>("config.hardware.memoryMB").unwrap_or(0);
+                now.vcpus += object.number::<u64>("config.hardware.numCPU").unwrap_or(0);
+                now.memory_mib += object.number::<u64>("config.hardware.memoryMB").unwrap_or(0);
+            }
+            if host.datastores.contains(&object.this) {
+                now.free.insert(object.this.clone(), object.number::<u64>("summary.freeSpace").unwrap_or(0) >> 30);
             }
         }
-        Ok(taken)
+        Ok(Some(now))
     }
 
     /// The number that an operation of ours that runs on this VM has at the least.
