@@ -255,3 +255,36 @@ pub trait Drivers: Send + Sync {
     /// takes a new one each time that it opens its manager, so that a session is one owner's alone.
     fn connect(&self, manager: cellbus_bus::ids::ManagerId) -> Option<std::sync::Arc<dyn Driver>>;
 }
+
+/// Makes connections to the managers of one kind: what a crate with a real driver hands to the binary.
+pub trait Factory: Send + Sync {
+    /// The kind, as `kind` of `[[managers]]` says it.
+    fn kind(&self) -> &'static str;
+    /// How this manager, which is of that kind, is connected to. It is not asked anything yet: whether
+    /// it answers is found out when it is opened.
+    ///
+    /// # Errors
+    /// [`FactoryError`], when what is configured can never work (a file that is not there, say).
+    fn manager(
+        &self,
+        manager: &crate::config::Manager,
+        env: &cellbus_bus::Env,
+    ) -> Result<std::sync::Arc<dyn Connect>, FactoryError>;
+}
+
+/// A manager that can be connected to.
+pub trait Connect: Send + Sync {
+    /// A new connection, not yet opened.
+    fn connect(&self) -> std::sync::Arc<dyn Driver>;
+}
+
+/// What is configured of a manager can never work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct FactoryError {
+    /// In words, with the key.
+    pub detail: String,
+}
+
+/// The factories that a build has, each for one kind.
+pub type Factories = Vec<std::sync::Arc<dyn Factory>>;

@@ -4,6 +4,7 @@
 mod bus;
 mod client;
 mod commands;
+mod drivers;
 mod exit;
 mod inventory;
 mod jobs;

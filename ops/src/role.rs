@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::bus::{Opened, Wants};
 use crate::exit::{Error, Result};
 use crate::settings::Settings;
-use crate::{logging, output, shutdown};
+use crate::{drivers, logging, output, shutdown};
 
 /// How long cells may take to hand over and requests under way to end. What is not done by then
 /// others take up when the lease has run out.
@@ -60,7 +60,8 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
     let bus = connection.shared();
     let record = node::cluster_record(bus.as_ref(), env, config.shards, build.formats).await;
     let record = record.map_err(anyhow::Error::from)?;
-    let drivers = AllDrivers::among_others(&config, security.members(), env).await.map_err(anyhow::Error::from)?;
+    let drivers = AllDrivers::among_others(&config, security.members(), &drivers::factories(), env).await;
+    let drivers = drivers.map_err(anyhow::Error::from)?;
     let reach = Reach::Http {
         address,
         tls: security.members().cloned(),

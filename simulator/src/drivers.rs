@@ -1,4 +1,4 @@
-//! Connections to every configured manager, in this process or another.
+//! Connections to every configured manager: simulated in this process or another, or a real one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{ManagerId, ManagerName};
 use cellbus_cell::config::{Config, ManagerKind};
-use cellbus_cell::driver::{Driver, Drivers};
+use cellbus_cell::driver::{Connect, Driver, Drivers, Factories, FactoryError};
 use cellbus_cell::front::{self, hosts::OverCommit};
 use cellbus_cell::security::MembersTls;
 
@@ -41,6 +41,25 @@ pub enum Error {
         /// Which.
         name: ManagerName,
     },
+    /// A manager is of a kind whose driver was left out of this build.
+    #[error(
+        "this build has no driver for manager {name} of kind {kind}: build it with `--features {kind}` (driver_not_built)"
+    )]
+    NotBuilt {
+        /// Which.
+        name: ManagerName,
+        /// Its kind, which is the feature's name too.
+        kind: &'static str,
+    },
+    /// What is configured of a manager can never work.
+    #[error("manager {name} cannot be used (driver_config_invalid)")]
+    Config {
+        /// Which.
+        name: ManagerName,
+        /// Why.
+        #[source]
+        source: FactoryError,
+    },
 }
 
 impl Error {
@@ -49,15 +68,16 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Remote { source, .. } => source.retryable(),
-            Self::NoSuchManager { .. } | Self::NoAddress { .. } => false,
+            Self::NoSuchManager { .. } | Self::NoAddress { .. } | Self::NotBuilt { .. } | Self::Config { .. } => false,
         }
     }
 }
 
-/// Drivers of the managers in this process, and of those in others.
+/// Drivers of the managers in this process, of those in others, and of real ones.
 pub struct AllDrivers {
     fleet: Option<Arc<Fleet>>,
     remote: BTreeMap<ManagerId, (ManagerName, Arc<RemoteFleet>)>,
+    real: BTreeMap<ManagerId, (ManagerName, Arc<dyn Connect>)>,
 }
 
 impl AllDrivers {
@@ -70,9 +90,10 @@ impl AllDrivers {
         fleet: Arc<Fleet>,
         config: &Config,
         members: Option<&MembersTls>,
+        factories: &Factories,
         env: &Env,
     ) -> Result<Self, Error> {
-        Self::of(Some(fleet), config, members, env).await
+        Self::of(Some(fleet), config, members, factories, env).await
     }
 
     /// Of one process of a cluster: all managers are elsewhere. One that does not answer is none of
@@ -80,22 +101,39 @@ impl AllDrivers {
     ///
     /// # Errors
     /// [`Error`], never [`Error::Remote`] for want of an answer.
-    pub async fn among_others(config: &Config, members: Option<&MembersTls>, env: &Env) -> Result<Self, Error> {
-        Self::of(None, config, members, env).await
+    pub async fn among_others(
+        config: &Config,
+        members: Option<&MembersTls>,
+        factories: &Factories,
+        env: &Env,
+    ) -> Result<Self, Error> {
+        Self::of(None, config, members, factories, env).await
     }
 
     async fn of(
         fleet: Option<Arc<Fleet>>,
         config: &Config,
         members: Option<&MembersTls>,
+        factories: &Factories,
         env: &Env,
     ) -> Result<Self, Error> {
         let mut by_address: BTreeMap<&String, Vec<&ManagerName>> = BTreeMap::new();
+        let mut real = BTreeMap::new();
         for manager in &config.managers {
             match &manager.kind {
                 ManagerKind::Remote { address } => by_address.entry(address).or_default().push(&manager.name),
                 ManagerKind::Simulated { .. } if fleet.is_some() => {}
                 ManagerKind::Simulated { .. } => return Err(Error::NoAddress { name: manager.name.clone() }),
+                ManagerKind::Vsphere(_) | ManagerKind::Libvirt => {
+                    let (name, kind) = (manager.name.clone(), manager.kind.as_str());
+                    let Some(factory) = factories.iter().find(|factory| factory.kind() == kind) else {
+                        return Err(Error::NotBuilt { name, kind });
+                    };
+                    match factory.manager(manager, env) {
+                        Ok(connect) => real.insert(ManagerId::derive(name.as_str()), (name, connect)),
+                        Err(source) => return Err(Error::Config { name, source }),
+                    };
+                }
             }
         }
         let mut remote = BTreeMap::new();
@@ -119,14 +157,15 @@ impl AllDrivers {
                 remote.insert(id, (name.clone(), Arc::clone(&connected)));
             }
         }
-        Ok(Self { fleet, remote })
+        Ok(Self { fleet, remote, real })
     }
 
     /// Every manager.
     #[must_use]
     pub fn names(&self) -> Vec<ManagerName> {
         let own = self.fleet.iter().flat_map(|fleet| &fleet.inventory().managers).map(|manager| manager.name.clone());
-        own.chain(self.remote.values().map(|(name, _)| name.clone())).collect()
+        let remote = self.remote.values().map(|(name, _)| name);
+        own.chain(remote.chain(self.real.values().map(|(name, _)| name)).cloned()).collect()
     }
 
     /// How each of them is fronted, as configured.
@@ -158,9 +197,52 @@ pub(crate) fn front_config(config: &Config, name: &ManagerName) -> front::Config
 
 impl Drivers for AllDrivers {
     fn connect(&self, manager: ManagerId) -> Option<Arc<dyn Driver>> {
+        if let Some((_, connect)) = self.real.get(&manager) {
+            return Some(connect.connect());
+        }
         match self.remote.get(&manager) {
             Some((_, fleet)) => fleet.driver(manager),
             None => self.fleet.as_ref()?.driver(manager),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cellbus_cell::config::{File, Sources};
+
+    use super::*;
+
+    struct Broken;
+    impl cellbus_cell::driver::Factory for Broken {
+        fn kind(&self) -> &'static str {
+            "libvirt"
+        }
+        fn manager(
+            &self,
+            _manager: &cellbus_cell::config::Manager,
+            _env: &Env,
+        ) -> Result<Arc<dyn Connect>, FactoryError> {
+            Err(FactoryError { detail: "no such file".to_owned() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_the_build_lacks_is_told_with_its_code() {
+        let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+        let text = "[[managers]]\nname = \"m\"\nkind = \"vsphere\"\naddress = \"https://vc\"\nvsphere.user = \"u\"\n\
+                    vsphere.password_env = \"P\"\nvsphere.ca = \"c\"\n";
+        let file = Some(File { name: "cellbus.toml".to_owned(), text: text.to_owned() });
+        let config = Config::load(Sources { file, ..Sources::default() }).expect("it is sound");
+        let told = |error: Error| {
+            assert!(!error.retryable());
+            error.to_string()
+        };
+        let lacks = AllDrivers::among_others(&config, None, &Factories::new(), &env).await.err().map(told);
+        let lacks = lacks.expect("there is no driver");
+        assert!(lacks.contains("--features vsphere") && lacks.contains("driver_not_built"), "{lacks}");
+        // Another kind's factory is none for this one.
+        let others: Factories = vec![Arc::new(Broken)];
+        assert_eq!(AllDrivers::among_others(&config, None, &others, &env).await.err().map(told), Some(lacks));
     }
 }

@@ -6,7 +6,7 @@
 //! - `bad_input`: what must be refused over HTTP, each with its code;
 //! - `data_dir`: directories that are in use, damaged, not writable, nearly full;
 //! - `kills`: `kill -9` under load, over and over the same data;
-//! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell;
+//! - `operators`: managers that misbehave: parked jobs, operations that outlive their cell, a vCenter that forgets;
 //! - `backup`: a cluster under load is backed up, its bus lost, and restored on another, with other shards;
 //! - `nats_cluster`: cells, directories and managers as processes of their own on a real NATS server, killed under load;
 //! - `kafka_cluster`, `kafka_producers`: the same on a real Kafka broker, and its producers;

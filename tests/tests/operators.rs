@@ -1,5 +1,6 @@
 //! What happens to `cellbus up` while its managers, which this process serves, misbehave: jobs that
-//! are parked, and operations that outlive the cell that began them.
+//! are parked, and operations that outlive the cell that began them. And with vCenters (vcsim), one of
+//! which forgets everything.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +12,14 @@ use cellbus_simulator::managers::{Config, Fault, Faults, Latency};
 use cellbus_simulator::remote::Service;
 use cellbus_simulator::{Fleet, Inventory};
 use cellbus_tests::process::{Server, event, wait_for};
+use cellbus_vsphere::vcsim::Vcsim;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 const WAIT: Duration = Duration::from_secs(30);
+/// A vCenter is asked for changes every few seconds, and a circuit opens after some failures.
+const VCENTER: Duration = Duration::from_secs(120);
 
 /// One simulated manager in this process, and a configuration that names it.
 struct Rig {
@@ -175,5 +179,66 @@ async fn an_operation_that_outlives_its_cell_is_adopted() -> Result<()> {
     assert_eq!((violations.double_creates, violations.overfilled_hosts), (0, 0), "{violations:?}");
     rig.faults()?.heal();
     server.succeed(&["audit"])?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn two_vcenters_are_managers_and_one_that_forgets_is_left_alone() -> Result<()> {
+    let (Some(one), Some(two)) = (Vcsim::start(&["-hosts", "4"]), Vcsim::start(&["-hosts", "4"])) else {
+        return Ok(());
+    };
+    let folder = tempfile::tempdir()?;
+    let (config, data) = (folder.path().join("cellbus.toml"), folder.path().join("data"));
+    std::fs::write(&config, format!("{}{}", one.config("vc-1", ""), two.config("vc-2", "")))?;
+    let arguments = ["--config", config.to_str().context("paths of tests are UTF-8")?, "--cells", "2"];
+    let server = Server::start(&data, &arguments).await?;
+    let job = submitted(&server, &provision("web", 6)).await?;
+    until_state(&server, &job, "succeeded").await?;
+    server.succeed(&["vm", "stop", "web-0", "--tenant", "acme", "--wait"])?;
+    server.succeed(&["vm", "snapshot", "web-1", "--snapshot", "one", "--tenant", "acme", "--wait"])?;
+    server.succeed(&["vm", "delete", "web-2", "--tenant", "acme", "--wait"])?;
+    server.succeed(&["audit"])?;
+    server.kill()?;
+
+    // The next owner signs in under a newer epoch, and finds all of it.
+    let server = Server::start(&data, &arguments).await?;
+    server.succeed(&["vm", "start", "web-0", "--tenant", "acme", "--wait"])?;
+    server.succeed(&["audit"])?;
+    let vms = server.all("/v1/vms?tenant=acme").await?;
+    assert_eq!(vms.len(), 5, "{vms:?}");
+    let theirs = vms.iter().find(|vm| vm["state"] == "running").context("a VM runs")?;
+    let id = theirs["id"].as_str().context("a VM has an id")?;
+    let name = theirs["manager_name"].as_str().context("a VM has a manager")?;
+    let (vcsim, _other) = if name == "vc-1" { (one, two) } else { (two, one) };
+
+    // What somebody else does is seen.
+    let power = |id: &str, state: &str| {
+        let (path, state) = (format!("/v1/vms/{id}"), state.to_owned());
+        let server = &server;
+        async move {
+            wait_for(&format!("{path} to be {state}"), VCENTER, async || {
+                let vm = server.get(&path).await?.body;
+                Ok(if vm["state"] == state { Ok(()) } else { Err(vm.to_string()) })
+            })
+            .await
+        }
+    };
+    let _ = vcsim.control(&format!("/power?vm={id}&on=false"));
+    power(id, "stopped").await?;
+
+    // It answers, and has nothing: no VM is taken for lost, and nothing is done there.
+    let vcsim = vcsim.again(&["-hosts", "4", "-folder", ""]);
+    wait_for("its circuit to be open", VCENTER, async || {
+        let managers = server.all("/v1/managers").await?;
+        let health = managers.iter().find(|manager| manager["name"] == name).map(|it| it["health"].clone());
+        Ok(if health == Some("circuit_open".into()) { Ok(()) } else { Err(format!("{health:?}")) })
+    })
+    .await?;
+    let kept = server.all("/v1/vms?tenant=acme").await?;
+    assert!(kept.len() == 5 && kept.iter().all(|vm| vm["state"] != "lost"), "{kept:?}");
+    let audit = server.run(&["audit"])?;
+    assert!(String::from_utf8_lossy(&audit.stdout).contains(name), "{audit:?}");
+    assert!(server.log().contains("came back without the epoch"), "{}", server.log_tail());
+    assert_eq!(vcsim.control("/calls?method=Destroy_Task"), "0");
     Ok(())
 }

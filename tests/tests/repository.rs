@@ -11,6 +11,7 @@ const ORDER: &[(&str, &str)] = &[
     ("directory", "cellbus-directory"),
     ("workflows", "cellbus-workflows"),
     ("cell", "cellbus-cell"),
+    ("cell/drivers/vsphere", "cellbus-vsphere"),
     ("simulator", "cellbus-simulator"),
     ("ops", "cellbus"),
     ("tests", "cellbus-tests"),

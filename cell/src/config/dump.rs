@@ -34,6 +34,13 @@ pub(super) fn dump(config: &Config, settings: &BTreeMap<&'static str, (Value, Or
             ManagerKind::Remote { address } => {
                 let _ = writeln!(out, "address = {}", toml::Value::String(address.clone()));
             }
+            ManagerKind::Vsphere(vsphere) => {
+                out.push_str("kind = \"vsphere\"\n");
+                for (key, value) in vsphere.keys() {
+                    let _ = writeln!(out, "{key} = {}", toml::Value::String(value));
+                }
+            }
+            ManagerKind::Libvirt => out.push_str("kind = \"libvirt\"\n"),
         }
         let _ = writeln!(
             out,

@@ -439,12 +439,17 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
         "",
         "1 to 63 of `[A-Za-z0-9._-]`, the first alphanumeric; required, and each name once",
     ),
-    key("kind", Kind::Choice(&["simulated"]), "simulated", "which driver"),
+    key(
+        "kind",
+        Kind::Choice(&["simulated", "remote", "vsphere", "libvirt"]),
+        "",
+        "which driver; not set: `remote` with an `address`, `simulated` without. `vsphere` and `libvirt` are features of the build",
+    ),
     key(
         "address",
         Kind::Text(1_024),
         "",
-        "where a manager in another process is reached (`https://host:port` with `members.tls`, `http://host:port` on loopback); empty: simulated in this process",
+        "where a manager in another process is reached (`https://host:port` with `members.tls`, `http://host:port` on loopback), or a vCenter (`https://host[:port]`); empty: simulated in this process",
     ),
     key(
         "hosts",
@@ -467,6 +472,41 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
     key("limits.relocations_max", Kind::Count(1, 100_000), "", "moves between hosts"),
     key("limits.power_max", Kind::Count(1, 100_000), "", "power operations"),
     key("limits.snapshots_max", Kind::Count(1, 100_000), "", "snapshot operations"),
+    key(
+        "vsphere.user",
+        Kind::Text(256),
+        "",
+        "who signs in to the vCenter at `address`, such as `cellbus@vsphere.local`",
+    ),
+    key("vsphere.password_file", Kind::Text(4_096), "", "a file with nothing but the password, read at each sign-in"),
+    key("vsphere.password_env", Kind::Text(256), "", "or the variable of the environment that holds it"),
+    key(
+        "vsphere.ca",
+        Kind::Text(4_096),
+        "",
+        "PEM file with the authorities that the vCenter's certificate may come from",
+    ),
+    key(
+        "vsphere.thumbprint",
+        Kind::Text(128),
+        "",
+        "or the SHA-256 of that certificate itself, as 64 hexadecimal digits with or without colons",
+    ),
+    key("vsphere.datacenter", Kind::Text(80), "", "the datacenter by name; not set: the only one that there is"),
+    key("vsphere.folder", Kind::Text(80), "cellbus", "folder of Cellbus's own for its VMs, made if it is not there"),
+    key(
+        "vsphere.datastore",
+        Kind::Text(80),
+        "",
+        "where disks lie; not set: of those of the host, the one with most room",
+    ),
+    key("vsphere.network", Kind::Text(80), "", "what a new VM's network card is on; not set: it has none"),
+    key(
+        "vsphere.templates",
+        Kind::Text(1_024),
+        "",
+        "folder of templates below the datacenter's VM folder: the one with an image's name is cloned. Not set: VMs are made empty",
+    ),
 ];
 
 /// Managers of one cluster.

@@ -4,6 +4,10 @@ use cellbus_bus::ids::ManagerName;
 
 use super::{Error, Origin, Settings, on_loopback};
 
+mod vsphere;
+
+pub use vsphere::{Password, Trust, Vsphere};
+
 /// One of `[[managers]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manager {
@@ -38,6 +42,23 @@ pub enum ManagerKind {
         /// Where it is reached.
         address: String,
     },
+    /// A vCenter, by the driver of the feature `vsphere`.
+    Vsphere(Box<Vsphere>),
+    /// Hosts with libvirt, by the driver of the feature `libvirt`.
+    Libvirt,
+}
+
+impl ManagerKind {
+    /// As `kind` says it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Simulated { .. } => "simulated",
+            Self::Remote { .. } => "remote",
+            Self::Vsphere(_) => "vsphere",
+            Self::Libvirt => "libvirt",
+        }
+    }
 }
 
 /// How much a manager does at once. `None`: as its driver says.
@@ -97,20 +118,7 @@ impl Settings {
                 return None;
             }
         };
-        let address = self.text("address");
-        let kind = if address.is_empty() {
-            ManagerKind::Simulated {
-                hosts: self.u32("hosts"),
-                host_vcpus: self.u32("host_vcpus"),
-                host_memory_mib: self.count("host_memory") >> 20,
-                host_disk_gib: self.count("host_disk") >> 30,
-            }
-        } else if let Err(message) = manager_address(&address, clear) {
-            errors.push(Error { key: format!("{prefix}address"), origin: self.origin("address"), message });
-            return None;
-        } else {
-            ManagerKind::Remote { address }
-        };
+        let kind = self.manager_kind(prefix, clear, errors)?;
         Some(Manager {
             name,
             kind,
@@ -124,6 +132,48 @@ impl Settings {
                 snapshots_max: self.u32_if_set("limits.snapshots_max"),
             },
         })
+    }
+}
+
+impl Settings {
+    fn manager_kind(&self, prefix: &str, clear: Clear, errors: &mut Vec<Error>) -> Option<ManagerKind> {
+        let mut wrong = |key: &str, message: String| {
+            errors.push(Error { key: format!("{prefix}{key}"), origin: self.origin(key), message });
+        };
+        let address = self.text("address");
+        match self.text("kind").as_str() {
+            "vsphere" => {
+                return match self.vsphere(&address) {
+                    Ok(vsphere) => Some(ManagerKind::Vsphere(Box::new(vsphere))),
+                    Err((key, message)) => {
+                        wrong(key, message);
+                        None
+                    }
+                };
+            }
+            "libvirt" => return Some(ManagerKind::Libvirt),
+            "remote" if address.is_empty() => {
+                wrong("address", "a manager in another process has an address".to_owned());
+                return None;
+            }
+            // Simulated in the process of the address, if there is one.
+            _ => {}
+        }
+        if address.is_empty() {
+            return Some(ManagerKind::Simulated {
+                hosts: self.u32("hosts"),
+                host_vcpus: self.u32("host_vcpus"),
+                host_memory_mib: self.count("host_memory") >> 20,
+                host_disk_gib: self.count("host_disk") >> 30,
+            });
+        }
+        match manager_address(&address, clear) {
+            Ok(()) => Some(ManagerKind::Remote { address }),
+            Err(message) => {
+                wrong("address", message);
+                None
+            }
+        }
     }
 }
 

@@ -192,6 +192,39 @@ fn managers_are_read_and_checked() {
 }
 
 #[test]
+fn a_vcenter_says_how_it_is_trusted_and_signed_in_to() {
+    let of = |more: &str| from_text(&format!("[[managers]]\nname = \"v\"\nkind = \"vsphere\"\n{more}"));
+    let print = "AB:".repeat(31) + "ab";
+    let sound = format!(
+        "address = \"https://vc.example\"\nvsphere.user = \"u\"\nvsphere.password_file = \"p\"\nvsphere.thumbprint = \"{print}\"\n"
+    );
+    let config = of(&sound).unwrap();
+    let ManagerKind::Vsphere(vsphere) = &config.managers[0].kind else { panic!("{config:?}") };
+    assert_eq!((vsphere.trust.clone(), vsphere.folder.as_str()), (Trust::Thumbprint([0xab; 32]), "cellbus"));
+    assert_eq!(from_text(&config.dump()).unwrap().managers, config.managers);
+    for (wrong, key) in [
+        (sound.replace("https:", "http:"), "managers[0].address"),
+        (sound.replace("https://vc", "https://u:p@vc"), "managers[0].address"),
+        (sound.replace("vsphere.user = \"u\"", ""), "managers[0].vsphere.user"),
+        (sound.replace("AB:", "AB"), ""),
+        (sound.replacen("AB:", "A", 1), "managers[0].vsphere.thumbprint"),
+        (sound.replacen("AB:", "é", 1), "managers[0].vsphere.thumbprint"),
+        (format!("{sound}vsphere.ca = \"c\"\n"), "managers[0].vsphere.thumbprint"),
+        (format!("{sound}vsphere.password_env = \"P\"\n"), "managers[0].vsphere.password_env"),
+        (sound.replace("vsphere.password_file = \"p\"", ""), "managers[0].vsphere.password_file"),
+        (format!("{sound}vsphere.folder = \"a/b\"\n"), "managers[0].vsphere.folder"),
+        (format!("{sound}vsphere.password = \"hunter2\"\n"), "managers.vsphere.password"),
+    ] {
+        match of(&wrong) {
+            Ok(_) => assert_eq!(key, "", "{wrong}"),
+            Err(errors) => assert!(errors.iter().any(|error| error.key == key), "{wrong}: {errors:?}"),
+        }
+    }
+    let nowhere = "[[managers]]\nname = \"r\"\nkind = \"remote\"\n";
+    assert!(errors(nowhere)[0].contains("has an address"));
+}
+
+#[test]
 fn secrets_are_never_printed() {
     let config = variables(&[("CELLBUS_NATS__TOKEN", "hunter2")]).unwrap();
     assert_eq!(config.nats.sign_in, SignIn::Token(SecretFrom::Given(Secret::new("hunter2"))));

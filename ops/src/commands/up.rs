@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::exit::{Error, Result};
 use crate::inventory::Size;
 use crate::settings::Settings;
-use crate::{logging, output, shutdown};
+use crate::{drivers, logging, output, shutdown};
 
 /// How long cells may take to hand over and requests under way to end. What is not done by then
 /// is taken up at the next start, as after a crash.
@@ -65,7 +65,8 @@ impl Command {
 
         let (data, backups) = (config.data_dir.clone(), config.backup.clone());
         let parts = Parts { config, inventory, latency: size.latency };
-        let cluster = Cluster::open_with(parts, security.members(), env.clone()).await.map_err(anyhow::Error::from)?;
+        let cluster = Cluster::open_with(parts, security.members(), &drivers::factories(), env.clone()).await;
+        let cluster = cluster.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;
         if let Some(backups) = backups {

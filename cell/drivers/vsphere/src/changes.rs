@@ -1,0 +1,218 @@
+//! What changed at a vCenter, from a property collector: it tells what is new since it was asked last.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cellbus_bus::ids::VmId;
+use cellbus_cell::driver::Change;
+use tokio::sync::watch;
+
+use crate::read::{HOST, VM};
+use crate::session::Session;
+use crate::soap::Failure;
+use crate::vim::{Ref, Step, filter, from, properties, returned};
+use crate::xml::{Element, node, text};
+
+/// How long the vCenter waits for something to tell. Short enough that a session that is over is noticed.
+const WAIT_SECONDS: u64 = 5;
+/// For the answer, beyond that.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Objects in one answer.
+const OBJECTS_MAX: usize = 500;
+
+/// Listens for one connection.
+#[derive(Default)]
+pub(crate) struct Listener {
+    state: Arc<Mutex<Listening>>,
+    /// One wait at a time, which goes on when whoever asked does not.
+    asking: tokio::sync::Mutex<Option<watch::Receiver<bool>>>,
+}
+
+#[derive(Default)]
+struct Listening {
+    at: Option<Position>,
+    /// The names of VMs of ours by reference: one that is gone is told by that alone.
+    names: BTreeMap<Ref, VmId>,
+    heard: Vec<Change>,
+    failed: Option<Failure>,
+}
+
+#[derive(Clone)]
+struct Position {
+    collector: Ref,
+    version: String,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Listener {
+    /// Begins anew: what changes from now on is told.
+    pub(crate) async fn begin(&self, session: &Arc<Session>) -> Result<(), Failure> {
+        let state = begin(session).await?;
+        *locked(&self.state) = state;
+        Ok(())
+    }
+
+    /// Waits for changes. What was heard for a caller that has gone is given to the next.
+    pub(crate) async fn changes(&self, session: &Arc<Session>) -> Result<Vec<Change>, Failure> {
+        loop {
+            let mut asking = self.asking.lock().await;
+            {
+                let mut state = locked(&self.state);
+                if !state.heard.is_empty() {
+                    return Ok(std::mem::take(&mut state.heard));
+                }
+                if let Some(failure) = state.failed.take() {
+                    return Err(failure);
+                }
+            }
+            let mut ended = match asking.take() {
+                Some(ended) => ended,
+                None => {
+                    let (send, ended) = watch::channel(false);
+                    let (session, state) = (Arc::clone(session), Arc::clone(&self.state));
+                    session.env().clone().spawn("vsphere changes", async move {
+                        listen(&session, &state).await;
+                        // Nobody may wait.
+                        let _ = send.send(true);
+                    });
+                    ended
+                }
+            };
+            *asking = Some(ended.clone());
+            // An error: its task is gone, which ends the wait as well.
+            let _ = ended.wait_for(|ended| *ended).await;
+            *asking = None;
+        }
+    }
+}
+
+/// One wait, whose outcome is left in `state`.
+async fn listen(session: &Arc<Session>, state: &Mutex<Listening>) {
+    let at = locked(state).at.clone();
+    let outcome = match at {
+        Some(at) => wait(session, &at).await,
+        // The last one came to nothing: what was told meanwhile is missed.
+        None => match begin(session).await {
+            Ok(anew) => {
+                *locked(state) = Listening { heard: vec![Change::Missed], ..anew };
+                return;
+            }
+            Err(failure) => Err(failure),
+        },
+    };
+    let mut state = locked(state);
+    match outcome {
+        Ok(None) => {}
+        Ok(Some((version, updates))) => {
+            if let Some(at) = &mut state.at {
+                at.version = version;
+            }
+            for update in &updates {
+                state.take(update);
+            }
+        }
+        Err(failure) => {
+            state.at = None;
+            // A session that was renewed has another collector.
+            let renewed = matches!(&failure, Failure::Fault(fault) if fault.kind == "ManagedObjectNotFound");
+            if !renewed {
+                state.failed = Some(failure);
+            }
+        }
+    }
+}
+
+/// A collector of its own, since waiting would hold up other questions, with what there is now read.
+async fn begin(session: &Arc<Session>) -> Result<Listening, Failure> {
+    let collector = session.call("CreatePropertyCollector", &session.content()?.collector, &[]).await?;
+    let collector = returned(&collector)?;
+    let view = session.view(&session.place()?.datacenter, &[HOST, VM]).await?;
+    let vm = [
+        "name",
+        "config.annotation",
+        "config.changeVersion",
+        "config.hardware.numCPU",
+        "config.hardware.memoryMB",
+        "runtime.powerState",
+        "runtime.host",
+        "snapshot",
+    ];
+    let host = ["runtime.connectionState", "runtime.inMaintenanceMode"];
+    let step = Step { kind: "ContainerView", path: "view", then: &[] };
+    let parts = [properties(VM, &vm), properties(HOST, &host), from(&view, false, &[step])];
+    session.call("CreateFilter", &collector, &[filter("spec", &parts), text("partialUpdates", "false")]).await?;
+    let mut state = Listening::default();
+    let mut at = Position { collector, version: String::new() };
+    loop {
+        let Some((version, updates)) = wait_for(session, &at, 0).await? else { break };
+        at.version = version;
+        let truncated = updates.truncated;
+        updates.objects.iter().for_each(|update| state.take(update));
+        if !truncated {
+            break;
+        }
+    }
+    state.heard.clear();
+    state.at = Some(at);
+    Ok(state)
+}
+
+struct Updates {
+    objects: Vec<Element>,
+    truncated: bool,
+}
+
+async fn wait(session: &Session, at: &Position) -> Result<Option<(String, Vec<Element>)>, Failure> {
+    let updates = wait_for(session, at, WAIT_SECONDS).await?;
+    Ok(updates.map(|(version, updates)| (version, updates.objects)))
+}
+
+async fn wait_for(session: &Session, at: &Position, seconds: u64) -> Result<Option<(String, Updates)>, Failure> {
+    let options = node(
+        "options",
+        &[text("maxWaitSeconds", seconds.to_string()), text("maxObjectUpdates", OBJECTS_MAX.to_string())],
+    );
+    let parts = [text("version", &at.version), options];
+    let limit = LIMIT + Duration::from_secs(seconds);
+    let answer = session.call_within("WaitForUpdatesEx", &at.collector, &parts, limit).await?;
+    let Some(set) = answer.child("returnval") else { return Ok(None) };
+    let objects = set.all("filterSet").flat_map(|set| set.all("objectSet")).cloned().collect();
+    let truncated = set.text_of("truncated") == "true";
+    Ok(Some((set.text_of("version").to_owned(), Updates { objects, truncated })))
+}
+
+impl Listening {
+    fn take(&mut self, update: &Element) {
+        let Some(object) = update.child("obj").and_then(Ref::of) else { return };
+        let mut tell = |change: Change| {
+            if !self.heard.contains(&change) {
+                self.heard.push(change);
+            }
+        };
+        if object.kind == HOST {
+            return tell(Change::Hosts);
+        }
+        let known = self.names.get(&object).copied();
+        if update.text_of("kind") == "leave" {
+            known.map(Change::Vm).into_iter().for_each(tell);
+            self.names.remove(&object);
+            return;
+        }
+        let name = update.all("changeSet").find(|change| change.text_of("name") == "name");
+        let named = name.and_then(|change| change.child("val")).map(|name| name.text.parse::<VmId>().ok());
+        known.map(Change::Vm).into_iter().for_each(&mut tell);
+        match named {
+            Some(Some(id)) => {
+                tell(Change::Vm(id));
+                self.names.insert(object, id);
+            }
+            // It was given another name.
+            Some(None) => drop(self.names.remove(&object)),
+            None => {}
+        }
+    }
+}

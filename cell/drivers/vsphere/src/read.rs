@@ -1,0 +1,375 @@
+//! What a vCenter holds: hosts, and VMs with what Cellbus wrote of them.
+
+use std::collections::BTreeMap;
+
+use cellbus_bus::ids::{HostId, OpNumber, ShortName, VmId};
+use cellbus_bus::job::{Labels, Size};
+use cellbus_cell::driver::{HeldVm, Host, Inventory};
+use cellbus_directory::VmFacts;
+use cellbus_directory::vm::PowerState;
+
+use crate::note::Note;
+use crate::session::Session;
+use crate::soap::Failure;
+use crate::tasks::{self, TaskSeen};
+use crate::vim::{Object, Ref, Step, from, properties};
+use crate::xml::Element;
+
+pub(crate) const VM: &str = "VirtualMachine";
+pub(crate) const HOST: &str = "HostSystem";
+const DATASTORE: &str = "Datastore";
+
+const VM_PROPERTIES: &[&str] = &[
+    "name",
+    "config.annotation",
+    "config.instanceUuid",
+    "config.template",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "runtime.powerState",
+    "runtime.host",
+    "snapshot",
+];
+const HOST_PROPERTIES: &[&str] = &[
+    "name",
+    "parent",
+    "datastore",
+    "summary.hardware.numCpuThreads",
+    "summary.hardware.memorySize",
+    "runtime.connectionState",
+    "runtime.inMaintenanceMode",
+];
+const DATASTORE_PROPERTIES: &[&str] = &["name", "summary.capacity", "summary.accessible"];
+
+/// A host as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct HostSeen {
+    pub(crate) this: Ref,
+    /// The cluster, or what a host alone has in its place.
+    pub(crate) compute: Ref,
+    pub(crate) datastores: Vec<Ref>,
+    pub(crate) host: Host,
+}
+
+/// A datastore as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct DatastoreSeen {
+    pub(crate) name: String,
+    pub(crate) capacity_bytes: u64,
+}
+
+/// What of a host is given out now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostNow {
+    pub(crate) takes_vms: bool,
+    pub(crate) vcpus: u64,
+    pub(crate) memory_mib: u64,
+    /// GiB free on each of its datastores.
+    pub(crate) free: BTreeMap<Ref, u64>,
+}
+
+fn takes_vms(host: &Object) -> bool {
+    host.text("runtime.connectionState") == "connected" && host.text("runtime.inMaintenanceMode") != "true"
+}
+
+/// Hosts and datastores.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hosts {
+    by_name: BTreeMap<HostId, HostSeen>,
+    names: BTreeMap<Ref, HostId>,
+    pub(crate) datastores: BTreeMap<Ref, DatastoreSeen>,
+}
+
+impl Hosts {
+    fn of(objects: &[Object], datastore: Option<&str>) -> Self {
+        let mut hosts = Self::default();
+        for object in objects.iter().filter(|object| object.this.kind == DATASTORE) {
+            let name = object.text("name").to_owned();
+            if object.text("summary.accessible") != "true" || datastore.is_some_and(|wanted| wanted != name) {
+                continue;
+            }
+            let seen = DatastoreSeen { name, capacity_bytes: object.number("summary.capacity").unwrap_or(0) };
+            hosts.datastores.insert(object.this.clone(), seen);
+        }
+        for object in objects.iter().filter(|object| object.this.kind == HOST) {
+            let Ok(id) = object.text("name").parse::<HostId>() else {
+                tracing::warn!(host = object.text("name"), "a host with this name cannot be used");
+                continue;
+            };
+            let Some(compute) = object.reference("parent") else { continue };
+            let datastores: Vec<Ref> =
+                object.references("datastore").into_iter().filter(|it| hosts.datastores.contains_key(it)).collect();
+            let capacity: u64 = datastores.iter().map(|it| hosts.datastores[it].capacity_bytes).sum();
+            let host = Host {
+                id: id.clone(),
+                vcpus: object.number("summary.hardware.numCpuThreads").unwrap_or(0),
+                memory_mib: object.number::<u64>("summary.hardware.memorySize").unwrap_or(0) >> 20,
+                disk_gib: capacity >> 30,
+                labels: Labels::new(),
+                usable: takes_vms(object) && !datastores.is_empty(),
+            };
+            hosts.names.insert(object.this.clone(), id.clone());
+            hosts.by_name.insert(id, HostSeen { this: object.this.clone(), compute, datastores, host });
+        }
+        hosts
+    }
+    pub(crate) fn get(&self, id: &HostId) -> Option<&HostSeen> {
+        self.by_name.get(id)
+    }
+    pub(crate) fn name(&self, this: &Ref) -> Option<&HostId> {
+        self.names.get(this)
+    }
+}
+
+/// A VM as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct VmSeen {
+    pub(crate) this: Ref,
+    pub(crate) id: VmId,
+    pub(crate) note: Option<Note>,
+    pub(crate) instance_uuid: String,
+    pub(crate) power: PowerState,
+    pub(crate) host: Option<Ref>,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u64,
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// Its latest tasks, oldest first.
+    pub(crate) tasks: Vec<TaskSeen>,
+}
+
+/// One snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) this: Ref,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    id: u64,
+}
+
+impl VmSeen {
+    /// `None`: its name says that it is none of ours.
+    fn of(object: &Object) -> Option<Self> {
+        let id = object.text("name").parse::<VmId>().ok()?;
+        if object.text("config.template") == "true" {
+            return None;
+        }
+        let mut snapshots = Vec::new();
+        if let Some(tree) = object.properties.get("snapshot") {
+            collect(tree.all("rootSnapshotList"), &mut snapshots);
+            snapshots.sort_by_key(|snapshot| snapshot.id);
+        }
+        Some(Self {
+            this: object.this.clone(),
+            id,
+            note: Note::read(object.text("config.annotation")),
+            instance_uuid: object.text("config.instanceUuid").to_owned(),
+            power: match object.text("runtime.powerState") {
+                "poweredOn" => PowerState::Running,
+                "suspended" => PowerState::Suspended,
+                _ => PowerState::Stopped,
+            },
+            host: object.reference("runtime.host"),
+            vcpus: object.number("config.hardware.numCPU").unwrap_or(0),
+            memory_mib: object.number("config.hardware.memoryMB").unwrap_or(0),
+            snapshots,
+            tasks: Vec::new(),
+        })
+    }
+    /// Whether the vCenter knows it by the id that its name says.
+    pub(crate) fn known_by_its_id(&self) -> bool {
+        self.instance_uuid.eq_ignore_ascii_case(&self.id.to_string())
+    }
+    pub(crate) fn running(&self) -> bool {
+        self.tasks.iter().any(TaskSeen::running)
+    }
+    fn facts_on(&self, host: HostId) -> VmFacts {
+        VmFacts {
+            host,
+            power: self.power,
+            size: Size {
+                vcpus: self.vcpus,
+                memory_mib: self.memory_mib,
+                disk_gib: self.note.as_ref().map_or(0, |note| note.disk_gib),
+            },
+            // One that a person gave a name that Cellbus does not take is none that a job could mean.
+            snapshots: self.snapshots.iter().filter_map(|it| it.name.parse::<ShortName>().ok()).collect(),
+        }
+    }
+    fn held_on(&self, host: HostId) -> Option<HeldVm> {
+        let note = self.note.as_ref()?;
+        Some(HeldVm {
+            id: self.id,
+            facts: self.facts_on(host),
+            tenant: note.tenant.clone(),
+            name: note.name.clone(),
+            op: note.op,
+            affinity: note.affinity.clone(),
+            anti_affinity: note.anti_affinity.clone(),
+        })
+    }
+}
+
+fn collect<'a>(trees: impl Iterator<Item = &'a Element>, out: &mut Vec<Snapshot>) {
+    // As deep as an answer may be (xml.rs).
+    for tree in trees {
+        if let Some(this) = tree.child("snapshot").and_then(Ref::of) {
+            out.push(Snapshot {
+                this,
+                name: tree.text_of("name").to_owned(),
+                description: tree.text_of("description").to_owned(),
+                id: tree.child("id").and_then(Element::number).unwrap_or(0),
+            });
+        }
+        collect(tree.all("childSnapshotList"), out);
+    }
+}
+
+impl Session {
+    /// Hosts and datastores now.
+    pub(crate) async fn hosts(&self, datastore: Option<&str>) -> Result<Hosts, Failure> {
+        let objects = self
+            .viewed(
+                &[HOST, DATASTORE],
+                &[properties(HOST, HOST_PROPERTIES), properties(DATASTORE, DATASTORE_PROPERTIES)],
+            )
+            .await?;
+        Ok(Hosts::of(&objects, datastore))
+    }
+
+    /// All that there is of these kinds.
+    async fn viewed(&self, kinds: &[&str], wanted: &[String]) -> Result<Vec<Object>, Failure> {
+        let view = self.view(&self.place()?.datacenter, kinds).await?;
+        let step = Step { kind: "ContainerView", path: "view", then: &[] };
+        let parts: Vec<_> = wanted.iter().cloned().chain([from(&view, false, &[step])]).collect();
+        let objects = self.retrieve(&parts).await;
+        self.drop_view(&view).await;
+        objects
+    }
+
+    /// Everything, with the hosts by name.
+    pub(crate) async fn inventory(&self, datastore: Option<&str>) -> Result<(Inventory, Hosts), Failure> {
+        let wanted = [
+            properties(HOST, HOST_PROPERTIES),
+            properties(DATASTORE, DATASTORE_PROPERTIES),
+            properties(VM, VM_PROPERTIES),
+        ];
+        let objects = self.viewed(&[HOST, DATASTORE, VM], &wanted).await?;
+        let hosts = Hosts::of(&objects, datastore);
+        let mut vms: BTreeMap<VmId, HeldVm> = BTreeMap::new();
+        let mut foreign_vms = 0;
+        for object in objects.iter().filter(|object| object.this.kind == VM) {
+            let seen = VmSeen::of(object);
+            let name = object.text("name");
+            if seen.is_none() && Note::read(object.text("config.annotation")).is_some() {
+                tracing::warn!(
+                    vm = name,
+                    "a VM carries a note of Cellbus's and another name: a clone, or it was renamed"
+                );
+            }
+            let host = seen.as_ref().and_then(|seen| hosts.name(seen.host.as_ref()?)).cloned();
+            let held = seen.as_ref().zip(host).and_then(|(seen, host)| {
+                if !seen.known_by_its_id() {
+                    tracing::warn!(
+                        vm = name,
+                        instance_uuid = seen.instance_uuid,
+                        "the vCenter knows a VM by another id"
+                    );
+                }
+                seen.held_on(host)
+            });
+            match held {
+                Some(held) if !vms.contains_key(&held.id) => {
+                    vms.insert(held.id, held);
+                }
+                Some(held) => {
+                    tracing::error!(vm = %held.id, "there are two VMs of this id; the second is left alone");
+                    foreign_vms += 1;
+                }
+                None => foreign_vms += 1,
+            }
+        }
+        let listed = hosts.by_name.values().map(|seen| seen.host.clone()).collect();
+        Ok((Inventory { hosts: listed, vms: vms.into_values().collect(), foreign_vms }, hosts))
+    }
+
+    /// The VM of this id, wherever it was moved to; `None` if there is none now.
+    pub(crate) async fn find(&self, vm: VmId) -> Result<Option<VmSeen>, Failure> {
+        let name = vm.to_string();
+        let found = match self.child(&self.place()?.folder, &name).await? {
+            Some(found) => Some(found),
+            // Somebody may have put it into another folder.
+            None => self.by_uuid(&name).await?,
+        };
+        let Some(found) = found.filter(|found| found.kind == VM) else { return Ok(None) };
+        let step = Step { kind: VM, path: "recentTask", then: &[] };
+        let parts = [properties(VM, VM_PROPERTIES), tasks::properties(), from(&found, true, &[step])];
+        let objects = match self.retrieve(&parts).await {
+            Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => return Ok(None),
+            answered => answered?,
+        };
+        let Some(object) = objects.iter().find(|object| object.this == found) else { return Ok(None) };
+        let Some(mut seen) = VmSeen::of(object).filter(|seen| seen.id == vm) else { return Ok(None) };
+        seen.tasks = objects.iter().filter_map(TaskSeen::of).collect();
+        seen.tasks.sort_by_key(|task| task.queued);
+        Ok(Some(seen))
+    }
+
+    /// As the directory keeps it. The name of a host that came since is asked for.
+    pub(crate) async fn facts(&self, seen: &VmSeen, hosts: &Hosts) -> Result<VmFacts, Failure> {
+        Ok(seen.facts_on(self.host_name(seen, hosts).await?))
+    }
+
+    /// As an inventory lists it; `None` if it is not known to be ours.
+    pub(crate) async fn held(&self, seen: &VmSeen, hosts: &Hosts) -> Result<Option<HeldVm>, Failure> {
+        Ok(seen.held_on(self.host_name(seen, hosts).await?))
+    }
+
+    async fn host_name(&self, seen: &VmSeen, hosts: &Hosts) -> Result<HostId, Failure> {
+        let nowhere = || Failure::NoAnswer(format!("the vCenter does not say on which host {} is", seen.id));
+        let host = seen.host.as_ref().ok_or_else(nowhere)?;
+        if let Some(name) = hosts.name(host) {
+            return Ok(name.clone());
+        }
+        let asked = self.look(host, &["name"]).await?;
+        asked.and_then(|host| host.text("name").parse().ok()).ok_or_else(nowhere)
+    }
+
+    /// One host as it is now; `None` if it is gone. VMs for which `but` holds are not counted.
+    pub(crate) async fn host_now(
+        &self,
+        host: &HostSeen,
+        but: impl Fn(&VmId) -> bool,
+    ) -> Result<Option<HostNow>, Failure> {
+        let step = |path| Step { kind: HOST, path, then: &[] };
+        let parts = [
+            properties(HOST, &["runtime.connectionState", "runtime.inMaintenanceMode"]),
+            properties(VM, &["name", "config.hardware.numCPU", "config.hardware.memoryMB", "config.template"]),
+            properties(DATASTORE, &["summary.freeSpace"]),
+            from(&host.this, true, &[step("vm"), step("datastore")]),
+        ];
+        let objects = match self.retrieve(&parts).await {
+            Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => return Ok(None),
+            answered => answered?,
+        };
+        let Some(own) = objects.iter().find(|object| object.this == host.this) else { return Ok(None) };
+        let mut now = HostNow { takes_vms: takes_vms(own), ..HostNow::default() };
+        for object in &objects {
+            let ours = object.text("name").parse::<VmId>().is_ok_and(|id| but(&id));
+            if object.this.kind == VM && !ours && object.text("config.template") != "true" {
+                now.vcpus += object.number::<u64>("config.hardware.numCPU").unwrap_or(0);
+                now.memory_mib += object.number::<u64>("config.hardware.memoryMB").unwrap_or(0);
+            }
+            if host.datastores.contains(&object.this) {
+                now.free.insert(object.this.clone(), object.number::<u64>("summary.freeSpace").unwrap_or(0) >> 30);
+            }
+        }
+        Ok(Some(now))
+    }
+
+    /// The number that an operation of ours that runs on this VM has at the least.
+    pub(crate) fn number_of(note: Option<&Note>) -> Option<OpNumber> {
+        let note = note?;
+        // The note itself is written by a task, which may be the one that runs.
+        Some(if note.doing { note.op } else { note.op.next() })
+    }
+}

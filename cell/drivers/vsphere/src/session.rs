@@ -1,0 +1,180 @@
+//! A session of one owner: renewed when it has lapsed, over when a newer owner has opened the manager.
+//!
+//! The epoch is held by the vCenter as an empty folder `cellbus-epoch-<n>` in Cellbus's own folder: a
+//! name can be taken once, so whichever owner looks after having made its own sees every newer one.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cellbus_bus::Env;
+use cellbus_bus::ids::{Epoch, ManagerName};
+use cellbus_cell::config::Vsphere;
+
+use crate::signing::{Content, Memory, Place, SignedIn, Who};
+use crate::soap::{Client, Failure};
+use crate::vim::{LIMIT, Ref};
+use crate::xml::Element;
+
+#[derive(Clone)]
+struct Opened {
+    epoch: Epoch,
+    content: Arc<Content>,
+    place: Arc<Place>,
+}
+
+/// A session.
+pub(crate) struct Session {
+    client: Client,
+    who: Who,
+    opened: Mutex<Option<Opened>>,
+    /// Sign-ins, one at a time; the count tells whether somebody else has just done it.
+    signing_in: tokio::sync::Mutex<()>,
+    signed_in: AtomicU64,
+    revoked: AtomicBool,
+    told: AtomicBool,
+}
+
+impl Session {
+    /// # Errors
+    /// When there can be no client.
+    pub(crate) fn new(
+        vsphere: &Vsphere,
+        manager: &ManagerName,
+        tls: rustls::ClientConfig,
+        epoch: Epoch,
+        memory: Arc<Mutex<Memory>>,
+        env: Env,
+    ) -> Result<Self, String> {
+        let who = Who::new(vsphere, manager, memory);
+        Ok(Self {
+            client: Client::new(&vsphere.address, tls, &who.agent(epoch), env)?,
+            who,
+            opened: Mutex::default(),
+            signing_in: tokio::sync::Mutex::default(),
+            signed_in: AtomicU64::new(0),
+            revoked: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        self.client.env()
+    }
+    fn opened(&self) -> Result<Opened, Failure> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Failure::Revoked)
+    }
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.opened().ok().map(|opened| opened.epoch)
+    }
+    pub(crate) fn content(&self) -> Result<Arc<Content>, Failure> {
+        Ok(self.opened()?.content)
+    }
+    pub(crate) fn place(&self) -> Result<Arc<Place>, Failure> {
+        Ok(self.opened()?.place)
+    }
+
+    /// A call. Where the session has lapsed it is renewed once, if no newer owner has opened the manager.
+    pub(crate) async fn call(&self, method: &str, this: &Ref, parts: &[String]) -> Result<Element, Failure> {
+        self.call_within(method, this, parts, LIMIT).await
+    }
+
+    pub(crate) async fn call_within(
+        &self,
+        method: &str,
+        this: &Ref,
+        parts: &[String],
+        limit: Duration,
+    ) -> Result<Element, Failure> {
+        if self.revoked.load(Ordering::Acquire) {
+            return Err(Failure::Revoked);
+        }
+        let before = self.signed_in.load(Ordering::Acquire);
+        match self.client.call(method, this, parts, limit).await {
+            Err(Failure::Fault(fault)) if fault.kind == "NotAuthenticated" => {
+                self.renew(before).await?;
+                self.client.call(method, this, parts, limit).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn renew(&self, before: u64) -> Result<(), Failure> {
+        let _one = self.signing_in.lock().await;
+        let opened = self.opened()?;
+        if self.signed_in.load(Ordering::Acquire) != before {
+            return Ok(());
+        }
+        // Beside the session that others use: until it is known to be the vCenter that was opened, nobody
+        // may read from it what is not there.
+        let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
+        let held = match signed_in.newest(&opened.place.folder).await {
+            Ok(Some(newest)) if newest == opened.epoch => Ok(()),
+            Ok(Some(newest)) if newest > opened.epoch => Err(Failure::Revoked),
+            Ok(_) => Err(self.lost(opened.epoch)),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = held {
+            signed_in.leave().await;
+            return Err(self.over(failure));
+        }
+        self.client.adopt(&signed_in.client);
+        self.signed_in.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(manager = %self.who.manager, "the session was over, and is renewed");
+        Ok(())
+    }
+
+    /// Takes the vCenter over under this epoch, ending older sessions of this manager's owners. It must
+    /// hold an epoch at least as new as the last one that this process opened it under.
+    pub(crate) async fn open(&self, epoch: Epoch) -> Result<(), Failure> {
+        let _one = self.signing_in.lock().await;
+        if self.revoked.load(Ordering::Acquire) {
+            return Err(Failure::Revoked);
+        }
+        let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
+        let opening = async {
+            let place = signed_in.place().await?;
+            let held = signed_in.newest(&place.folder).await?;
+            if held > Some(epoch) {
+                return Err(Failure::Revoked);
+            }
+            if let Some(last) = self.who.memory().opened.filter(|last| held < Some(*last)) {
+                return Err(self.lost(last));
+            }
+            signed_in.mark(&place.folder, epoch).await?;
+            signed_in.end_others(epoch).await?;
+            Ok(place)
+        };
+        match opening.await {
+            Ok(place) => {
+                self.client.adopt(&signed_in.client);
+                self.who.memory().opened = Some(epoch);
+                let opened = Opened { epoch, content: Arc::new(signed_in.content), place: Arc::new(place) };
+                *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+                self.signed_in.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(failure) => {
+                signed_in.leave().await;
+                Err(self.over(failure))
+            }
+        }
+    }
+
+    /// The vCenter does not hold what it held: said once to whoever watches the log, and to every caller.
+    fn lost(&self, epoch: Epoch) -> Failure {
+        let failure = self.who.older(epoch);
+        if !self.told.swap(true, Ordering::AcqRel) {
+            tracing::error!(manager = %self.who.manager, "{failure}");
+        }
+        failure
+    }
+
+    /// Remembers that a newer owner has opened the manager.
+    fn over(&self, failure: Failure) -> Failure {
+        if matches!(failure, Failure::Revoked) {
+            self.revoked.store(true, Ordering::Release);
+        }
+        failure
+    }
+}

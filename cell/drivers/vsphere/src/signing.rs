@@ -1,0 +1,306 @@
+//! Signed in and not in use yet: what has to hold of a vCenter before anything is asked of it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cellbus_bus::ids::{Epoch, ManagerName};
+use cellbus_bus::secret::Secret;
+use cellbus_bus::{Env, Mono};
+use cellbus_cell::config::{Password, Vsphere};
+use cellbus_cell::driver::Error;
+use sha2::{Digest as _, Sha256};
+
+use crate::soap::{Client, Failure};
+use crate::vim::{LIMIT, Object, Ref, Step, from, properties};
+use crate::xml::{Element, text};
+
+/// What folders that hold an epoch are named by.
+const MARK: &str = "cellbus-epoch-";
+/// Bytes of a file with a password.
+const PASSWORD_BYTES_MAX: usize = 4_096;
+
+/// How long a password that was refused is not tried again: a vCenter locks accounts out after a few
+/// wrong ones within three minutes.
+const REFUSED: Duration = Duration::from_secs(90);
+
+/// What a process remembers of a vCenter over its connections to it.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The epoch that it was opened under last.
+    pub(crate) opened: Option<Epoch>,
+    /// The digest of a password that was refused, and when.
+    refused: Option<([u8; 32], Mono)>,
+}
+
+/// Who signs in, for which manager.
+pub(crate) struct Who {
+    pub(crate) vsphere: Vsphere,
+    pub(crate) manager: ManagerName,
+    /// What tells the sessions of this manager from those of others at the same vCenter.
+    identity: String,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Who {
+    pub(crate) fn new(vsphere: &Vsphere, manager: &ManagerName, memory: Arc<Mutex<Memory>>) -> Self {
+        let datacenter = vsphere.datacenter.as_deref().unwrap_or("");
+        let digest = Sha256::digest(format!("{datacenter}/{}/{manager}", vsphere.folder).as_bytes());
+        let identity = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { vsphere: vsphere.clone(), manager: manager.clone(), identity, memory }
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the vCenter shows of a session under this epoch.
+    pub(crate) fn agent(&self, epoch: Epoch) -> String {
+        format!("cellbus/{} ({}; {})", env!("CARGO_PKG_VERSION"), self.identity, epoch.0)
+    }
+    fn epoch_of(&self, agent: &str) -> Option<Epoch> {
+        let (_, rest) = agent.strip_prefix("cellbus/")?.split_once(" (")?;
+        let (of, epoch) = rest.strip_suffix(')')?.split_once("; ")?;
+        (of == self.identity).then(|| epoch.parse().ok().map(Epoch))?
+    }
+
+    /// The vCenter answers, and does not hold what it held: nothing may be concluded from what is not there.
+    pub(crate) fn older(&self, epoch: Epoch) -> Failure {
+        Failure::NoAnswer(format!(
+            "{} came back without the epoch {epoch} that it was opened under: it is empty, or older than it was, and \
+             nothing is done to it; a folder {MARK}{epoch} in the folder {} says that it is to be taken as it is now",
+            self.manager, self.vsphere.folder
+        ))
+    }
+
+    async fn password(&self, env: &Env) -> Result<Secret, String> {
+        let file = match &self.vsphere.password {
+            Password::File(file) => file,
+            Password::Variable(name) => {
+                let set = std::env::var(name).ok().filter(|password| !password.is_empty());
+                return set.map(Secret::new).ok_or_else(|| format!("vsphere.password_env: there is nothing in {name}"));
+            }
+        };
+        let (disk, path) = (env.disk(), file.clone());
+        let read = env.blocking("password", move || disk.read(&path)).await;
+        let wrong = |why: &str| format!("vsphere.password_file: {}: {why}", file.display());
+        let text = match read {
+            Some(Ok(Some(text))) if text.len() <= PASSWORD_BYTES_MAX => text,
+            Some(Ok(Some(_))) => return Err(wrong("it is too long for a password")),
+            Some(Ok(None)) => return Err(wrong("there is no such file")),
+            Some(Err(error)) => return Err(wrong(&error.to_string())),
+            None => return Err(wrong("it could not be read")),
+        };
+        let password = std::str::from_utf8(&text).map_err(|_| wrong("it is not UTF-8"))?;
+        Ok(Secret::new(password.trim_end_matches(['\r', '\n'])))
+    }
+}
+
+/// The parts of a vCenter that are asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    pub(crate) collector: Ref,
+    pub(crate) views: Ref,
+    pub(crate) search: Ref,
+    pub(crate) tasks: Ref,
+    sessions: Ref,
+    root: Ref,
+}
+
+/// Where Cellbus is at home in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) datacenter: Ref,
+    pub(crate) vm_folder: Ref,
+    pub(crate) folder: Ref,
+}
+
+/// Signed in, beside whatever session others use.
+pub(crate) struct SignedIn<'a> {
+    pub(crate) client: Client,
+    pub(crate) content: Content,
+    who: &'a Who,
+}
+
+fn not_yet(detail: String) -> Failure {
+    Failure::Refused(Error::Transient { detail })
+}
+
+impl<'a> SignedIn<'a> {
+    pub(crate) async fn new(client: Client, who: &'a Who) -> Result<Self, Failure> {
+        let password = who.password(client.env()).await.map_err(not_yet)?;
+        let service = Ref::new("ServiceInstance", "ServiceInstance");
+        let answer = client.call("RetrieveServiceContent", &service, &[], LIMIT).await?;
+        let content = answer.child("returnval");
+        let part = |name: &str| {
+            let found = content.and_then(|content| content.child(name)).and_then(Ref::of);
+            found.ok_or_else(|| Failure::NoAnswer(format!("this is no vCenter: it has no {name}")))
+        };
+        let content = Content {
+            collector: part("propertyCollector")?,
+            views: part("viewManager")?,
+            search: part("searchIndex")?,
+            tasks: part("taskManager")?,
+            sessions: part("sessionManager")?,
+            root: part("rootFolder")?,
+        };
+        let digest: [u8; 32] = Sha256::digest(password.expose().as_bytes()).into();
+        let (now, refused) = (client.env().mono(), who.memory().refused);
+        if refused.is_some_and(|(refused, at)| refused == digest && now.since(at) < REFUSED) {
+            let detail = "the password was refused (InvalidLogin) a moment ago, and is not tried again yet".to_owned();
+            return Err(not_yet(detail));
+        }
+        let parts = [text("userName", &who.vsphere.user), text("password", password.expose())];
+        let answer = client.call("Login", &content.sessions, &parts, LIMIT).await;
+        let wrong = matches!(&answer, Err(Failure::Fault(fault)) if fault.kind == "InvalidLogin");
+        who.memory().refused = wrong.then_some((digest, now));
+        answer?;
+        Ok(Self { client, content, who })
+    }
+
+    /// Best effort: what is not ended lapses by itself.
+    pub(crate) async fn leave(&self) {
+        let _ = self.call("Logout", &self.content.sessions, &[]).await;
+    }
+
+    async fn call(&self, method: &str, this: &Ref, parts: &[String]) -> Result<Element, Failure> {
+        self.client.call(method, this, parts, LIMIT).await
+    }
+
+    async fn look(&self, parts: &[String]) -> Result<Vec<Object>, Failure> {
+        let filter = crate::vim::filter("specSet", parts);
+        let answer = self.call("RetrievePropertiesEx", &self.content.collector, &[filter, "<options/>".into()]).await?;
+        Ok(crate::vim::objects(&answer))
+    }
+
+    /// The datacenter and the folder that are configured.
+    pub(crate) async fn place(&self) -> Result<Place, Failure> {
+        let vsphere = &self.who.vsphere;
+        let step = Step { kind: "Folder", path: "childEntity", then: &["Folder.childEntity"] };
+        let mut there = self
+            .look(&[properties("Datacenter", &["name", "vmFolder"]), from(&self.content.root, true, &[step])])
+            .await?;
+        if let Some(wanted) = &vsphere.datacenter {
+            there.retain(|datacenter| datacenter.text("name") == wanted);
+        }
+        let [datacenter] = there.as_slice() else {
+            let many = there.len();
+            return Err(not_yet(match &vsphere.datacenter {
+                Some(name) => format!("there are {many} datacenters named {name}, not one (vsphere.datacenter)"),
+                None => format!("there are {many} datacenters: say in vsphere.datacenter which"),
+            }));
+        };
+        let vm_folder = datacenter.reference("vmFolder");
+        let vm_folder = vm_folder.ok_or_else(|| Failure::NoAnswer("the datacenter has no VM folder".to_owned()))?;
+        let parts = [vm_folder.xml("entity"), text("name", &vsphere.folder)];
+        let found = self.call("FindChild", &self.content.search, &parts).await?;
+        let folder = found.child("returnval").and_then(Ref::of).filter(|found| found.kind == "Folder");
+        let folder = folder.ok_or_else(|| {
+            not_yet(format!(
+                "the folder {} is not there: make it if this manager is new; if it is not, its vCenter has lost what it \
+                 held, and nothing is done to it",
+                vsphere.folder
+            ))
+        })?;
+        Ok(Place { datacenter: datacenter.this.clone(), vm_folder, folder })
+    }
+
+    /// The epochs that the vCenter holds, each with its folder.
+    async fn epochs(&self, folder: &Ref) -> Result<Vec<(Epoch, Ref)>, Failure> {
+        let step = Step { kind: "Folder", path: "childEntity", then: &[] };
+        let there = match self.look(&[properties("Folder", &["name"]), from(folder, true, &[step])]).await {
+            // The folder itself is gone, and every epoch with it.
+            Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => Vec::new(),
+            answered => answered?,
+        };
+        let epoch = |name: &str| name.strip_prefix(MARK)?.parse().ok().map(Epoch);
+        Ok(there.into_iter().filter_map(|object| Some((epoch(object.text("name"))?, object.this))).collect())
+    }
+
+    /// The newest of them.
+    pub(crate) async fn newest(&self, folder: &Ref) -> Result<Option<Epoch>, Failure> {
+        Ok(self.epochs(folder).await?.iter().map(|(epoch, _)| *epoch).max())
+    }
+
+    /// Writes down that this epoch has the manager, and drops older ones.
+    pub(crate) async fn mark(&self, folder: &Ref, epoch: Epoch) -> Result<(), Failure> {
+        match self.call("CreateFolder", folder, &[text("name", format!("{MARK}{}", epoch.0))]).await {
+            Ok(_) => {}
+            Err(Failure::Fault(fault)) if fault.kind == "DuplicateName" => {}
+            Err(failure) => return Err(failure),
+        }
+        let epochs = self.epochs(folder).await?;
+        // Of two who do this at once, the later one to look sees both.
+        if epochs.iter().any(|(other, _)| *other > epoch) {
+            return Err(Failure::Revoked);
+        }
+        for (_, mark) in epochs.iter().filter(|(older, _)| *older < epoch) {
+            // Whatever somebody put into it is taken off the inventory at worst, never deleted. Where a
+            // vCenter does not do that, it stays: it is only untidy.
+            let _ = self.call("UnregisterAndDestroy_Task", mark, &[]).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions of this manager's older owners. A newer one means that this one is over.
+    pub(crate) async fn end_others(&self, epoch: Epoch) -> Result<(), Failure> {
+        let (sessions, names) = (&self.content.sessions, ["sessionList", "currentSession"]);
+        let there = self.look(&[properties("SessionManager", &names), from(sessions, true, &[])]).await?;
+        let list = there.first().and_then(|manager| manager.properties.get("sessionList"));
+        let Some(list) = list else {
+            // It takes a privilege to see them; whoever lacks it relies on the epoch alone.
+            tracing::warn!(manager = %self.who.manager, "older sessions cannot be seen, and are not ended (Sessions.TerminateSession)");
+            return Ok(());
+        };
+        let own = there.first().and_then(|manager| manager.properties.get("currentSession"));
+        let own = own.map_or("", |own| own.text_of("key"));
+        let mut others = Vec::new();
+        for session in &list.children {
+            let Some(theirs) = self.who.epoch_of(session.text_of("userAgent")) else { continue };
+            if theirs > epoch {
+                return Err(Failure::Revoked);
+            }
+            if session.text_of("key") != own {
+                others.push(session.text_of("key"));
+            }
+        }
+        for key in others {
+            match self.call("TerminateSession", sessions, &[text("sessionId", key)]).await {
+                Ok(_) => {}
+                // It has ended by itself.
+                Err(Failure::Fault(fault)) if fault.kind == "NotFound" => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_told_apart_by_manager_and_epoch() {
+        let who = |identity: &str| Who {
+            vsphere: Vsphere {
+                address: String::new(),
+                trust: cellbus_cell::config::Trust::Thumbprint([0; 32]),
+                user: String::new(),
+                password: Password::Variable(String::new()),
+                datacenter: None,
+                folder: String::new(),
+                datastore: None,
+                network: None,
+                templates: None,
+            },
+            manager: "m".parse().unwrap(),
+            identity: identity.to_owned(),
+            memory: Arc::default(),
+        };
+        assert_eq!(who("ab").epoch_of(&who("ab").agent(Epoch(7))), Some(Epoch(7)));
+        assert_eq!(who("cd").epoch_of(&who("ab").agent(Epoch(7))), None);
+        for other in ["", "cellbus/1", "cellbus/1 (ab; x)", "govc/0.51", "cellbus/1 (ab; 7"] {
+            assert_eq!(who("ab").epoch_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+// A vCenter for tests: the simulator of govmomi, with hosts of a useful size and means to make it fail.
+//
+// It prints one line of JSON with the URL of its SDK, the SHA-256 of its certificate and the URL of its
+// controls, and ends when its standard input does, so that no test leaves one behind.
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// What is done to a call, and what was seen of them.
+type controls struct {
+	mu       sync.Mutex
+	down     bool
+	lose     bool
+	fault    string
+	faultFor string
+	creating map[string]time.Time
+	calls    map[string]int
+	model    *simulator.Model
+}
+
+// Changes of a VM that a test may want to fail or whose answer it may want lost. Reconfiguring is not
+// among them: the driver does it around the others.
+var operation = map[string]bool{
+	"CreateVM_Task": true, "CloneVM_Task": true, "PowerOnVM_Task": true, "PowerOffVM_Task": true,
+	"SuspendVM_Task": true, "ResetVM_Task": true, "CreateSnapshot_Task": true, "RemoveSnapshot_Task": true,
+	"RevertToSnapshot_Task": true, "RelocateVM_Task": true, "Destroy_Task": true,
+	"ShutdownGuest": true, "RebootGuest": true,
+}
+
+var method = regexp.MustCompile(`<(?:\w+:)?Body[^>]*>\s*<(?:\w+:)?(\w+)[^>]*>\s*<(?:\w+:)?_this[^>]*>([^<]*)<`)
+
+func (c *controls) sdk(inner http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<20))
+		if err != nil {
+			return
+		}
+		name, object := "", ""
+		if found := method.FindSubmatch(body); found != nil {
+			name, object = string(found[1]), string(found[2])
+		}
+		c.mu.Lock()
+		down := c.down
+		lose := c.lose && operation[name]
+		if lose {
+			c.lose = false
+		}
+		if !down {
+			c.calls[name]++
+			c.calls[name+" "+object]++
+		}
+		c.mu.Unlock()
+		if down {
+			cut(w)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if !lose {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		inner.ServeHTTP(httptest.NewRecorder(), r)
+		cut(w)
+	})
+}
+
+// cut ends a connection with no answer.
+func cut(w http.ResponseWriter) {
+	if hijacker, ok := w.(http.Hijacker); ok {
+		if connection, _, err := hijacker.Hijack(); err == nil {
+			connection.Close()
+		}
+	}
+}
+
+// before is asked before each method: what a real vCenter refuses and the simulator does not, and faults
+// that a test wants.
+func (c *controls) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if ctx.Session == nil && (m.Name == "RetrievePropertiesEx" || m.Name == "ContinueRetrievePropertiesEx") {
+		return nil, &types.NotAuthenticated{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fault != "" && (m.Name == c.faultFor || c.faultFor == "" && operation[m.Name]) {
+		kind, ok := types.TypeFunc()(c.fault)
+		c.fault = ""
+		if ok {
+			if fault, ok := reflect.New(kind).Interface().(types.BaseMethodFault); ok {
+				return nil, fault
+			}
+		}
+		return nil, &types.SystemError{Reason: "no such fault"}
+	}
+	if create, ok := m.Body.(*types.CreateVM_Task); ok {
+		name := create.Config.Name
+		if folder, ok := ctx.Map.Get(m.This).(*simulator.Folder); ok {
+			if there := ctx.Map.FindByName(name, folder.ChildEntity); there != nil {
+				return nil, &types.DuplicateName{Name: name, Object: there.Reference()}
+			}
+		}
+		// A name is taken from the moment that its task begins.
+		if at, ok := c.creating[name]; ok && time.Since(at) < 10*time.Second {
+			return nil, &types.DuplicateName{Name: name, Object: m.This}
+		}
+		c.creating[name] = time.Now()
+	}
+	if m.Name == "Destroy_Task" {
+		clear(c.creating)
+	}
+	return nil, nil
+}
+
+func (c *controls) vm(name string) *simulator.VirtualMachine {
+	for _, entity := range c.model.Map().All("VirtualMachine") {
+		if vm, ok := entity.(*simulator.VirtualMachine); ok && vm.Name == name {
+			return vm
+		}
+	}
+	return nil
+}
+
+func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	done := func(ok bool) {
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}
+	switch r.URL.Path {
+	case "/slow":
+		ms, err := strconv.Atoi(q.Get("ms"))
+		simulator.TaskDelay.Delay = ms
+		done(err == nil)
+	case "/lose":
+		c.mu.Lock()
+		c.lose = true
+		c.mu.Unlock()
+	case "/fail":
+		c.mu.Lock()
+		c.fault, c.faultFor = q.Get("fault"), q.Get("method")
+		c.mu.Unlock()
+	case "/down":
+		c.mu.Lock()
+		c.down = true
+		c.mu.Unlock()
+	case "/heal":
+		simulator.TaskDelay.Delay = 0
+		c.mu.Lock()
+		c.down, c.lose, c.fault = false, false, ""
+		c.mu.Unlock()
+	case "/calls":
+		c.mu.Lock()
+		n := 0
+		if name := q.Get("vm"); name == "" {
+			n = c.calls[q.Get("method")]
+		} else if vm := c.vm(name); vm != nil {
+			n = c.calls[q.Get("method")+" "+vm.Self.Value]
+		}
+		c.mu.Unlock()
+		fmt.Fprint(w, n)
+	case "/power", "/delete", "/rename", "/annotate":
+		// By somebody else, through the SDK's own handlers.
+		vm := c.vm(q.Get("vm"))
+		if vm == nil {
+			done(false)
+			return
+		}
+		ctx := c.model.Service.Context
+		switch r.URL.Path {
+		case "/delete":
+			vm.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: vm.Self})
+			time.Sleep(50 * time.Millisecond)
+			vm.DestroyTask(ctx, &types.Destroy_Task{This: vm.Self})
+		case "/power":
+			if q.Get("on") == "true" {
+				vm.PowerOnVMTask(ctx, &types.PowerOnVM_Task{This: vm.Self})
+			} else {
+				vm.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: vm.Self})
+			}
+		case "/rename":
+			vm.RenameTask(ctx, &types.Rename_Task{This: vm.Self, NewName: q.Get("to")})
+		case "/annotate":
+			vm.ReconfigVMTask(ctx, &types.ReconfigVM_Task{This: vm.Self, Spec: types.VirtualMachineConfigSpec{Annotation: q.Get("to")}})
+		}
+	case "/host":
+		found := false
+		for _, entity := range c.model.Map().All("HostSystem") {
+			if host := entity.(*simulator.HostSystem); host.Name == q.Get("host") {
+				found = true
+				maintenance := q.Get("maintenance") == "true"
+				state := types.HostSystemConnectionStateConnected
+				if q.Get("connected") == "false" {
+					state = types.HostSystemConnectionStateDisconnected
+				}
+				c.model.Map().Update(c.model.Service.Context, host, []types.PropertyChange{
+					{Name: "runtime.inMaintenanceMode", Val: maintenance},
+					{Name: "runtime.connectionState", Val: state},
+				})
+			}
+		}
+		done(found)
+	case "/folder":
+		for _, entity := range c.model.Map().All("Folder") {
+			if folder := entity.(*simulator.Folder); folder.Name == "cellbus" {
+				folder.CreateFolder(c.model.Service.Context, &types.CreateFolder{This: folder.Self, Name: q.Get("name")})
+			}
+		}
+	default:
+		done(false)
+	}
+}
+
+// certificate makes an authority and a certificate of it for this machine.
+func certificate(folder string) error {
+	authority := x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "vcsim authority"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(30 * 24 * time.Hour),
+		KeyUsage:              x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	own := authority
+	own.SerialNumber, own.Subject, own.IsCA = big.NewInt(2), pkix.Name{CommonName: "vcsim"}, false
+	own.KeyUsage, own.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	own.DNSNames, own.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	keys := [2]*ecdsa.PrivateKey{}
+	for i := range keys {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		keys[i] = key
+	}
+	root, err := x509.CreateCertificate(rand.Reader, &authority, &authority, &keys[0].PublicKey, keys[0])
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.CreateCertificate(rand.Reader, &own, &authority, &keys[1].PublicKey, keys[0])
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(keys[1])
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		name, kind string
+		bytes      []byte
+	}{{"ca.pem", "CERTIFICATE", root}, {"cert.pem", "CERTIFICATE", leaf}, {"key.pem", "PRIVATE KEY", key}} {
+		text := pem.EncodeToMemory(&pem.Block{Type: file.kind, Bytes: file.bytes})
+		if err := os.WriteFile(filepath.Join(folder, file.name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func run() error {
+	listen := flag.String("listen", "127.0.0.1:0", "where the SDK is served; the controls have a port of their own")
+	hosts := flag.Int("hosts", 2, "hosts of the one cluster")
+	machines := flag.Int("vms", 0, "VMs that are there already")
+	folder := flag.String("folder", "cellbus", "folder below the datacenter's VM folder; empty: none")
+	template := flag.String("template", "", "name of a template in the folder `templates`")
+	user := flag.String("user", "cellbus", "who may sign in")
+	password := flag.String("password", "", "with what; empty: anything")
+	keys := flag.String("keys", "", "folder for certificate and key, which are made if they are not there; ca.pem is their authority's")
+	flag.Parse()
+	log.SetOutput(io.Discard)
+
+	model := simulator.VPX()
+	model.Datacenter, model.Cluster, model.ClusterHost, model.Host = 1, 1, *hosts, 0
+	model.Machine, model.Datastore = *machines, 1
+	if *template != "" && model.Machine == 0 {
+		model.Machine = 1
+	}
+	if err := model.Create(); err != nil {
+		return err
+	}
+	defer model.Remove()
+	simulator.TaskDelay.MethodDelay = map[string]int{"LockHandoff": 0}
+	c := &controls{model: model, creating: map[string]time.Time{}, calls: map[string]int{}}
+	registry := model.Map()
+	registry.Handler = c.before
+	for _, entity := range registry.All("HostSystem") {
+		host := entity.(*simulator.HostSystem)
+		host.Summary.Hardware.NumCpuThreads = 64
+		host.Summary.Hardware.NumCpuCores = 32
+		host.Summary.Hardware.MemorySize = 512 << 30
+	}
+	ctx := model.Service.Context
+	datacenter := registry.All("Datacenter")[0].(*simulator.Datacenter)
+	vms := registry.Get(datacenter.VmFolder).(*simulator.Folder)
+	if *folder != "" {
+		vms.CreateFolder(ctx, &types.CreateFolder{This: vms.Self, Name: *folder})
+	}
+	if *template != "" {
+		vms.CreateFolder(ctx, &types.CreateFolder{This: vms.Self, Name: "templates"})
+		there := registry.FindByName("templates", vms.ChildEntity).(*simulator.Folder)
+		vm := registry.All("VirtualMachine")[0].(*simulator.VirtualMachine)
+		vm.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: vm.Self})
+		time.Sleep(100 * time.Millisecond)
+		vm.RenameTask(ctx, &types.Rename_Task{This: vm.Self, NewName: *template})
+		there.MoveIntoFolderTask(ctx, &types.MoveIntoFolder_Task{This: there.Self, List: []types.ManagedObjectReference{vm.Self}})
+		time.Sleep(100 * time.Millisecond)
+		vm.MarkAsTemplate(&types.MarkAsTemplate{This: vm.Self})
+	}
+	if *password != "" {
+		model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(*user, *password)}
+	}
+	server := model.Service.NewServer()
+	defer server.Close()
+
+	if *keys == "" {
+		return fmt.Errorf("-keys is needed")
+	}
+	if _, err := os.Stat(filepath.Join(*keys, "key.pem")); err != nil {
+		if err := certificate(*keys); err != nil {
+			return err
+		}
+	}
+	own, err := tls.LoadX509KeyPair(filepath.Join(*keys, "cert.pem"), filepath.Join(*keys, "key.pem"))
+	if err != nil {
+		return err
+	}
+	listener, err := tls.Listen("tcp", *listen, &tls.Config{Certificates: []tls.Certificate{own}})
+	if err != nil {
+		return err
+	}
+	controlled, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	print := sha256.Sum256(own.Certificate[0])
+	go http.Serve(listener, c.sdk(model.Service.ServeMux))
+	go http.Serve(controlled, c)
+	line, err := json.Marshal(map[string]string{
+		"url":        "https://" + listener.Addr().String(),
+		"thumbprint": hex.EncodeToString(print[:]),
+		"control":    "http://" + controlled.Addr().String(),
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(line))
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "vcsim:", err)
+		os.Exit(1)
+	}
+}
