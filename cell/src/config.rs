@@ -384,6 +384,12 @@ impl Settings {
             _ => Duration::ZERO,
         }
     }
+    fn names(&self, path: &str) -> Vec<String> {
+        match self.0.get(path) {
+            Some((Value::Names(names), _)) => names.clone(),
+            _ => Vec::new(),
+        }
+    }
     fn flag(&self, path: &str) -> bool {
         matches!(self.0.get(path), Some((Value::Flag(true), _)))
     }
