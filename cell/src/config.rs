@@ -33,7 +33,7 @@ mod value;
 
 pub use kafka::{Kafka, KafkaSignIn};
 pub use keys::markdown;
-pub use managers::{Manager, ManagerKind, ManagerLimits, Password, Trust, Vsphere};
+pub use managers::{Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost, Manager, ManagerKind, ManagerLimits, Password, Trust, Vsphere};
 pub use nats::{Nats, SecretFrom, SignIn};
 pub use security::{Auth, MembersTls, Tls};
 pub use source::{File, Origin, Override, Sources};

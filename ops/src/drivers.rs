@@ -4,5 +4,8 @@ use cellbus_cell::driver::Factories;
 
 /// One for each kind of `[[managers]]` beside the simulated ones.
 pub(crate) fn factories() -> Factories {
-    Factories::new()
+    vec![
+        #[cfg(feature = "libvirt")]
+        std::sync::Arc::new(cellbus_libvirt::Libvirt),
+    ]
 }

@@ -216,6 +216,10 @@ impl LibvirtDriver {
     fn epoch(&self) -> Option<Epoch> {
         self.own().epoch
     }
+    #[cfg(test)]
+    pub(crate) fn session(&self) -> Session {
+        self.manager.admit(self.epoch()).unwrap()
+    }
 }
 
 #[async_trait]

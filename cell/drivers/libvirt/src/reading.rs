@@ -98,6 +98,8 @@ impl Manager {
     /// that is nothing, nobody can say what the manager has.
     pub(crate) async fn inventory(&self, session: &Session) -> Result<Inventory, Error> {
         let read = join_all(self.hosts.asked().map(|host| self.read(host, session))).await;
+        // With no host at all, what was seen before says nothing of the manager.
+        let any = read.iter().any(Result::is_ok);
         let mut inventory = Inventory::default();
         let mut held: BTreeMap<VmId, (HeldVm, (u64, bool, bool))> = BTreeMap::new();
         let mut put = |vm: HeldVm, rank| match held.get(&vm.id) {
@@ -118,7 +120,7 @@ impl Manager {
                 }
                 Err(error) => {
                     let seen = host.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    let Some((_, vms, _)) = seen.as_ref().filter(|(epoch, ..)| *epoch == session.epoch) else {
+                    let Some((_, vms, _)) = seen.as_ref().filter(|(epoch, ..)| any && *epoch == session.epoch) else {
                         return Err(error);
                     };
                     tracing::warn!(manager = %self.name, host = %host.name, %error, "host not read: what it had counts on");

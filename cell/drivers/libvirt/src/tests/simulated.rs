@@ -6,30 +6,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::Env;
-use cellbus_bus::ids::{Epoch, HostId, JobId, OpNumber, VmId};
-use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
+use cellbus_bus::ids::{Epoch, OpNumber, ShortName, VmId};
+use cellbus_bus::job::StopMode;
 use cellbus_cell::config::{Libvirt, LibvirtDomain, LibvirtHost};
 use cellbus_cell::driver::{Driver, Error, Op, conformance};
-use cellbus_directory::VmFacts;
-use cellbus_directory::vm::{PowerState, Template};
+use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, CreateSpec};
 
+use super::{create, env, op, spec, vm};
 use crate::calls;
 use crate::driver::{LibvirtDriver, Manager};
 
 const NODE: &str = "<node><cpu><mhz>2000</mhz><model>x86_64</model><active>16</active><nodes>1</nodes>\
                     <sockets>1</sockets><cores>16</cores><threads>1</threads></cpu><memory>67108864</memory></node>";
 
-fn env() -> Env {
-    cellbus_bus::env::real(tokio::runtime::Handle::current())
-}
-
-pub(super) struct Rig {
+struct Rig {
     manager: Arc<Manager>,
     _dir: tempfile::TempDir,
 }
 
-pub(super) fn rig(hosts: u32) -> Rig {
+fn rig(hosts: u32) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let node = dir.path().join("node.xml");
     std::fs::write(&node, NODE).unwrap();
@@ -137,3 +133,147 @@ cellbus_cell::driver_conformance!(rig(2);
     a_passing_failure_leaves_nothing, a_manager_that_is_down_says_nothing, changes_by_others_are_heard,
     a_revoked_listener_is_told, what_was_answered_outlives_a_restart,
 );
+
+/// Whichever answer of whichever operation is lost, the same number finds how far it came, and brings
+/// it to the end that it would have had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_lost_anywhere_is_made_up_for() {
+    let one: ShortName = "one".parse().unwrap();
+    let steps = [
+        create(0, 1, "h0"),
+        op(0, 2, Action::Restart(StopMode::Hard)),
+        op(0, 3, Action::Suspend),
+        op(0, 4, Action::Resume),
+        op(0, 5, Action::Snapshot(one.clone())),
+        op(0, 6, Action::Stop(StopMode::Graceful)),
+        op(0, 7, Action::Revert(one.clone())),
+        op(0, 8, Action::SnapshotDelete(one)),
+        Op { host: Some(super::host_id("h1")), ..op(0, 9, Action::Relocate(super::host_id("h1"))) },
+        op(0, 10, Action::Resize(cellbus_bus::job::Size { vcpus: 2, memory_mib: 256, disk_gib: 3 })),
+        op(0, 11, Action::Delete),
+    ];
+    let sound = rig(2);
+    let driver = sound.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let mut expected = Vec::new();
+    for step in &steps {
+        expected.push(driver.perform(step).await.unwrap_or_else(|error| panic!("{step:?}: {error}")));
+    }
+    let mut lost = 0;
+    for (index, step) in steps.iter().enumerate() {
+        // Each of its changes in turn, on a manager where all before it went well.
+        for at in 0.. {
+            let lossy = rig(2);
+            let driver = lossy.driver();
+            driver.open(Epoch(1)).await.unwrap();
+            for before in &steps[..index] {
+                driver.perform(before).await.unwrap();
+            }
+            lossy.manager.hosts.trouble.lose_after(at);
+            let answer = driver.perform(step).await;
+            if lossy.manager.hosts.trouble.lost_nothing() {
+                assert_eq!(answer.as_ref(), Ok(&expected[index]), "{step:?}");
+                break;
+            }
+            assert!(matches!(answer, Err(Error::Unreachable { .. })), "{step:?}, change {at}: {answer:?}");
+            lost += 1;
+            let again = driver.perform(step).await;
+            assert_eq!(again.as_ref(), Ok(&expected[index]), "{step:?}, change {at}");
+            assert!(lossy.manager.hosts.trouble.restarts(vm(0)) <= 1);
+            let vms = usize::from(expected[index].is_some());
+            assert_eq!(driver.inventory().await.unwrap().vms.len(), vms);
+            let there = driver.manager.find(&driver.session(), vm(0)).await.unwrap();
+            assert_eq!(there.copies.len(), vms, "{step:?}, change {at}: it is there once");
+        }
+    }
+    assert!(lost >= 2 * steps.len(), "{lost} answers were lost");
+}
+
+/// Another process with a newer session stops an older one at its next change, and another manager
+/// does not get the host at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_says_who_owns_it() {
+    let rig = rig(1);
+    let driver = rig.driver();
+    driver.open(Epoch(5)).await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    let claim = |manager: &str, epoch| {
+        let owner = calls::Ownership { manager: manager.to_owned(), epoch: Epoch(epoch), domain: "test" };
+        calls::own(&rig.manager.hosts.all[0].connected().unwrap(), owner)
+    };
+    assert!(claim("others", 9).is_err(), "it belongs to another manager");
+    assert!(claim("racks", 4).is_err(), "an older session");
+    driver.perform(&op(0, 2, Action::Suspend)).await.unwrap();
+    claim("racks", 6).unwrap();
+    assert_eq!(driver.perform(&op(0, 3, Action::Resume)).await, Err(Error::Revoked));
+    assert_eq!(driver.open(Epoch(5)).await, Err(Error::Revoked));
+    let newer = rig.driver();
+    newer.open(Epoch(7)).await.unwrap();
+    assert_eq!(newer.inspect(vm(0)).await.unwrap().unwrap().op, OpNumber(2));
+    newer.perform(&op(0, 3, Action::Resume)).await.unwrap();
+}
+
+/// It would be an empty disk under the name of a copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_from_other_managers_are_refused() {
+    let rig = rig(1);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let copy = CreateSpec { copy_of: Some(PowerState::Running), ..spec() };
+    let refused = driver.perform(&Op { action: Action::Create(Arc::new(copy)), ..create(0, 1, "h0") }).await;
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    assert_eq!(driver.inventory().await.unwrap().vms, []);
+}
+
+/// A host that does not answer holds up a create only while it may have the VM.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_away_may_have_what_was_not_seen_elsewhere() {
+    let mut rig = rig(2);
+    let manager = Arc::get_mut(&mut rig.manager).unwrap();
+    let mut config = manager.config.clone();
+    config.hosts[1].uri = "test:///nowhere/at/all.xml".to_owned();
+    rig.manager = Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env()));
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let unsure = driver.perform(&create(0, 1, "h0")).await;
+    assert!(matches!(unsure, Err(Error::Unreachable { .. })), "{unsure:?}");
+    assert!(matches!(driver.inventory().await, Err(Error::Unreachable { .. })));
+    assert!(matches!(driver.inspect(vm(0)).await, Err(Error::Unreachable { .. })));
+    // An operator says that it is gone for good.
+    config.hosts[1].out = true;
+    rig.manager = Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env()));
+    let driver = rig.driver();
+    driver.open(Epoch(2)).await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    assert_eq!(driver.inventory().await.unwrap().hosts.len(), 1);
+}
+
+/// A few thousand domains are read at once, those of others among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_domains_are_read() {
+    const VMS: u32 = 3_000;
+    let rig = rig(2);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    for host in &rig.manager.hosts.all {
+        let connection = host.connected().unwrap();
+        for index in (0..VMS).filter(|index| host.name.as_str() == format!("h{}", index % 2)) {
+            let record = crate::record::VmRecord { id: vm(index), begun: None, ..crate::record::tests::vm() };
+            let machine = crate::domain::Machine {
+                domain: "test", record: &record, vcpus: 1, memory_mib: 1, disk: None, network: None, boot: None, console: None,
+            };
+            calls::define(&connection, &crate::domain::machine(&machine)).unwrap();
+        }
+        let others = "<domain type='test'><name>theirs</name><memory>4096</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>";
+        calls::define(&connection, others).unwrap();
+    }
+    let began = env().mono();
+    let inventory = driver.inventory().await.unwrap();
+    eprintln!("{} VMs read in {:?}", inventory.vms.len(), env().mono().since(began));
+    assert_eq!((inventory.vms.len(), inventory.foreign_vms), (VMS as usize, 2));
+    let full = driver.perform(&create(VMS, 1, "h0")).await;
+    assert!(matches!(full, Err(Error::NoRoom { .. })), "{full:?}");
+    // More tombstones than are kept.
+    driver.perform(&op(0, 9, Action::Delete)).await.unwrap();
+    assert_eq!(driver.inventory().await.unwrap().vms.len(), VMS as usize - 1);
+}

@@ -19,6 +19,8 @@ struct State {
     fail: u32,
     /// Changes that are still done with an answer before one whose answer is lost.
     lose_after: Option<u32>,
+    /// Changes that are still done before one that is never come back from.
+    stand_still_after: Option<u64>,
     restarts: BTreeMap<VmId, u32>,
 }
 
@@ -39,6 +41,10 @@ impl Trouble {
     /// Whether that is still to come; it is not any more.
     pub(crate) fn lost_nothing(&self) -> bool {
         self.state().lose_after.take().is_some()
+    }
+    /// After so many changes more, nothing goes on, and the process says so.
+    pub(crate) fn stand_still_after(&self, changes: u64) {
+        self.state().stand_still_after = Some(changes);
     }
     pub(crate) fn down(&self) {
         self.state().down = true;
@@ -61,6 +67,18 @@ impl Trouble {
         let began = env.mono();
         while env.mono().since(began) < self.state().slow {
             env.sleep(Duration::from_millis(5)).await;
+        }
+        let stands = match &mut self.state().stand_still_after {
+            Some(0) => true,
+            Some(more) => {
+                *more -= 1;
+                false
+            }
+            None => false,
+        };
+        if stands {
+            println!("stands still");
+            std::future::pending::<()>().await;
         }
         let mut state = self.state();
         if state.fail > 0 {
