@@ -42,6 +42,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) memory_mib: u64,
     /// The path of its disk, which is a qcow2.
     pub(crate) disk: Option<&'a str>,
+    /// Whether other hosts have that disk too.
+    pub(crate) shared_storage: bool,
     pub(crate) network: Option<&'a str>,
     pub(crate) boot: Option<Boot<'a>>,
     /// The file that takes what it writes to its serial console.
@@ -106,7 +108,12 @@ pub(crate) fn machine(machine: &Machine<'_>) -> String {
     open(to, "devices", &[]);
     if let Some(path) = machine.disk {
         open(to, "disk", &[("type", "file"), ("device", "disk")]);
-        empty(to, "driver", &[("name", "qemu"), ("type", "qcow2")]);
+        let mut driver = vec![("name", "qemu"), ("type", "qcow2")];
+        if machine.shared_storage {
+            // What one host has cached another would not see after a move.
+            driver.push(("cache", "none"));
+        }
+        empty(to, "driver", &driver);
         empty(to, "source", &[("file", path)]);
         empty(to, "target", &[("dev", DISK), ("bus", "virtio")]);
         close(to, "disk");
@@ -368,6 +375,7 @@ mod tests {
             vcpus: 2,
             memory_mib: 2048,
             disk: Some("/pool/a&b.qcow2"),
+            shared_storage: false,
             network: Some("lan <1>"),
             boot: Some(Boot { kernel: "/k", initrd: Some("/i"), cmdline: "console=ttyS0 \"x\"" }),
             console: Some("/log/c"),
@@ -386,7 +394,7 @@ mod tests {
             assert!(document.contains(part), "{part}: {document}");
         }
         let test = machine(&Machine {
-            domain: "test", record: &record, vcpus: 1, memory_mib: 1, disk: None, network: None, boot: None, console: None,
+            domain: "test", record: &record, vcpus: 1, memory_mib: 1, disk: None, shared_storage: false, network: None, boot: None, console: None,
         });
         assert!(!test.contains("smbios") && !test.contains("disk type"), "{test}");
     }

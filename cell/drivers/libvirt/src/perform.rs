@@ -161,6 +161,7 @@ impl Manager {
             vcpus: spec.size.vcpus,
             memory_mib: spec.size.memory_mib,
             disk: path.as_deref(),
+            shared_storage: self.config.shared_storage,
             network: self.config.network.as_deref(),
             boot: self.config.boot.as_ref().map(|boot| Boot {
                 kernel: &boot.kernel,
@@ -611,7 +612,12 @@ impl Work<'_> {
         let moved = self
             .change(move |handle, _| {
                 let other = to.connected()?;
-                let flags = sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
+                // That the storage is shared is the operator's word, which libvirt cannot see for itself of all
+                // kinds; caches, which it asks for else, are off there.
+                let flags = sys::VIR_MIGRATE_LIVE
+                    | sys::VIR_MIGRATE_PERSIST_DEST
+                    | sys::VIR_MIGRATE_UNDEFINE_SOURCE
+                    | sys::VIR_MIGRATE_UNSAFE;
                 handle.migrate(&other, flags, None, None, 0)?;
                 Ok(())
             })

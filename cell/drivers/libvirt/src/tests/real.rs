@@ -314,6 +314,33 @@ async fn a_guest_lives_from_its_first_line_to_its_end() {
     assert_eq!(driver.inventory().await.unwrap().vms, []);
 }
 
+/// A guest moves while it runs: it goes on counting, and does not boot again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_moves_while_it_runs() {
+    let Some(guest) = guest() else { return };
+    let mut rig = rig(&guest, 2).await;
+    rig.config.cold_moves = false;
+    *rig.manager.lock().unwrap() = manager(&rig.config);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    driver.inventory().await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    rig.says("tick 2").await;
+    let to = super::host_id("h1");
+    let moved = driver.perform(&cellbus_cell::driver::Op { host: Some(to.clone()), ..op(0, 2, Action::Relocate(to)) }).await;
+    let facts = moved.unwrap().unwrap();
+    assert_eq!((facts.host.as_str(), facts.power), ("h1", PowerState::Running));
+    let ticks = |console: &str| console.matches("tick").count();
+    let at = ticks(&rig.console(0));
+    wait_for(|| ticks(&rig.console(0)) > at + 2, || rig.console(0)).await;
+    assert_eq!(rig.console(0).matches(UP).count(), 1, "{}", rig.console(0));
+    let held = driver.inspect(vm(0)).await.unwrap().unwrap();
+    assert_eq!((held.op.0, held.facts.host.as_str()), (2, "h1"));
+    let mine = domain::name_of(vm(0));
+    assert_eq!(rig.domains(), [mine.as_str(), domain::OWNER_NAME, domain::OWNER_NAME]);
+    assert_eq!(driver.perform(&op(0, 3, Action::Delete)).await, Ok(None));
+}
+
 /// What somebody does with virsh is heard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_do_is_heard() {
