@@ -33,7 +33,9 @@ mod value;
 
 pub use kafka::{Kafka, KafkaSignIn};
 pub use keys::markdown;
-pub use managers::{Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost, Manager, ManagerKind, ManagerLimits, Password, Trust, Vsphere};
+pub use managers::{
+    Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost, Manager, ManagerKind, ManagerLimits, Password, Trust, Vsphere,
+};
 pub use nats::{Nats, SecretFrom, SignIn};
 pub use security::{Auth, MembersTls, Tls};
 pub use source::{File, Origin, Override, Sources};

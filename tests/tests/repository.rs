@@ -11,6 +11,7 @@ const ORDER: &[(&str, &str)] = &[
     ("directory", "cellbus-directory"),
     ("workflows", "cellbus-workflows"),
     ("cell", "cellbus-cell"),
+    ("cell/drivers/libvirt", "cellbus-libvirt"),
     ("simulator", "cellbus-simulator"),
     ("ops", "cellbus"),
     ("tests", "cellbus-tests"),

@@ -1,9 +1,9 @@
 //! What is asked of one host. All of this blocks.
 
+use cellbus_bus::ids::OpNumber;
 use cellbus_bus::ids::{Epoch, HostId, ShortName, VmId};
 use cellbus_bus::job::Size;
 use cellbus_cell::driver::{Error, HeldVm};
-use cellbus_bus::ids::OpNumber;
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 use uuid::Uuid;
@@ -283,7 +283,9 @@ pub(crate) struct All {
 pub(crate) fn all(connection: &Connect, pool: Option<&str>) -> Call<All> {
     let node = connection.get_node_info()?;
     let disk_gib = match pool {
-        Some(pool) => Some(domain::read_pool(&StoragePool::lookup_by_name(connection, pool)?.get_xml_desc(0)?)?.1 >> 30),
+        Some(pool) => {
+            Some(domain::read_pool(&StoragePool::lookup_by_name(connection, pool)?.get_xml_desc(0)?)?.1 >> 30)
+        }
         None => None,
     };
     let (cpus, memory_mib) = (node.cpus, node.memory >> 10);

@@ -286,7 +286,9 @@ fn is_ours(tag: &quick_xml::events::BytesStart<'_>) -> bool {
     // libvirt writes the namespace at the element itself.
     tag.attributes().flatten().any(|attribute| {
         attribute.key.as_ref().starts_with("xmlns:")
-            && attribute.normalized_value(quick_xml::XmlVersion::Implicit1_0).is_ok_and(|value| value == crate::record::NAMESPACE)
+            && attribute
+                .normalized_value(quick_xml::XmlVersion::Implicit1_0)
+                .is_ok_and(|value| value == crate::record::NAMESPACE)
     })
 }
 
@@ -394,7 +396,15 @@ mod tests {
             assert!(document.contains(part), "{part}: {document}");
         }
         let test = machine(&Machine {
-            domain: "test", record: &record, vcpus: 1, memory_mib: 1, disk: None, shared_storage: false, network: None, boot: None, console: None,
+            domain: "test",
+            record: &record,
+            vcpus: 1,
+            memory_mib: 1,
+            disk: None,
+            shared_storage: false,
+            network: None,
+            boot: None,
+            console: None,
         });
         assert!(!test.contains("smbios") && !test.contains("disk type"), "{test}");
     }
@@ -408,14 +418,18 @@ mod tests {
         let found = read(&after).unwrap();
         assert_eq!((found.vcpus, found.memory_mib), (4, 4096));
         assert_eq!(found.record, Some(Record::Vm(Box::new(record.clone()))));
-        assert!(after.contains("<app:y/>") && after.contains("<!-- kept -->") && !after.contains("currentMemory"), "{after}");
+        assert!(
+            after.contains("<app:y/>") && after.contains("<!-- kept -->") && !after.contains("currentMemory"),
+            "{after}"
+        );
         assert_eq!(after.matches(crate::record::NAMESPACE).count(), 1);
         assert!(changed("<domain><memory>1</memory><vcpu>1</vcpu></domain>", &record, SIZE).is_err());
     }
 
     #[test]
     fn other_documents_are_read() {
-        let pool = "<pool type='dir'><capacity unit='bytes'>1099511627776</capacity><target><path>/p</path></target></pool>";
+        let pool =
+            "<pool type='dir'><capacity unit='bytes'>1099511627776</capacity><target><path>/p</path></target></pool>";
         assert_eq!(read_pool(pool).unwrap(), ("/p".to_owned(), 1 << 40));
         assert!(read_pool("<pool/>").is_err());
         let image = Image { path: "/i".to_owned(), format: "qcow2".to_owned(), bytes: 5 };

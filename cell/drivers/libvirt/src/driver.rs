@@ -137,11 +137,7 @@ impl Manager {
     }
 
     /// Joins the operation, or starts it; with the epoch of the session that started it.
-    fn begin(
-        self: &Arc<Self>,
-        session: &Session,
-        op: &Op,
-    ) -> Result<(watch::Receiver<Option<Outcome>>, Epoch), Error> {
+    fn begin(self: &Arc<Self>, session: &Session, op: &Op) -> Result<(watch::Receiver<Option<Outcome>>, Epoch), Error> {
         let mut state = self.state();
         if let Some(running) = state.running.get(&op.vm) {
             return match op.number.cmp(&running.number) {

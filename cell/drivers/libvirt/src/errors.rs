@@ -108,7 +108,9 @@ mod tests {
         for code in [N::NoMemory, N::NoNetwork, N::NoStoragePool] {
             assert!(matches!(of(code), Error::NoRoom { .. }), "{code:?}");
         }
-        for code in [N::OperationInvalid, N::InvalidArg, N::NoDomainSnapshot, N::SnapshotRevertRisky, N::NoStorageVolume] {
+        for code in
+            [N::OperationInvalid, N::InvalidArg, N::NoDomainSnapshot, N::SnapshotRevertRisky, N::NoStorageVolume]
+        {
             assert!(matches!(of(code), Error::Invalid { .. }), "{code:?}");
         }
         for code in [N::NoSupport, N::ConfigUnsupported, N::AccessDenied, N::XmlError, N::CpuIncompatible] {

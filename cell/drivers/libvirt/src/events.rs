@@ -78,7 +78,9 @@ pub(crate) fn listen(connection: &Connect, sink: &Sink) -> Result<(), virt::erro
     }
     // SAFETY: as above. A driver that has no such event says so, which is no trouble: it is in this process.
     let closing = Box::into_raw(Box::new(Arc::clone(sink))).cast();
-    if unsafe { sys::virConnectRegisterCloseCallback(connection.as_ptr(), Some(on_close), closing, Some(free_sink)) } < 0 {
+    if unsafe { sys::virConnectRegisterCloseCallback(connection.as_ptr(), Some(on_close), closing, Some(free_sink)) }
+        < 0
+    {
         // SAFETY: libvirt did not take it.
         unsafe { free_sink(closing) };
     }

@@ -19,9 +19,11 @@ use crate::errors::{self, Failure};
 use crate::events::{self, Event, Sink};
 use crate::room::{Room, Taken};
 
-/// Calls of one manager under way at once. Each holds a thread; libvirt's own daemon takes 20 of one
-/// client by default, and 5 of one connection.
+/// Calls of one manager under way at once. Each holds a thread.
 const CALLS_MAX: usize = 32;
+/// Calls on one host: libvirtd serves 5 of one connection at once by default. So a host that hangs does
+/// not take the threads of the others.
+const CALLS_OF_HOST_MAX: usize = 4;
 /// A host that has not answered a call by then is taken to be away. What it was asked may still be done.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
 /// A connection to which nothing comes back for five times so many seconds is closed.
@@ -32,6 +34,7 @@ pub(crate) struct Host {
     pub(crate) name: HostId,
     uri: String,
     pub(crate) out: bool,
+    calls: Arc<Semaphore>,
     connection: Mutex<Option<Arc<Connect>>>,
     /// What is given out of it; `None` while nobody has counted, or when others changed it. Held while
     /// a domain is defined, so that two creates do not take the same room.
@@ -50,6 +53,7 @@ impl Host {
             name: host.name.clone(),
             uri: host.uri.clone(),
             out: host.out,
+            calls: Arc::new(Semaphore::new(CALLS_OF_HOST_MAX)),
             connection: Mutex::default(),
             taken: tokio::sync::Mutex::new(None),
             stale: Arc::new(AtomicBool::new(true)),
@@ -143,12 +147,13 @@ impl Hosts {
     ) -> Result<T, Error> {
         #[cfg(test)]
         self.trouble.before_call()?;
-        let permit = Arc::clone(&self.calls).acquire_owned().await;
-        let Ok(permit) = permit else { return Err(host.unreachable("the driver is shutting down")) };
+        // The host's first: whoever waits for it takes nothing from others.
+        let permits = (Arc::clone(&host.calls).acquire_owned().await, Arc::clone(&self.calls).acquire_owned().await);
+        let (Ok(_), Ok(_)) = &permits else { return Err(host.unreachable("the driver is shutting down")) };
         let on = Arc::clone(host);
         let called = self.env.blocking("libvirt call", move || {
             // Held by the thread, so that one that hangs counts until it is back.
-            let _permit = permit;
+            let _permits = permits;
             let connection = on.connected()?;
             work(&connection).map_err(|failure| errors::of(on.name.as_str(), failure))
         });

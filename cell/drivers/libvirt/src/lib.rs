@@ -19,6 +19,10 @@
 //!
 //! Without the feature `libvirt` there is no driver here, only what it writes and reads: building it
 //! needs libvirt's C library.
+#![cfg_attr(
+    not(feature = "libvirt"),
+    allow(dead_code, reason = "what is written and read is of use to the driver alone")
+)]
 
 mod domain;
 mod record;

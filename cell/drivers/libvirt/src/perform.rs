@@ -91,7 +91,11 @@ impl Manager {
                 return Err(Error::Superseded { asked: op.number, last });
             }
             if op.number == last {
-                return if matches!(op.action, Action::Delete | Action::Inspect) { Ok(None) } else { Err(Error::NotFound) };
+                return if matches!(op.action, Action::Delete | Action::Inspect) {
+                    Ok(None)
+                } else {
+                    Err(Error::NotFound)
+                };
             }
         }
         if let Some(error) = &found.unsure {
@@ -177,7 +181,8 @@ impl Manager {
             host.sending(op.vm);
             // What is sent may be done whatever is answered: it takes its room until somebody counts again.
             given.0.insert(op.vm.uuid(), spec.size);
-            let defined = self.hosts.change(host, session, move |connection| calls::define(connection, &document)).await;
+            let defined =
+                self.hosts.change(host, session, move |connection| calls::define(connection, &document)).await;
             if let Err(error) = defined {
                 given.0.remove(&op.vm.uuid());
                 host.make_stale();
@@ -354,7 +359,8 @@ impl Work<'_> {
     /// Starts it, or lets it go on.
     async fn go_on(&self) -> Result<(), Error> {
         let active = self.copy.look.active;
-        self.change(move |handle, _| Ok(if active { handle.resume().map(drop)? } else { handle.create().map(drop)? })).await
+        self.change(move |handle, _| Ok(if active { handle.resume().map(drop)? } else { handle.create().map(drop)? }))
+            .await
     }
 
     async fn start(mut self) -> Outcome {
@@ -470,7 +476,8 @@ impl Work<'_> {
         }
         self.copy.record.disk_gib = size.disk_gib;
         let record = self.copy.record.clone();
-        let document = domain::changed(&self.copy.look.document, &record, size).map_err(|error| permanent(error.to_string()))?;
+        let document =
+            domain::changed(&self.copy.look.document, &record, size).map_err(|error| permanent(error.to_string()))?;
         self.change(move |_, connection| calls::define(connection, &document).map(drop)).await?;
         if let Some(taken) = taken.as_mut() {
             taken.0.insert(uuid, size);
@@ -566,7 +573,8 @@ impl Work<'_> {
         if config.pool.is_some() && !config.shared_storage {
             return Err(permanent("its disk is on its host's own storage: `libvirt.shared_storage` is not set"));
         }
-        let ran = self.power() == PowerState::Running || self.copy.record.begun.is_some_and(|begun| self.again && begun.run.is_some());
+        let ran = self.power() == PowerState::Running
+            || self.copy.record.begun.is_some_and(|begun| self.again && begun.run.is_some());
         if config.domain.as_str() != "test" && self.copy.look.active {
             self.begin().await?;
             match self.live(target).await {
@@ -585,7 +593,8 @@ impl Work<'_> {
         let document = self.copy.look.document.clone();
         let record = self.copy.record.clone();
         let size = self.copy.look.facts(&target.name, &record).size;
-        let document = domain::changed(&document, &record, size).map_err(|error: Invalid| permanent(error.to_string()))?;
+        let document =
+            domain::changed(&document, &record, size).map_err(|error: Invalid| permanent(error.to_string()))?;
         let define = move |connection: &Arc<Connect>| calls::define(connection, &document).map(drop);
         self.manager.hosts.change(target, self.session, define).await?;
         if ran {
@@ -625,4 +634,3 @@ impl Work<'_> {
         moved
     }
 }
-

@@ -61,7 +61,9 @@ impl Manager {
                     }
                     Record::Gone(tombstone) => found.tombstones.push((Arc::clone(host), tombstone)),
                     Record::Vm(_) | Record::Owner(_) => {
-                        return Err(Error::Permanent { detail: format!("host {}: another has the UUID of {vm}", host.name) });
+                        return Err(Error::Permanent {
+                            detail: format!("host {}: another has the UUID of {vm}", host.name),
+                        });
                     }
                 },
                 Err(error @ Error::Unreachable { .. }) => {
@@ -162,7 +164,11 @@ impl Manager {
     ///
     /// # Errors
     /// As [`crate::hosts::Hosts::call`].
-    pub(crate) async fn count<'a>(&self, host: &Arc<Host>, taken: &'a mut Option<Taken>) -> Result<(&'a mut Taken, Room), Error> {
+    pub(crate) async fn count<'a>(
+        &self,
+        host: &Arc<Host>,
+        taken: &'a mut Option<Taken>,
+    ) -> Result<(&'a mut Taken, Room), Error> {
         if host.was_stale() || taken.is_none() {
             self.read_with(host, taken).await?;
         }
@@ -218,9 +224,8 @@ impl Host {
     /// that no older one may change it any more, did not find it, and has sent nothing there since.
     fn cannot_have(&self, session: &Session, vm: VmId) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.as_ref().is_some_and(|(epoch, vms, sent)| {
-            *epoch == session.epoch && !vms.contains_key(&vm) && !sent.contains(&vm)
-        })
+        seen.as_ref()
+            .is_some_and(|(epoch, vms, sent)| *epoch == session.epoch && !vms.contains_key(&vm) && !sent.contains(&vm))
     }
     /// The VM may be there from now on.
     pub(crate) fn sending(&self, vm: VmId) {

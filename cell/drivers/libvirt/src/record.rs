@@ -174,12 +174,9 @@ pub(crate) mod tests {
         let bare = VmRecord { done: None, begun: None, affinity: None, ..vm() };
         let gone = Tombstone { id: vm().id, op: OpNumber(u64::MAX), at_ms: 5 };
         let owner = Owner { manager: "racks <&\"'>".to_owned(), epoch: Epoch(2) };
-        for record in [
-            Record::Vm(Box::new(vm())),
-            Record::Vm(Box::new(bare.clone())),
-            Record::Gone(gone),
-            Record::Owner(owner),
-        ] {
+        for record in
+            [Record::Vm(Box::new(vm())), Record::Vm(Box::new(bare.clone())), Record::Gone(gone), Record::Owner(owner)]
+        {
             assert_eq!(Record::read(&record.element()).unwrap(), record);
         }
         assert_eq!((vm().last(), bare.last()), (OpNumber(4), OpNumber(0)));
@@ -189,8 +186,15 @@ pub(crate) mod tests {
     fn what_somebody_else_wrote_is_refused() {
         let good = Record::Vm(Box::new(vm())).element();
         for (key, value) in [
-            ("id", "x"), ("op", "-1"), ("op", "18446744073709551616"), ("run", "4294967296"), ("tenant", ""),
-            ("name", "a b"), ("epoch", ""), ("affinity", "a/b"), ("disk_gib", "1.5"),
+            ("id", "x"),
+            ("op", "-1"),
+            ("op", "18446744073709551616"),
+            ("run", "4294967296"),
+            ("tenant", ""),
+            ("name", "a b"),
+            ("epoch", ""),
+            ("affinity", "a/b"),
+            ("disk_gib", "1.5"),
         ] {
             let mut bad = good.clone();
             bad.put(key, value);

@@ -85,7 +85,8 @@ impl Element {
         let mut element = Self::new(tag.local_name().as_ref());
         for attribute in tag.attributes() {
             let attribute = attribute.map_err(|error| Invalid(error.to_string()))?;
-            let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| Invalid(error.to_string()))?;
+            let value =
+                attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| Invalid(error.to_string()))?;
             element.put(attribute.key.as_ref(), value);
         }
         Ok(element)

@@ -150,9 +150,13 @@ fn host(text: &str, out: &[String]) -> Result<LibvirtHost, String> {
         _ => return Err("qemu+tls, qemu+ssh, qemu or test".to_owned()),
     }
     // libvirt's paths may lack a host, which the parser of web addresses wants.
-    let parsed: Option<Uri> = format!("x://{}", if rest.starts_with('/') { format!("local{rest}") } else { rest.to_owned() }).parse().ok();
+    let parsed: Option<Uri> =
+        format!("x://{}", if rest.starts_with('/') { format!("local{rest}") } else { rest.to_owned() }).parse().ok();
     let Some(parsed) = parsed else { return Err("it is no URI".to_owned()) };
-    if parsed.authority().is_some_and(|authority| authority.as_str().split_once('@').is_some_and(|(user, _)| user.contains(':'))) {
+    if parsed
+        .authority()
+        .is_some_and(|authority| authority.as_str().split_once('@').is_some_and(|(user, _)| user.contains(':')))
+    {
         return Err("passwords do not stand here: libvirt has auth.conf for them".to_owned());
     }
     if parsed.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("no_verify"))) {

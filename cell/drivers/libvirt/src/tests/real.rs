@@ -58,7 +58,8 @@ impl Daemon {
             std::fs::create_dir_all(dir.join(part)).unwrap();
             hand_over(&dir.join(part));
         }
-        std::fs::write(dir.join("config/libvirt/qemu.conf"), "stdio_handler = \"file\"\nsecurity_driver = \"none\"\n").unwrap();
+        std::fs::write(dir.join("config/libvirt/qemu.conf"), "stdio_handler = \"file\"\nsecurity_driver = \"none\"\n")
+            .unwrap();
         let host = format!("host_uuid = \"0ce11b05-0000-4000-8000-{index:012}\"\nlog_outputs = \"2:stderr\"\n");
         std::fs::write(dir.join("libvirtd.conf"), host).unwrap();
         let daemon = Self { process: Mutex::new(Self::spawn(&dir)), dir, index };
@@ -91,9 +92,10 @@ impl Daemon {
         format!("qemu+unix:///session?socket={}/run/libvirt/libvirt-sock", self.dir.display())
     }
     async fn answers(&self) {
-        wait_for(|| Connect::open(Some(&self.uri())).is_ok(), || {
-            std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
-        })
+        wait_for(
+            || Connect::open(Some(&self.uri())).is_ok(),
+            || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default(),
+        )
         .await;
     }
     fn kill(&self) {
@@ -128,7 +130,11 @@ impl Drop for Daemon {
         }
         self.kill();
         if std::thread::panicking() {
-            eprintln!("libvirtd {}:\n{}", self.index, std::fs::read_to_string(self.dir.join("log")).unwrap_or_default());
+            eprintln!(
+                "libvirtd {}:\n{}",
+                self.index,
+                std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+            );
         }
     }
 }
@@ -255,11 +261,23 @@ macro_rules! real {
 
 // Those that need no fault, and do not fill a host of the size of a test machine.
 real!(
-    nothing_is_done_before_open, a_newer_session_revokes_the_older, what_is_made_is_there, a_number_is_done_once,
-    lower_numbers_are_refused, a_delete_leaves_a_tombstone, a_delete_of_nothing_leaves_a_tombstone,
-    callers_of_one_number_share_its_end, a_dropped_call_is_found_again, power_follows_the_rules,
-    a_restart_happens_once_a_number, snapshots_are_kept_with_the_vm, disks_only_grow, a_vm_moves_between_hosts,
-    hosts_that_are_not_there_take_nothing, the_id_belongs_to_one_vm, what_is_not_there_is_not_found,
+    nothing_is_done_before_open,
+    a_newer_session_revokes_the_older,
+    what_is_made_is_there,
+    a_number_is_done_once,
+    lower_numbers_are_refused,
+    a_delete_leaves_a_tombstone,
+    a_delete_of_nothing_leaves_a_tombstone,
+    callers_of_one_number_share_its_end,
+    a_dropped_call_is_found_again,
+    power_follows_the_rules,
+    a_restart_happens_once_a_number,
+    snapshots_are_kept_with_the_vm,
+    disks_only_grow,
+    a_vm_moves_between_hosts,
+    hosts_that_are_not_there_take_nothing,
+    the_id_belongs_to_one_vm,
+    what_is_not_there_is_not_found,
     what_was_answered_outlives_a_restart,
 );
 
@@ -293,7 +311,8 @@ async fn a_guest_lives_from_its_first_line_to_its_end() {
     assert_eq!((facts.power, facts.snapshots.as_slice()), (PowerState::Running, std::slice::from_ref(&name)));
     // It goes on from the memory that the snapshot has: it counts a number again, and does not boot again.
     let again = |console: &str| {
-        let ticks: Vec<u32> = console.lines().filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok()).collect();
+        let ticks: Vec<u32> =
+            console.lines().filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok()).collect();
         ticks.windows(2).any(|pair| pair[1] <= pair[0])
     };
     wait_for(|| again(&rig.console(0)), || rig.console(0)).await;
@@ -327,7 +346,8 @@ async fn a_guest_moves_while_it_runs() {
     driver.perform(&create(0, 1, "h0")).await.unwrap();
     rig.says("tick 2").await;
     let to = super::host_id("h1");
-    let moved = driver.perform(&cellbus_cell::driver::Op { host: Some(to.clone()), ..op(0, 2, Action::Relocate(to)) }).await;
+    let moved =
+        driver.perform(&cellbus_cell::driver::Op { host: Some(to.clone()), ..op(0, 2, Action::Relocate(to)) }).await;
     let facts = moved.unwrap().unwrap();
     assert_eq!((facts.host.as_str(), facts.power), ("h1", PowerState::Running));
     let ticks = |console: &str| console.matches("tick").count();
@@ -357,7 +377,8 @@ async fn what_others_do_is_heard() {
     heard(Change::Vm(vm(0))).await;
     // Whatever is still to be heard of the create, before it is done behind our back.
     while env().timeout(Duration::from_millis(500), driver.changes()).await.is_some() {}
-    let virsh = Command::new("virsh").args(["-c", &rig.daemons[0].uri(), "destroy", &domain::name_of(vm(0))]).output().unwrap();
+    let virsh =
+        Command::new("virsh").args(["-c", &rig.daemons[0].uri(), "destroy", &domain::name_of(vm(0))]).output().unwrap();
     assert!(virsh.status.success(), "{virsh:?}");
     heard(Change::Vm(vm(0))).await;
     assert_eq!(driver.inspect(vm(0)).await.unwrap().unwrap().facts.power, PowerState::Stopped);

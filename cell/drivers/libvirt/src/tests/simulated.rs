@@ -260,7 +260,15 @@ async fn thousands_of_domains_are_read() {
         for index in (0..VMS).filter(|index| host.name.as_str() == format!("h{}", index % 2)) {
             let record = crate::record::VmRecord { id: vm(index), begun: None, ..crate::record::tests::vm() };
             let machine = crate::domain::Machine {
-                domain: "test", record: &record, vcpus: 1, memory_mib: 1, disk: None, shared_storage: false, network: None, boot: None, console: None,
+                domain: "test",
+                record: &record,
+                vcpus: 1,
+                memory_mib: 1,
+                disk: None,
+                shared_storage: false,
+                network: None,
+                boot: None,
+                console: None,
             };
             calls::define(&connection, &crate::domain::machine(&machine)).unwrap();
         }
