@@ -358,8 +358,15 @@ impl Work<'_> {
     /// Starts it, or lets it go on.
     async fn go_on(&self) -> Result<(), Error> {
         let active = self.copy.look.active;
-        self.change(move |handle, _| Ok(if active { handle.resume().map(drop)? } else { handle.create().map(drop)? }))
-            .await
+        self.change(move |handle, _| {
+            if active {
+                handle.resume()?;
+            } else {
+                handle.create()?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn start(mut self) -> Outcome {

@@ -102,19 +102,17 @@ impl Work<'_> {
 
     async fn live(&self, target: &Arc<Host>) -> Result<(), Error> {
         let to = Arc::clone(target);
-        let moved = self
-            .change(move |handle, _| {
-                let other = to.connected()?;
-                // That the storage is shared is the operator's word, which libvirt cannot see for itself of all
-                // kinds; caches, which it asks for else, are off there.
-                let flags = sys::VIR_MIGRATE_LIVE
-                    | sys::VIR_MIGRATE_PERSIST_DEST
-                    | sys::VIR_MIGRATE_UNDEFINE_SOURCE
-                    | sys::VIR_MIGRATE_UNSAFE;
-                handle.migrate(&other, flags, None, None, 0)?;
-                Ok(())
-            })
-            .await;
-        moved
+        self.change(move |handle, _| {
+            let other = to.connected()?;
+            // That the storage is shared is the operator's word, which libvirt cannot see for itself of all
+            // kinds; caches, which it asks for else, are off there.
+            let flags = sys::VIR_MIGRATE_LIVE
+                | sys::VIR_MIGRATE_PERSIST_DEST
+                | sys::VIR_MIGRATE_UNDEFINE_SOURCE
+                | sys::VIR_MIGRATE_UNSAFE;
+            handle.migrate(&other, flags, None, None, 0)?;
+            Ok(())
+        })
+        .await
     }
 }
