@@ -156,8 +156,9 @@ struct Rig {
 }
 
 async fn rig(guest: &Path, hosts: u32) -> Rig {
-    // Not below the target folder: a socket's path is short, and nobody must come through.
-    let dir = tempfile::Builder::new().prefix("cb-virt").tempdir_in("/tmp").unwrap();
+    // Not below the target folder: a socket's path is short, and nobody must come through. On a disk, as
+    // memory takes no direct writes everywhere.
+    let dir = tempfile::Builder::new().prefix("cb-virt").tempdir_in("/var/tmp").unwrap();
     hand_over(dir.path());
     for file in ["vmlinuz", "initramfs.gz"] {
         std::fs::copy(guest.join(file), dir.path().join(file)).unwrap();
