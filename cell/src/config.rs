@@ -33,7 +33,9 @@ mod value;
 
 pub use kafka::{Kafka, KafkaSignIn};
 pub use keys::markdown;
-pub use managers::{Manager, ManagerKind, ManagerLimits, Password, Trust, Vsphere};
+pub use managers::{
+    Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost, Manager, ManagerKind, ManagerLimits, Password, Trust, Vsphere,
+};
 pub use nats::{Nats, SecretFrom, SignIn};
 pub use security::{Auth, MembersTls, Tls};
 pub use source::{File, Origin, Override, Sources};
@@ -382,6 +384,12 @@ impl Settings {
         match self.0.get(path) {
             Some((Value::Time(t), _)) => *t,
             _ => Duration::ZERO,
+        }
+    }
+    fn names(&self, path: &str) -> Vec<String> {
+        match self.0.get(path) {
+            Some((Value::Names(names), _)) => names.clone(),
+            _ => Vec::new(),
         }
     }
     fn flag(&self, path: &str) -> bool {

@@ -7,5 +7,7 @@ pub(crate) fn factories() -> Factories {
     vec![
         #[cfg(feature = "vsphere")]
         std::sync::Arc::new(cellbus_vsphere::VsphereFactory),
+        #[cfg(feature = "libvirt")]
+        std::sync::Arc::new(cellbus_libvirt::Libvirt),
     ]
 }

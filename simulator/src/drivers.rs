@@ -124,7 +124,7 @@ impl AllDrivers {
                 ManagerKind::Remote { address } => by_address.entry(address).or_default().push(&manager.name),
                 ManagerKind::Simulated { .. } if fleet.is_some() => {}
                 ManagerKind::Simulated { .. } => return Err(Error::NoAddress { name: manager.name.clone() }),
-                ManagerKind::Vsphere(_) | ManagerKind::Libvirt => {
+                ManagerKind::Vsphere(_) | ManagerKind::Libvirt(_) => {
                     let (name, kind) = (manager.name.clone(), manager.kind.as_str());
                     let Some(factory) = factories.iter().find(|factory| factory.kind() == kind) else {
                         return Err(Error::NotBuilt { name, kind });

@@ -12,6 +12,7 @@ const ORDER: &[(&str, &str)] = &[
     ("workflows", "cellbus-workflows"),
     ("cell", "cellbus-cell"),
     ("cell/drivers/vsphere", "cellbus-vsphere"),
+    ("cell/drivers/libvirt", "cellbus-libvirt"),
     ("simulator", "cellbus-simulator"),
     ("ops", "cellbus"),
     ("tests", "cellbus-tests"),

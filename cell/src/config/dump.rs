@@ -40,7 +40,12 @@ pub(super) fn dump(config: &Config, settings: &BTreeMap<&'static str, (Value, Or
                     let _ = writeln!(out, "{key} = {}", toml::Value::String(value));
                 }
             }
-            ManagerKind::Libvirt => out.push_str("kind = \"libvirt\"\n"),
+            ManagerKind::Libvirt(libvirt) => {
+                out.push_str("kind = \"libvirt\"\n");
+                for (key, value) in libvirt.keys() {
+                    let _ = writeln!(out, "{key} = {value}");
+                }
+            }
         }
         let _ = writeln!(
             out,

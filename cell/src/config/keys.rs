@@ -507,6 +507,65 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
         "",
         "folder of templates below the datacenter's VM folder: the one with an image's name is cloned. Not set: VMs are made empty",
     ),
+    key(
+        "libvirt.hosts",
+        Kind::Names(1_000),
+        "",
+        "hosts of the kind `libvirt`, each `name=uri`: `h1=qemu+tls://h1.example/system`",
+    ),
+    key(
+        "libvirt.out",
+        Kind::Names(1_000),
+        "",
+        "names of those that are gone for good: they are not asked, and what was on them is taken to be gone",
+    ),
+    key(
+        "libvirt.domain",
+        Kind::Choice(&["kvm", "qemu", "test"]),
+        "kvm",
+        "what runs the guests: `qemu` does it in software, `test` is libvirt's test driver",
+    ),
+    key("libvirt.pool", Kind::Text(255), "", "the storage pool for disks; not set: VMs have none"),
+    key(
+        "libvirt.images",
+        Kind::Text(255),
+        "",
+        "the storage pool with images: the volume with an image's name lies below a VM's disk. Not set: disks are empty",
+    ),
+    key("libvirt.network", Kind::Text(255), "", "the libvirt network that a new VM's card is on; not set: it has none"),
+    key(
+        "libvirt.kernel",
+        Kind::Text(4_096),
+        "",
+        "path of a kernel on the hosts that is booted in place of what is on the disk",
+    ),
+    key("libvirt.initrd", Kind::Text(4_096), "", "path of its first file system"),
+    key("libvirt.cmdline", Kind::Text(1_024), "", "what it is told"),
+    key(
+        "libvirt.console_dir",
+        Kind::Text(4_096),
+        "",
+        "directory of the hosts that takes what guests write to their serial console",
+    ),
+    key("libvirt.host_disk", Kind::Size(1 << 30, 1 << 60), "10TiB", "disk of each host, where there is no pool to ask"),
+    key(
+        "libvirt.shared_storage",
+        Kind::Flag,
+        "false",
+        "whether the pool is the same storage on all hosts: a VM with a disk moves between hosts only then",
+    ),
+    key(
+        "libvirt.cold_moves",
+        Kind::Flag,
+        "false",
+        "whether a running VM that cannot be moved live is shut off, moved and started",
+    ),
+    key(
+        "libvirt.stop_grace",
+        Kind::Time(Duration::from_secs(1), Duration::from_secs(3_600)),
+        "60s",
+        "how long a guest may take to shut down when it is stopped before it is powered off",
+    ),
 ];
 
 /// Managers of one cluster.

@@ -4,8 +4,10 @@ use cellbus_bus::ids::ManagerName;
 
 use super::{Error, Origin, Settings, on_loopback};
 
+mod libvirt;
 mod vsphere;
 
+pub use libvirt::{Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost};
 pub use vsphere::{Password, Trust, Vsphere};
 
 /// One of `[[managers]]`.
@@ -45,7 +47,7 @@ pub enum ManagerKind {
     /// A vCenter, by the driver of the feature `vsphere`.
     Vsphere(Box<Vsphere>),
     /// Hosts with libvirt, by the driver of the feature `libvirt`.
-    Libvirt,
+    Libvirt(Box<Libvirt>),
 }
 
 impl ManagerKind {
@@ -56,7 +58,7 @@ impl ManagerKind {
             Self::Simulated { .. } => "simulated",
             Self::Remote { .. } => "remote",
             Self::Vsphere(_) => "vsphere",
-            Self::Libvirt => "libvirt",
+            Self::Libvirt(_) => "libvirt",
         }
     }
 }
@@ -151,7 +153,15 @@ impl Settings {
                     }
                 };
             }
-            "libvirt" => return Some(ManagerKind::Libvirt),
+            "libvirt" => {
+                return match self.libvirt() {
+                    Ok(libvirt) => Some(ManagerKind::Libvirt(Box::new(libvirt))),
+                    Err((key, message)) => {
+                        wrong(key, message);
+                        None
+                    }
+                };
+            }
             "remote" if address.is_empty() => {
                 wrong("address", "a manager in another process has an address".to_owned());
                 return None;

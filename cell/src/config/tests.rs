@@ -225,6 +225,40 @@ fn a_vcenter_says_how_it_is_trusted_and_signed_in_to() {
 }
 
 #[test]
+fn libvirt_hosts_are_named_and_reached_safely() {
+    let of = |more: &str| from_text(&format!("[[managers]]\nname = \"l\"\nkind = \"libvirt\"\n{more}"));
+    let hosts = |list: &str| format!("libvirt.hosts = [{list}]\n");
+    let sound = hosts(
+        "\"h1=qemu+tls://h1.example/system\", \"h2=qemu+ssh://cellbus@h2.example/system\", \"t=test:///default\"",
+    ) + "libvirt.out = [\"h2\"]\nlibvirt.pool = \"disks\"\nlibvirt.images = \"images\"\nlibvirt.kernel = \"/k\"\n\
+           libvirt.shared_storage = true\nlibvirt.domain = \"qemu\"\nlibvirt.stop_grace = \"5s\"\n";
+    let config = of(&sound).unwrap();
+    let ManagerKind::Libvirt(libvirt) = &config.managers[0].kind else { panic!("{config:?}") };
+    assert_eq!(libvirt.hosts.iter().map(|host| host.out).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!((libvirt.host_disk_gib, libvirt.stop_grace.as_secs()), (10 << 10, 5));
+    assert_eq!(from_text(&config.dump()).unwrap().managers, config.managers);
+    for (wrong, key) in [
+        (String::new(), "libvirt.hosts"),
+        (hosts("\"qemu:///system\""), "libvirt.hosts"),
+        (hosts("\"h1=qemu:/system\""), "libvirt.hosts"),
+        (hosts("\"h 1=qemu:///system\""), "libvirt.hosts"),
+        (hosts("\"h1=qemu:///system\", \"h1=qemu:///session\""), "libvirt.hosts"),
+        (hosts("\"h1=qemu+tcp://h1/system\""), "libvirt.hosts"),
+        (hosts("\"h1=esx://h1/\""), "libvirt.hosts"),
+        (hosts("\"h1=qemu+ssh://me:hunter2@h1/system\""), "libvirt.hosts"),
+        (hosts("\"h1=qemu+tls://h1/system?no_verify=1\""), "libvirt.hosts"),
+        (hosts("\"h1=qemu+tls://h é/system\""), "libvirt.hosts"),
+        (sound.replace("[\"h2\"]", "[\"h3\"]"), "libvirt.out"),
+        (sound.replace("libvirt.pool = \"disks\"\n", ""), "libvirt.images"),
+        (sound.replace("\"disks\"", "\"a/b\""), "libvirt.pool"),
+        (sound.replace("\"/k\"", "\"k\""), "libvirt.kernel"),
+    ] {
+        let errors = of(&wrong).unwrap_err();
+        assert!(errors.iter().any(|error| error.key.ends_with(key)), "{wrong}: {errors:?}");
+    }
+}
+
+#[test]
 fn secrets_are_never_printed() {
     let config = variables(&[("CELLBUS_NATS__TOKEN", "hunter2")]).unwrap();
     assert_eq!(config.nats.sign_in, SignIn::Token(SecretFrom::Given(Secret::new("hunter2"))));

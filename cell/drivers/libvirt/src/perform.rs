@@ -1,0 +1,540 @@
+//! The way of an operation: where the VM is, what its number says, and what is done.
+//!
+//! What cannot be had in one call of libvirt is done so: the number is written to the VM as begun, what
+//! was asked is done, the number is written as done. Wherever that stops, the same number finds how far
+//! it came and goes on from there, and a lower one is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cellbus_bus::job::{Power, Size, StopMode};
+use cellbus_cell::driver::{Error, Op};
+use cellbus_directory::vm::PowerState;
+use cellbus_workflows::{Action, CreateSpec};
+use virt::connect::Connect;
+use virt::domain::Domain as Handle;
+use virt::domain_snapshot::DomainSnapshot;
+
+use crate::calls;
+use crate::domain::{self, Boot, Machine};
+use crate::driver::{Manager, Outcome};
+use crate::errors::Failure;
+use crate::hosts::{Host, Session};
+use crate::reading::{Copy, Found};
+use crate::record::{Begun, Tombstone, VmRecord};
+
+mod moving;
+
+/// How often a guest that shuts down is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+fn invalid(detail: impl Into<String>) -> Error {
+    Error::Invalid { detail: detail.into() }
+}
+fn permanent(detail: impl Into<String>) -> Error {
+    Error::Permanent { detail: detail.into() }
+}
+
+impl Manager {
+    /// Carries the operation out to its end. Nothing else is under way on the VM in this process.
+    pub(crate) async fn carry_out(&self, session: &Session, op: &Op) -> Outcome {
+        let found = self.find(session, op.vm).await?;
+        let Some(copy) = found.copies.first().cloned() else { return self.on_nothing(session, op, &found).await };
+        let last = copy.record.last();
+        if op.number < last {
+            return Err(Error::Superseded { asked: op.number, last });
+        }
+        if copy.record.done == Some(op.number) {
+            return Ok(Some(copy.look.facts(&copy.host.name, &copy.record)));
+        }
+        let again = copy.record.begun.is_some_and(|begun| begun.op == op.number);
+        if let Action::Delete = op.action {
+            return self.delete(session, op, &found).await;
+        }
+        if let Action::Create(spec) = &op.action {
+            if (&spec.tenant, &spec.name) != (&copy.record.tenant, &copy.record.name) {
+                let VmRecord { name, tenant, .. } = &copy.record;
+                return Err(invalid(format!("a VM with this id is there, and is {name} of {tenant}")));
+            }
+            if copy.record.done.is_none() {
+                return self.make_on(Work { manager: self, session, op, copy, again: true }, spec, &found).await;
+            }
+        } else if copy.record.done.is_none() {
+            return Err(invalid("it was not made to its end yet"));
+        }
+        let work = Work { manager: self, session, op, copy, again };
+        match &op.action {
+            Action::Inspect => Ok(Some(work.copy.look.facts(&work.copy.host.name, &work.copy.record))),
+            Action::Create(_) => work.finish().await,
+            Action::Start => work.start().await,
+            Action::Stop(mode) => work.stop(*mode).await,
+            Action::Restart(mode) => work.restart(*mode).await,
+            Action::Suspend => work.suspend().await,
+            Action::Resume => work.resume().await,
+            Action::Resize(size) => work.resize(*size).await,
+            Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) => work.snapshots().await,
+            Action::Relocate(host) => {
+                let to = op.host.as_ref().unwrap_or(host).clone();
+                work.relocate(&to, &found).await
+            }
+            // Before this.
+            Action::Delete => work.finish().await,
+        }
+    }
+
+    /// Where no host has the VM.
+    async fn on_nothing(&self, session: &Session, op: &Op, found: &Found) -> Outcome {
+        if let Some((_, tombstone)) = found.tombstones.first() {
+            let last = tombstone.op;
+            if op.number < last {
+                return Err(Error::Superseded { asked: op.number, last });
+            }
+            if op.number == last {
+                return if matches!(op.action, Action::Delete | Action::Inspect) {
+                    Ok(None)
+                } else {
+                    Err(Error::NotFound)
+                };
+            }
+        }
+        if let Some(error) = &found.unsure {
+            return Err(error.clone());
+        }
+        match &op.action {
+            Action::Create(spec) => self.create(session, op, spec, found).await,
+            Action::Delete => {
+                // A create that is still on its way must find the tombstone.
+                let at = found.tombstones.first().map(|(host, _)| host).or_else(|| self.hosts.asked().next());
+                let Some(host) = at else { return Err(Error::Unreachable { detail: "all hosts are out".to_owned() }) };
+                let (tombstone, domain) = (self.tombstone(op), self.config.domain.as_str());
+                let buried = move |connection: &Arc<Connect>| calls::bury(connection, domain, tombstone);
+                self.hosts.change(host, session, buried).await.map(|()| None)
+            }
+            Action::Inspect => Ok(None),
+            Action::Start
+            | Action::Stop(_)
+            | Action::Restart(_)
+            | Action::Suspend
+            | Action::Resume
+            | Action::Resize(_)
+            | Action::Snapshot(_)
+            | Action::Revert(_)
+            | Action::SnapshotDelete(_)
+            | Action::Relocate(_) => Err(Error::NotFound),
+        }
+    }
+
+    fn tombstone(&self, op: &Op) -> Tombstone {
+        Tombstone { id: op.vm, op: op.number, at_ms: self.env.wall().0 }
+    }
+
+    // ── create and delete ──
+
+    async fn create(&self, session: &Session, op: &Op, spec: &CreateSpec, found: &Found) -> Outcome {
+        if spec.copy_of.is_some() || !spec.snapshots.is_empty() {
+            // It would be an empty disk under the name of a copy.
+            return Err(invalid("libvirt hosts take no copies from other managers"));
+        }
+        let name = op.host.as_ref().ok_or_else(|| invalid("no host was given"))?;
+        let Some(host) = self.hosts.by_name(name) else {
+            return Err(Error::NoRoom { detail: format!("there is no host {name}") });
+        };
+        let record = VmRecord {
+            id: op.vm,
+            done: None,
+            begun: Some(Begun { op: op.number, run: None }),
+            tenant: spec.tenant.clone(),
+            name: spec.name.clone(),
+            affinity: spec.template.policy.affinity.clone(),
+            anti_affinity: spec.template.policy.anti_affinity.clone(),
+            epoch: session.epoch,
+            disk_gib: spec.size.disk_gib,
+        };
+        let path = match self.config.pool.clone() {
+            Some(pool) => {
+                let vm = op.vm;
+                Some(self.hosts.call(host, move |connection| calls::disk_path(connection, &pool, vm)).await?)
+            }
+            None => None,
+        };
+        let console = self.config.console_dir.as_ref().map(|dir| format!("{dir}/{}.log", domain::name_of(op.vm)));
+        let document = domain::machine(&Machine {
+            domain: self.config.domain.as_str(),
+            record: &record,
+            vcpus: spec.size.vcpus,
+            memory_mib: spec.size.memory_mib,
+            disk: path.as_deref(),
+            shared_storage: self.config.shared_storage,
+            network: self.config.network.as_deref(),
+            boot: self.config.boot.as_ref().map(|boot| Boot {
+                kernel: &boot.kernel,
+                initrd: boot.initrd.as_deref(),
+                cmdline: &boot.cmdline,
+            }),
+            console: console.as_deref(),
+        });
+        {
+            let mut taken = host.taken.lock().await;
+            let (given, room) = self.count(host, &mut taken).await?;
+            given.fits(host.name.as_str(), room, op.vm.uuid(), spec.size)?;
+            host.sending(op.vm);
+            // What is sent may be done whatever is answered: it takes its room until somebody counts again.
+            given.0.insert(op.vm.uuid(), spec.size);
+            let defined =
+                self.hosts.change(host, session, move |connection| calls::define(connection, &document)).await;
+            if let Err(error) = defined {
+                given.0.remove(&op.vm.uuid());
+                host.make_stale();
+                return Err(error);
+            }
+        }
+        let look = self.look(host, op.vm).await?;
+        let Some(look) = look else { return Err(Error::Unreachable { detail: "what was made is gone".to_owned() }) };
+        let copy = Copy { host: Arc::clone(host), look, record };
+        self.make_on(Work { manager: self, session, op, copy, again: false }, spec, found).await
+    }
+
+    /// Brings a VM to its end whose domain is there.
+    async fn make_on(&self, work: Work<'_>, spec: &CreateSpec, found: &Found) -> Outcome {
+        let host = Arc::clone(&work.copy.host);
+        match work.made(spec).await {
+            Ok(()) => {}
+            // Not known to have failed, or somebody else's by now.
+            Err(error @ (Error::Unreachable { .. } | Error::Revoked | Error::Busy { .. })) => return Err(error),
+            Err(error) => {
+                let (vm, pool, domain) = (work.op.vm, self.config.pool.clone(), self.config.domain.as_str());
+                let tombstone = found.tombstones.iter().find(|(at, _)| Arc::ptr_eq(at, &host)).map(|(_, was)| *was);
+                let undo = move |connection: &Arc<Connect>| {
+                    calls::remove(connection, vm, pool.as_deref())?;
+                    tombstone.map_or(Ok(()), |was| calls::bury(connection, domain, was))
+                };
+                let undone = self.hosts.change(&host, work.session, undo).await;
+                host.make_stale();
+                return Err(match undone {
+                    Ok(()) => error,
+                    Err(undo) => Error::Unreachable { detail: format!("{error}; and it was not undone: {undo}") },
+                });
+            }
+        }
+        let (session, vm) = (work.session.clone(), work.op.vm);
+        let facts = work.finish().await?;
+        for (at, tombstone) in found.tombstones.iter().filter(|(at, _)| !Arc::ptr_eq(at, &host)) {
+            let tombstone = *tombstone;
+            let unburied = move |connection: &Arc<Connect>| calls::unbury(connection, tombstone);
+            if let Err(error) = self.hosts.change(at, &session, unburied).await {
+                tracing::warn!(host = %at.name, %vm, %error, "an old tombstone was left; the VM counts");
+            }
+        }
+        Ok(facts)
+    }
+
+    async fn delete(&self, session: &Session, op: &Op, found: &Found) -> Outcome {
+        if let Some(error) = &found.unsure
+            && found.copies.is_empty()
+        {
+            return Err(error.clone());
+        }
+        // The first is the one that counts, and goes last: it has the number.
+        for (index, copy) in found.copies.iter().enumerate().rev() {
+            let mut record = copy.record.clone();
+            record.begun = Some(Begun { op: op.number, run: None });
+            record.epoch = session.epoch;
+            let (vm, pool, domain) = (op.vm, self.config.pool.clone(), self.config.domain.as_str());
+            let tombstone = (index == 0).then(|| self.tombstone(op));
+            self.hosts
+                .change(&copy.host, session, move |connection| {
+                    calls::write(&calls::handle(connection, vm)?, &record)?;
+                    Ok(())
+                })
+                .await?;
+            self.hosts
+                .change(&copy.host, session, move |connection| {
+                    calls::remove(connection, vm, pool.as_deref())?;
+                    tombstone.map_or(Ok(()), |tombstone| calls::bury(connection, domain, tombstone))
+                })
+                .await?;
+            if let Some(taken) = copy.host.taken.lock().await.as_mut() {
+                taken.0.remove(&vm.uuid());
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// An operation on a VM that is there.
+struct Work<'a> {
+    manager: &'a Manager,
+    session: &'a Session,
+    op: &'a Op,
+    copy: Copy,
+    /// Whether the number has begun before.
+    again: bool,
+}
+
+impl Work<'_> {
+    /// A change of the VM's domain.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Handle, &Arc<Connect>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.change_at(&self.copy.host, work).await
+    }
+    async fn change_at<T: Send + 'static>(
+        &self,
+        host: &Arc<Host>,
+        work: impl FnOnce(&Handle, &Arc<Connect>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Error> {
+        let vm = self.op.vm;
+        let on_handle = move |connection: &Arc<Connect>| work(&calls::handle(connection, vm)?, connection);
+        self.manager.hosts.change(host, self.session, on_handle).await
+    }
+    fn power(&self) -> PowerState {
+        self.copy.look.power
+    }
+    fn expect(&self, power: PowerState, done: &str) -> Result<(), Error> {
+        if self.power() == power {
+            return Ok(());
+        }
+        let now = match self.power() {
+            PowerState::Running => "running",
+            PowerState::Stopped => "powered off",
+            PowerState::Suspended => "suspended",
+        };
+        Err(invalid(format!("a VM that is {now} cannot be {done}")))
+    }
+
+    /// Writes the number as begun. From here on a lower one is refused.
+    async fn begin(&mut self) -> Result<(), Error> {
+        if self.again {
+            return Ok(());
+        }
+        self.copy.record.begun = Some(Begun { op: self.op.number, run: self.copy.look.run });
+        self.copy.record.epoch = self.session.epoch;
+        let record = self.copy.record.clone();
+        self.change(move |handle, _| calls::write(handle, &record)).await
+    }
+
+    /// Writes the number as done, and says how the VM is now.
+    async fn finish(self) -> Outcome {
+        let mut record = self.copy.record.clone();
+        record.done = Some(self.op.number);
+        record.begun = None;
+        record.epoch = self.session.epoch;
+        let written = record.clone();
+        let vm = self.op.vm;
+        let look = self
+            .change(move |handle, connection| {
+                calls::write(handle, &written)?;
+                calls::look(connection, vm)
+            })
+            .await?;
+        // Somebody removed it in this moment.
+        let Some(look) = look else { return Err(Error::NotFound) };
+        Ok(Some(look.facts(&self.copy.host.name, &record)))
+    }
+
+    /// Gives a new domain its disk and its power.
+    async fn made(&self, spec: &CreateSpec) -> Result<(), Error> {
+        let disk_gib = self.copy.record.disk_gib;
+        if let Some(pool) = self.manager.config.pool.clone()
+            && !self.copy.look.active
+        {
+            let vm = self.op.vm;
+            let (images, name) = (self.manager.config.images.clone(), spec.template.image.clone());
+            self.change(move |_, connection| {
+                let image = images.map(|images| calls::image(connection, &images, &name, disk_gib)).transpose()?;
+                calls::make_disk(connection, &pool, vm, disk_gib, image.as_ref())
+            })
+            .await?;
+        }
+        if spec.power == Power::On && !self.copy.look.active {
+            self.change(|handle, _| Ok(handle.create().map(drop)?)).await?;
+        }
+        Ok(())
+    }
+
+    // ── power ──
+
+    /// Starts it, or lets it go on.
+    async fn go_on(&self) -> Result<(), Error> {
+        let active = self.copy.look.active;
+        self.change(move |handle, _| {
+            if active {
+                handle.resume()?;
+            } else {
+                handle.create()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start(mut self) -> Outcome {
+        self.begin().await?;
+        if self.power() != PowerState::Running {
+            self.go_on().await?;
+        }
+        self.finish().await
+    }
+
+    async fn resume(mut self) -> Outcome {
+        if self.power() != PowerState::Running {
+            self.expect(PowerState::Suspended, "resumed")?;
+        }
+        self.start_from_suspended().await?;
+        self.finish().await
+    }
+    async fn start_from_suspended(&mut self) -> Result<(), Error> {
+        self.begin().await?;
+        if self.power() == PowerState::Suspended { self.go_on().await } else { Ok(()) }
+    }
+
+    async fn suspend(mut self) -> Outcome {
+        if self.power() != PowerState::Suspended {
+            self.expect(PowerState::Running, "suspended")?;
+        }
+        self.begin().await?;
+        if self.power() == PowerState::Running {
+            self.change(|handle, _| Ok(handle.suspend().map(drop)?)).await?;
+        }
+        self.finish().await
+    }
+
+    async fn stop(mut self, mode: StopMode) -> Outcome {
+        self.begin().await?;
+        self.power_off(mode).await?;
+        self.finish().await
+    }
+
+    /// Powers it off; a guest that is asked to shut down is given its time for it.
+    async fn power_off(&self, mode: StopMode) -> Result<(), Error> {
+        if self.power() == PowerState::Stopped {
+            return Ok(());
+        }
+        if !self.copy.look.active {
+            return self.change(|handle, _| Ok(handle.managed_save_remove(0).map(drop)?)).await;
+        }
+        if mode == StopMode::Graceful && self.power() == PowerState::Running {
+            // A guest that cannot hear it is powered off in the end.
+            match self.change(|handle, _| Ok(handle.shutdown().map(drop)?)).await {
+                Ok(()) | Err(Error::Permanent { .. } | Error::Transient { .. } | Error::Invalid { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let env = &self.manager.env;
+            let began = env.mono();
+            while env.mono().since(began) < self.manager.config.stop_grace {
+                match self.manager.look(&self.copy.host, self.op.vm).await? {
+                    Some(look) if look.active => env.sleep(LOOK_EVERY).await,
+                    Some(_) | None => return Ok(()),
+                }
+            }
+        }
+        self.change(|handle, _| {
+            if handle.is_active()? {
+                handle.destroy()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn restart(mut self, mode: StopMode) -> Outcome {
+        let look = &self.copy.look;
+        let run = self.copy.record.begun.filter(|_| self.again).and_then(|begun| begun.run);
+        // It runs, and not as it did when this number began: that was the restart.
+        if self.again && look.run.is_some() && look.run != run {
+            return self.finish().await;
+        }
+        if !self.again {
+            self.expect(PowerState::Running, "restarted")?;
+        }
+        self.begin().await?;
+        self.power_off(mode).await?;
+        self.change(|handle, _| Ok(handle.create().map(drop)?)).await?;
+        #[cfg(test)]
+        self.manager.hosts.trouble.restarted(self.op.vm);
+        self.finish().await
+    }
+
+    // ── shape ──
+
+    async fn resize(mut self, size: Size) -> Outcome {
+        let now = self.copy.look.facts(&self.copy.host.name, &self.copy.record).size;
+        if size.disk_gib < now.disk_gib {
+            return Err(invalid(format!("the disk has {} GiB and cannot shrink to {}", now.disk_gib, size.disk_gib)));
+        }
+        if size.vcpus == 0 || size.memory_mib == 0 {
+            return Err(invalid("a VM needs at least one vCPU and one MiB"));
+        }
+        let host = Arc::clone(&self.copy.host);
+        let uuid = self.op.vm.uuid();
+        let mut taken = host.taken.lock().await;
+        if size != now {
+            let (given, room) = self.manager.count(&host, &mut taken).await?;
+            given.fits(host.name.as_str(), room, uuid, size)?;
+        }
+        self.begin().await?;
+        if size.disk_gib > now.disk_gib
+            && let Some(pool) = self.manager.config.pool.clone()
+        {
+            let (vm, disk_gib) = (self.op.vm, size.disk_gib);
+            self.change(move |_, connection| calls::grow_disk(connection, &pool, vm, disk_gib)).await?;
+        }
+        self.copy.record.disk_gib = size.disk_gib;
+        let record = self.copy.record.clone();
+        let document =
+            domain::changed(&self.copy.look.document, &record, size).map_err(|error| permanent(error.to_string()))?;
+        self.change(move |_, connection| calls::define(connection, &document).map(drop)).await?;
+        if let Some(taken) = taken.as_mut() {
+            taken.0.insert(uuid, size);
+        }
+        drop(taken);
+        self.finish().await
+    }
+
+    async fn snapshots(mut self) -> Outcome {
+        let has = |name| self.copy.look.snapshots.contains(name);
+        match &self.op.action {
+            Action::Snapshot(name) if has(name) && !self.again => {
+                return Err(invalid(format!("there is a snapshot {name} already")));
+            }
+            Action::Revert(name) if !has(name) => return Err(invalid(format!("there is no snapshot {name}"))),
+            _ => {}
+        }
+        self.begin().await?;
+        match self.op.action.clone() {
+            Action::Snapshot(name) => {
+                self.change(move |handle, _| {
+                    if calls::snapshot(handle, &name)?.is_none() {
+                        DomainSnapshot::create_xml(handle, &domain::snapshot(&name), 0)?;
+                    }
+                    Ok(())
+                })
+                .await?;
+            }
+            // The domain becomes what it was, our record included: `finish` writes the present one again.
+            Action::Revert(name) => {
+                let record = self.copy.record.clone();
+                self.change(move |handle, connection| {
+                    if let Some(snapshot) = calls::snapshot(handle, &name)? {
+                        snapshot.revert(0)?;
+                        calls::write(&calls::handle(connection, record.id)?, &record)?;
+                    }
+                    Ok(())
+                })
+                .await?;
+            }
+            Action::SnapshotDelete(name) => {
+                self.change(move |handle, _| {
+                    if let Some(snapshot) = calls::snapshot(handle, &name)? {
+                        snapshot.delete(0)?;
+                    }
+                    Ok(())
+                })
+                .await?;
+            }
+            _ => {}
+        }
+        self.finish().await
+    }
+}

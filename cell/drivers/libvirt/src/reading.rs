@@ -1,0 +1,236 @@
+//! Reading a manager: all of it, or what it has of one VM.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use cellbus_bus::ids::VmId;
+use cellbus_bus::job::{Labels, Size};
+use cellbus_cell::driver::{self, Error, HeldVm, Inventory};
+use futures::future::join_all;
+use uuid::Uuid;
+
+use crate::calls::{self, All, Look};
+use crate::driver::Manager;
+use crate::hosts::{Host, Session};
+use crate::record::{Record, Tombstone, VmRecord};
+use crate::room::{Room, Taken};
+
+/// Tombstones that a host keeps. The oldest go when there are more: a create that is later still is
+/// then carried out.
+const TOMBSTONES_KEPT: usize = 256;
+
+/// What one host has of a VM.
+#[derive(Clone)]
+pub(crate) struct Copy {
+    pub(crate) host: Arc<Host>,
+    pub(crate) look: Look,
+    pub(crate) record: VmRecord,
+}
+
+impl Copy {
+    pub(crate) fn held(&self) -> HeldVm {
+        self.look.held(&self.host.name, &self.record)
+    }
+    /// Of several, the one that was changed last counts; of those, the one that runs, then one whose
+    /// change was done.
+    fn rank(&self) -> (u64, bool, bool) {
+        (self.record.last().0, self.look.active, self.record.done == Some(self.record.last()))
+    }
+}
+
+/// What all hosts have of a VM.
+pub(crate) struct Found {
+    /// The best first.
+    pub(crate) copies: Vec<Copy>,
+    pub(crate) tombstones: Vec<(Arc<Host>, Tombstone)>,
+    /// Why it cannot be said that there is no more.
+    pub(crate) unsure: Option<Error>,
+}
+
+impl Manager {
+    /// Asks every host.
+    pub(crate) async fn find(&self, session: &Session, vm: VmId) -> Result<Found, Error> {
+        let answers = join_all(self.hosts.asked().map(|host| self.look(host, vm))).await;
+        let mut found = Found { copies: Vec::new(), tombstones: Vec::new(), unsure: None };
+        for (host, answer) in self.hosts.asked().zip(answers) {
+            match answer {
+                Ok(None) => {}
+                Ok(Some(look)) => match look.record.clone() {
+                    Record::Vm(record) if record.id == vm => {
+                        found.copies.push(Copy { host: Arc::clone(host), look, record: *record });
+                    }
+                    Record::Gone(tombstone) => found.tombstones.push((Arc::clone(host), tombstone)),
+                    Record::Vm(_) | Record::Owner(_) => {
+                        return Err(Error::Permanent {
+                            detail: format!("host {}: another has the UUID of {vm}", host.name),
+                        });
+                    }
+                },
+                Err(error @ Error::Unreachable { .. }) => {
+                    if !host.cannot_have(session, vm) {
+                        found.unsure = Some(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        found.copies.sort_by_key(|copy| std::cmp::Reverse(copy.rank()));
+        found.tombstones.sort_by_key(|(_, tombstone)| std::cmp::Reverse(tombstone.op));
+        if found.copies.len() > 1 {
+            let hosts: Vec<&str> = found.copies.iter().map(|copy| copy.host.name.as_str()).collect();
+            tracing::warn!(manager = %self.name, %vm, ?hosts, "a VM is there more than once; the first counts");
+        }
+        Ok(found)
+    }
+
+    pub(crate) async fn look(&self, host: &Arc<Host>, vm: VmId) -> Result<Option<Look>, Error> {
+        self.hosts.call(host, move |connection| calls::look(connection, vm)).await
+    }
+
+    pub(crate) async fn inspect(&self, session: &Session, vm: VmId) -> Result<Option<HeldVm>, Error> {
+        let found = self.find(session, vm).await?;
+        match (found.copies.first(), found.unsure) {
+            (Some(copy), _) => Ok(Some(copy.held())),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Reads every host. One that does not answer counts with what this session saw on it last; if
+    /// that is nothing, nobody can say what the manager has.
+    pub(crate) async fn inventory(&self, session: &Session) -> Result<Inventory, Error> {
+        let read = join_all(self.hosts.asked().map(|host| self.read(host, session))).await;
+        // With no host at all, what was seen before says nothing of the manager.
+        let any = read.iter().any(Result::is_ok);
+        let mut inventory = Inventory::default();
+        let mut held: BTreeMap<VmId, (HeldVm, (u64, bool, bool))> = BTreeMap::new();
+        let mut put = |vm: HeldVm, rank| match held.get(&vm.id) {
+            Some((_, other)) if *other >= rank => {}
+            Some(_) | None => {
+                held.insert(vm.id, (vm, rank));
+            }
+        };
+        for (host, read) in self.hosts.asked().zip(read) {
+            match read {
+                Ok((all, usable)) => {
+                    inventory.foreign_vms += all.foreign.len() as u64;
+                    for (record, look) in all.vms {
+                        let copy = Copy { host: Arc::clone(host), look, record };
+                        put(copy.held(), copy.rank());
+                    }
+                    inventory.hosts.push(host.shown(all.cpus, all.memory_mib, host.disk_gib(), usable));
+                }
+                Err(error) => {
+                    let seen = host.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some((_, vms, _)) = seen.as_ref().filter(|(epoch, ..)| any && *epoch == session.epoch) else {
+                        return Err(error);
+                    };
+                    tracing::warn!(manager = %self.name, host = %host.name, %error, "host not read: what it had counts on");
+                    vms.values().for_each(|vm| put(vm.clone(), (vm.op.0, false, false)));
+                    let (cpus, memory_mib) = host.physical();
+                    inventory.hosts.push(host.shown(cpus, memory_mib, host.disk_gib(), false));
+                }
+            }
+        }
+        inventory.vms = held.into_values().map(|(vm, _)| vm).collect();
+        Ok(inventory)
+    }
+
+    /// Reads one host, and counts anew what is given out of it.
+    async fn read(&self, host: &Arc<Host>, session: &Session) -> Result<(All, bool), Error> {
+        // Nothing is defined meanwhile, so that the count is that of a moment.
+        let mut taken = host.taken.lock().await;
+        host.was_stale();
+        let all = self.read_with(host, &mut taken).await?;
+        drop(taken);
+        let seen = all.vms.iter().map(|(record, look)| (record.id, look.held(&host.name, record))).collect();
+        *host.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((session.epoch, seen, BTreeSet::new()));
+        self.prune(host, session, &all.tombstones).await;
+        Ok((all, true))
+    }
+
+    async fn read_with(&self, host: &Arc<Host>, taken: &mut Option<Taken>) -> Result<All, Error> {
+        let pool = self.config.pool.clone();
+        let all = self.hosts.call(host, move |connection| calls::all(connection, pool.as_deref())).await;
+        let all = all.inspect_err(|_| host.make_stale())?;
+        let vms = all.vms.iter().map(|(record, look)| (record.id.uuid(), look.facts(&host.name, record).size));
+        *taken = Some(Taken(vms.chain(all.foreign.iter().copied()).collect::<BTreeMap<Uuid, Size>>()));
+        let disk_gib = all.disk_gib.unwrap_or(self.config.host_disk_gib);
+        host.set_room(all.cpus, all.memory_mib, disk_gib);
+        Ok(all)
+    }
+
+    /// What is given out of a host, counted if that is not known.
+    ///
+    /// # Errors
+    /// As [`crate::hosts::Hosts::call`].
+    pub(crate) async fn count<'a>(
+        &self,
+        host: &Arc<Host>,
+        taken: &'a mut Option<Taken>,
+    ) -> Result<(&'a mut Taken, Room), Error> {
+        if host.was_stale() || taken.is_none() {
+            self.read_with(host, taken).await?;
+        }
+        let (cpus, memory_mib) = host.physical();
+        // Products of a host's size and a small ratio are exact enough as whole numbers.
+        let scaled = |have: u64, ratio: f64| (have as f64 * ratio) as u64;
+        let room = Room {
+            vcpus: scaled(u64::from(cpus), self.over_commit.0),
+            memory_mib: scaled(memory_mib, self.over_commit.1),
+            disk_gib: host.disk_gib(),
+        };
+        Ok((taken.get_or_insert_default(), room))
+    }
+
+    /// Drops the oldest tombstones where a host has too many. If it fails, the next reading does it.
+    async fn prune(&self, host: &Arc<Host>, session: &Session, tombstones: &[Tombstone]) {
+        let Some(excess) = tombstones.len().checked_sub(TOMBSTONES_KEPT).filter(|excess| *excess > 0) else { return };
+        let mut oldest: Vec<Tombstone> = tombstones.to_vec();
+        oldest.sort_by_key(|tombstone| tombstone.at_ms);
+        oldest.truncate(excess);
+        let pruned = self
+            .hosts
+            .change(host, session, move |connection| {
+                oldest.iter().try_for_each(|tombstone| calls::unbury(connection, *tombstone))
+            })
+            .await;
+        if let Err(error) = pruned {
+            tracing::warn!(host = %host.name, %error, "old tombstones were not dropped");
+        }
+    }
+}
+
+impl Host {
+    fn shown(&self, vcpus: u32, memory_mib: u64, disk_gib: u64, usable: bool) -> driver::Host {
+        driver::Host { id: self.name.clone(), vcpus, memory_mib, disk_gib, labels: Labels::new(), usable }
+    }
+    fn set_room(&self, cpus: u32, memory_mib: u64, disk_gib: u64) {
+        let room = Room { vcpus: u64::from(cpus), memory_mib, disk_gib };
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+    }
+    fn known(&self) -> Room {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default()
+    }
+    fn physical(&self) -> (u32, u64) {
+        let room = self.known();
+        (u32::try_from(room.vcpus).unwrap_or(u32::MAX), room.memory_mib)
+    }
+    fn disk_gib(&self) -> u64 {
+        self.known().disk_gib
+    }
+
+    /// Whether it is certain without asking that it does not have the VM: this session has read it, so
+    /// that no older one may change it any more, did not find it, and has sent nothing there since.
+    fn cannot_have(&self, session: &Session, vm: VmId) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref()
+            .is_some_and(|(epoch, vms, sent)| *epoch == session.epoch && !vms.contains_key(&vm) && !sent.contains(&vm))
+    }
+    /// The VM may be there from now on.
+    pub(crate) fn sending(&self, vm: VmId) {
+        if let Some((_, _, sent)) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            sent.insert(vm);
+        }
+    }
+}

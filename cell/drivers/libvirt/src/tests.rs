@@ -1,0 +1,49 @@
+//! The driver on libvirt's test driver, and on a real one.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+use std::sync::Arc;
+
+use cellbus_bus::Env;
+use cellbus_bus::ids::{HostId, JobId, OpNumber, VmId};
+use cellbus_bus::job::{Labels, Policy, Power, Size};
+use cellbus_cell::driver::Op;
+use cellbus_directory::vm::Template;
+use cellbus_workflows::{Action, CreateSpec};
+
+pub(crate) mod trouble;
+
+mod real;
+mod simulated;
+
+fn env() -> Env {
+    cellbus_bus::env::real(tokio::runtime::Handle::current())
+}
+fn vm(index: u32) -> VmId {
+    JobId::derive("libvirt", "driver", "vm").vm(index)
+}
+fn spec() -> CreateSpec {
+    CreateSpec {
+        tenant: "acme".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        size: Size { vcpus: 1, memory_mib: 128, disk_gib: 1 },
+        template: Arc::new(Template {
+            image: "debian-12".to_owned(),
+            labels: Labels::new(),
+            require: Labels::new(),
+            policy: Policy::default(),
+        }),
+        power: Power::On,
+        host: None,
+        snapshots: Vec::new(),
+        copy_of: None,
+    }
+}
+fn op(index: u32, number: u64, action: Action) -> Op {
+    Op { vm: vm(index), number: OpNumber(number), action, host: None }
+}
+fn create(index: u32, number: u64, host: &str) -> Op {
+    Op { host: Some(host_id(host)), ..op(index, number, Action::Create(Arc::new(spec()))) }
+}
+fn host_id(name: &str) -> HostId {
+    name.parse().unwrap()
+}

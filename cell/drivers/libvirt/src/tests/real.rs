@@ -1,0 +1,450 @@
+//! On real ones: `libvirtd` started by the tests in directories of their own, as a user of its own, and
+//! QEMU in software. They need what `ops/setup/libvirt` installs, and leave themselves out without it.
+
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cellbus_bus::Env;
+use cellbus_bus::ids::Epoch;
+use cellbus_bus::job::{Size, StopMode};
+use cellbus_cell::config::{Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost};
+use cellbus_cell::driver::{Change, Driver, Error, conformance};
+use cellbus_directory::vm::PowerState;
+use cellbus_workflows::Action;
+use virt::connect::Connect;
+use virt::storage_pool::StoragePool;
+
+use super::{create, env, op, vm};
+use crate::domain;
+use crate::driver::{LibvirtDriver, Manager};
+
+/// On a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Who runs them where the tests are root: QEMU drops no rights of its own then.
+const NOBODY: u32 = 65_534;
+const UP: &str = "cellbus guest is up";
+
+/// The folder with the guest.
+fn guest() -> Option<PathBuf> {
+    let guest = std::env::var_os("CELLBUS_LIBVIRT").map(PathBuf::from);
+    if guest.is_none() {
+        eprintln!("LEFT OUT: CELLBUS_LIBVIRT is not set; it is what ops/setup/libvirt prints");
+    }
+    guest
+}
+
+/// One libvirtd with everything of its own.
+struct Daemon {
+    dir: PathBuf,
+    index: u32,
+    process: Mutex<Child>,
+}
+
+fn hand_over(path: &Path) {
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+}
+
+impl Daemon {
+    async fn start(dir: PathBuf, index: u32) -> Self {
+        for part in ["", "config", "config/libvirt", "run", "cache", "data", "console"] {
+            std::fs::create_dir_all(dir.join(part)).unwrap();
+            hand_over(&dir.join(part));
+        }
+        std::fs::write(dir.join("config/libvirt/qemu.conf"), "stdio_handler = \"file\"\nsecurity_driver = \"none\"\n")
+            .unwrap();
+        let host = format!("host_uuid = \"0ce11b05-0000-4000-8000-{index:012}\"\nlog_outputs = \"2:stderr\"\n");
+        std::fs::write(dir.join("libvirtd.conf"), host).unwrap();
+        let daemon = Self { process: Mutex::new(Self::spawn(&dir)), dir, index };
+        daemon.answers().await;
+        daemon
+    }
+    fn spawn(dir: &Path) -> Child {
+        let mut command = Command::new("libvirtd");
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+        command
+            .args(["--config".as_ref(), dir.join("libvirtd.conf").as_os_str()])
+            .args(["--pid-file".as_ref(), dir.join("pid").as_os_str()])
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", dir)
+            .env("XDG_CONFIG_HOME", dir.join("config"))
+            .env("XDG_RUNTIME_DIR", dir.join("run"))
+            .env("XDG_CACHE_HOME", dir.join("cache"))
+            .env("XDG_DATA_HOME", dir.join("data"))
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(dir.join("log")).unwrap());
+        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.spawn().expect("libvirtd starts")
+    }
+    fn uri(&self) -> String {
+        format!("qemu+unix:///session?socket={}/run/libvirt/libvirt-sock", self.dir.display())
+    }
+    async fn answers(&self) {
+        wait_for(
+            || Connect::open(Some(&self.uri())).is_ok(),
+            || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default(),
+        )
+        .await;
+    }
+    fn kill(&self) {
+        let mut process = self.process.lock().unwrap();
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+    async fn restart(&self) {
+        self.kill();
+        *self.process.lock().unwrap() = Self::spawn(&self.dir);
+        self.answers().await;
+    }
+    fn host(&self) -> LibvirtHost {
+        LibvirtHost { name: format!("h{}", self.index).parse().unwrap(), uri: self.uri(), out: false }
+    }
+    fn make_pool(&self, path: &Path) {
+        let connection = Connect::open(Some(&self.uri())).unwrap();
+        let xml = format!("<pool type='dir'><name>disks</name><target><path>{}</path></target></pool>", path.display());
+        let pool = StoragePool::define_xml(&connection, &xml, 0).unwrap();
+        pool.set_autostart(true).unwrap();
+        pool.create(0).unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Guests outlive their libvirtd, and may not outlive the test.
+        if let Ok(connection) = Connect::open(Some(&self.uri())) {
+            for domain in connection.list_all_domains(0).unwrap_or_default() {
+                let _ = domain.destroy();
+            }
+        }
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!(
+                "libvirtd {}:\n{}",
+                self.index,
+                std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+            );
+        }
+    }
+}
+
+async fn wait_for(mut done: impl FnMut() -> bool, mut state: impl FnMut() -> String) {
+    let env = env();
+    let began = env.mono();
+    while !done() {
+        assert!(env.mono().since(began) < PATIENCE, "it did not come to be: {}", state());
+        env.sleep(Duration::from_millis(100)).await;
+    }
+}
+
+struct Rig {
+    config: Libvirt,
+    daemons: Vec<Daemon>,
+    manager: Mutex<Arc<Manager>>,
+    dir: tempfile::TempDir,
+}
+
+async fn rig(guest: &Path, hosts: u32) -> Rig {
+    // Not below the target folder: a socket's path is short, and nobody must come through. On a disk, as
+    // memory takes no direct writes everywhere.
+    let dir = tempfile::Builder::new().prefix("cb-virt").tempdir_in("/var/tmp").unwrap();
+    hand_over(dir.path());
+    for file in ["vmlinuz", "initramfs.gz"] {
+        std::fs::copy(guest.join(file), dir.path().join(file)).unwrap();
+        hand_over(&dir.path().join(file));
+    }
+    let pool = dir.path().join("disks");
+    std::fs::create_dir(&pool).unwrap();
+    hand_over(&pool);
+    let mut daemons = Vec::new();
+    for index in 0..hosts {
+        let daemon = Daemon::start(dir.path().join(index.to_string()), index).await;
+        daemon.make_pool(&pool);
+        daemons.push(daemon);
+    }
+    let config = config(dir.path(), daemons.iter().map(Daemon::host).collect());
+    Rig { manager: Mutex::new(manager(&config)), config, daemons, dir }
+}
+
+fn config(dir: &Path, hosts: Vec<LibvirtHost>) -> Libvirt {
+    Libvirt {
+        hosts,
+        domain: LibvirtDomain::Qemu,
+        pool: Some("disks".to_owned()),
+        images: None,
+        network: None,
+        boot: Some(LibvirtBoot {
+            kernel: dir.join("vmlinuz").display().to_string(),
+            initrd: Some(dir.join("initramfs.gz").display().to_string()),
+            cmdline: "console=ttyS0 quiet panic=1".to_owned(),
+        }),
+        console_dir: Some(dir.join("0/console").display().to_string()),
+        host_disk_gib: 10_240,
+        shared_storage: true,
+        cold_moves: true,
+        // The guest knows no power button.
+        stop_grace: Duration::from_secs(1),
+    }
+}
+
+fn manager(config: &Libvirt) -> Arc<Manager> {
+    Arc::new(Manager::new(&"racks".parse().unwrap(), config, (64.0, 8.0), env()))
+}
+
+impl Rig {
+    fn driver(&self) -> LibvirtDriver {
+        LibvirtDriver::new(Arc::clone(&self.manager.lock().unwrap()))
+    }
+    fn console(&self, index: u32) -> String {
+        let path = self.dir.path().join(format!("0/console/{}.log", domain::name_of(vm(index))));
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+    fn domains(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for daemon in &self.daemons {
+            let connection = Connect::open(Some(&daemon.uri())).unwrap();
+            names.extend(connection.list_all_domains(0).unwrap().iter().map(|domain| domain.get_name().unwrap()));
+        }
+        names.sort();
+        names
+    }
+    async fn says(&self, what: &str) {
+        wait_for(|| self.console(0).contains(what), || self.console(0)).await;
+    }
+}
+
+#[async_trait]
+impl conformance::Rig for Rig {
+    fn env(&self) -> Env {
+        env()
+    }
+    async fn connect(&self) -> Arc<dyn Driver> {
+        Arc::new(self.driver())
+    }
+    fn faults(&self) -> Option<Arc<dyn conformance::Faults>> {
+        None
+    }
+    /// Every libvirtd is killed and started again, and the driver knows nothing any more.
+    async fn restart(&self) -> bool {
+        for daemon in &self.daemons {
+            daemon.restart().await;
+        }
+        *self.manager.lock().unwrap() = manager(&self.config);
+        true
+    }
+}
+
+macro_rules! real {
+    ($($case:ident),* $(,)?) => {
+        mod conforms {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let Some(guest) = super::guest() else { return };
+                    let rig = super::rig(&guest, 2).await;
+                    cellbus_cell::driver::conformance::$case(&rig).await;
+                }
+            )*
+        }
+    };
+}
+
+// Those that need no fault, and do not fill a host of the size of a test machine.
+real!(
+    nothing_is_done_before_open,
+    a_newer_session_revokes_the_older,
+    what_is_made_is_there,
+    a_number_is_done_once,
+    lower_numbers_are_refused,
+    a_delete_leaves_a_tombstone,
+    a_delete_of_nothing_leaves_a_tombstone,
+    callers_of_one_number_share_its_end,
+    a_dropped_call_is_found_again,
+    power_follows_the_rules,
+    a_restart_happens_once_a_number,
+    snapshots_are_kept_with_the_vm,
+    disks_only_grow,
+    a_vm_moves_between_hosts,
+    hosts_that_are_not_there_take_nothing,
+    the_id_belongs_to_one_vm,
+    what_is_not_there_is_not_found,
+    what_was_answered_outlives_a_restart,
+);
+
+/// A guest lives: it boots, is suspended, goes on, goes back, is stopped and deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_lives_from_its_first_line_to_its_end() {
+    let Some(guest) = guest() else { return };
+    let rig = rig(&guest, 1).await;
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    driver.inventory().await.unwrap();
+    let facts = driver.perform(&create(0, 1, "h0")).await.unwrap().unwrap();
+    assert_eq!((facts.power, facts.host.as_str()), (PowerState::Running, "h0"));
+    rig.says(UP).await;
+    rig.says("tick 2").await;
+
+    let power = |answer: Result<Option<cellbus_directory::VmFacts>, Error>| answer.unwrap().unwrap().power;
+    assert_eq!(power(driver.perform(&op(0, 2, Action::Suspend)).await), PowerState::Suspended);
+    let silent = rig.console(0);
+    env().sleep(Duration::from_secs(3)).await;
+    assert_eq!(rig.console(0), silent, "a guest that is suspended says nothing");
+    assert_eq!(power(driver.perform(&op(0, 3, Action::Resume)).await), PowerState::Running);
+    wait_for(|| rig.console(0).len() > silent.len(), || rig.console(0)).await;
+
+    let name: cellbus_bus::ids::ShortName = "before".parse().unwrap();
+    let facts = driver.perform(&op(0, 4, Action::Snapshot(name.clone()))).await.unwrap().unwrap();
+    assert_eq!(facts.snapshots, std::slice::from_ref(&name));
+    let at = rig.console(0).matches("tick").count();
+    wait_for(|| rig.console(0).matches("tick").count() > at + 3, || rig.console(0)).await;
+    let facts = driver.perform(&op(0, 5, Action::Revert(name.clone()))).await.unwrap().unwrap();
+    assert_eq!((facts.power, facts.snapshots.as_slice()), (PowerState::Running, std::slice::from_ref(&name)));
+    // It goes on from the memory that the snapshot has: it counts a number again, and does not boot again.
+    let again = |console: &str| {
+        let ticks: Vec<u32> =
+            console.lines().filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok()).collect();
+        ticks.windows(2).any(|pair| pair[1] <= pair[0])
+    };
+    wait_for(|| again(&rig.console(0)), || rig.console(0)).await;
+    assert_eq!(rig.console(0).matches(UP).count(), 1);
+    let held = driver.inspect(vm(0)).await.unwrap().unwrap();
+    assert_eq!(held.op.0, 5, "the number is not that of the time of the snapshot");
+    let late = driver.perform(&op(0, 4, Action::Suspend)).await;
+    assert!(matches!(late, Err(Error::Superseded { .. })), "{late:?}");
+
+    let disk = rig.dir.path().join("disks").join(domain::volume_of(vm(0)));
+    assert!(disk.exists());
+    assert_eq!(power(driver.perform(&op(0, 6, Action::Stop(StopMode::Graceful))).await), PowerState::Stopped);
+    let more = Size { vcpus: 2, memory_mib: 192, disk_gib: 2 };
+    assert_eq!(driver.perform(&op(0, 7, Action::SnapshotDelete(name))).await.unwrap().unwrap().snapshots, []);
+    assert_eq!(driver.perform(&op(0, 8, Action::Resize(more))).await.unwrap().unwrap().size, more);
+    assert_eq!(driver.perform(&op(0, 9, Action::Delete)).await, Ok(None));
+    assert!(!disk.exists(), "its disk goes with it");
+    assert_eq!(driver.inventory().await.unwrap().vms, []);
+}
+
+/// A guest moves while it runs: it goes on counting, and does not boot again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_moves_while_it_runs() {
+    let Some(guest) = guest() else { return };
+    let mut rig = rig(&guest, 2).await;
+    rig.config.cold_moves = false;
+    *rig.manager.lock().unwrap() = manager(&rig.config);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    driver.inventory().await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    rig.says("tick 2").await;
+    let to = super::host_id("h1");
+    let moved =
+        driver.perform(&cellbus_cell::driver::Op { host: Some(to.clone()), ..op(0, 2, Action::Relocate(to)) }).await;
+    let facts = moved.unwrap().unwrap();
+    assert_eq!((facts.host.as_str(), facts.power), ("h1", PowerState::Running));
+    let ticks = |console: &str| console.matches("tick").count();
+    let at = ticks(&rig.console(0));
+    wait_for(|| ticks(&rig.console(0)) > at + 2, || rig.console(0)).await;
+    assert_eq!(rig.console(0).matches(UP).count(), 1, "{}", rig.console(0));
+    let held = driver.inspect(vm(0)).await.unwrap().unwrap();
+    assert_eq!((held.op.0, held.facts.host.as_str()), (2, "h1"));
+    let mine = domain::name_of(vm(0));
+    assert_eq!(rig.domains(), [mine.as_str(), domain::OWNER_NAME, domain::OWNER_NAME]);
+    assert_eq!(driver.perform(&op(0, 3, Action::Delete)).await, Ok(None));
+}
+
+/// What somebody does with virsh is heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_do_is_heard() {
+    let Some(guest) = guest() else { return };
+    let rig = rig(&guest, 1).await;
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    driver.inventory().await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    let heard = async |what: Change| {
+        let hear = async { while !driver.changes().await.unwrap().contains(&what) {} };
+        assert!(env().timeout(PATIENCE, hear).await.is_some(), "{what:?} was not heard");
+    };
+    heard(Change::Vm(vm(0))).await;
+    // Whatever is still to be heard of the create, before it is done behind our back.
+    while env().timeout(Duration::from_millis(500), driver.changes()).await.is_some() {}
+    let virsh =
+        Command::new("virsh").args(["-c", &rig.daemons[0].uri(), "destroy", &domain::name_of(vm(0))]).output().unwrap();
+    assert!(virsh.status.success(), "{virsh:?}");
+    heard(Change::Vm(vm(0))).await;
+    assert_eq!(driver.inspect(vm(0)).await.unwrap().unwrap().facts.power, PowerState::Stopped);
+    // A libvirtd that is gone may have done anything since.
+    rig.daemons[0].kill();
+    heard(Change::Missed).await;
+    assert!(matches!(driver.inspect(vm(0)).await, Err(Error::Unreachable { .. })));
+    *rig.daemons[0].process.lock().unwrap() = Daemon::spawn(&rig.daemons[0].dir);
+    rig.daemons[0].answers().await;
+    assert!(driver.inspect(vm(0)).await.unwrap().is_some(), "it is connected to again");
+}
+
+/// The other process of the test below: it makes a VM and never gets to its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_to_be_killed() {
+    let Ok(dir) = std::env::var("CELLBUS_LIBVIRT_KILLED") else { return };
+    let uri = format!("qemu+unix:///session?socket={dir}/0/run/libvirt/libvirt-sock");
+    let host = LibvirtHost { name: "h0".parse().unwrap(), uri, out: false };
+    let manager = manager(&config(Path::new(&dir), vec![host]));
+    let driver = LibvirtDriver::new(Arc::clone(&manager));
+    driver.open(Epoch(1)).await.unwrap();
+    driver.inventory().await.unwrap();
+    manager.hosts.trouble.stand_still_after(std::env::var("CELLBUS_LIBVIRT_CHANGES").unwrap().parse().unwrap());
+    let _ = driver.perform(&create(0, 1, "h0")).await;
+}
+
+/// A cell that is killed between a create and its answer leaves one domain, wherever in it that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_within_a_create_leaves_one_domain() {
+    let Some(guest) = guest() else { return };
+    let rig = rig(&guest, 1).await;
+    // Defined; with a disk; started.
+    for changes in 1..=3_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["tests::real::a_process_that_is_to_be_killed", "--exact", "--nocapture"])
+            .env("CELLBUS_LIBVIRT_KILLED", rig.dir.path())
+            .env("CELLBUS_LIBVIRT_CHANGES", changes.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let world = env();
+        let stands = world.blocking("reads the child", move || {
+            use std::io::BufRead;
+            std::io::BufReader::new(stdout).lines().map_while(Result::ok).any(|line| line.contains("stands still"))
+        });
+        assert_eq!(world.timeout(PATIENCE, stands).await, Some(Some(true)), "it comes to its change {changes}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mine = domain::name_of(vm(0));
+        assert_eq!(rig.domains(), [mine.clone(), domain::OWNER_NAME.to_owned()]);
+
+        *rig.manager.lock().unwrap() = manager(&rig.config);
+        let driver = rig.driver();
+        driver.open(Epoch(2 * changes)).await.unwrap();
+        driver.inventory().await.unwrap();
+        let facts = driver.perform(&create(0, 1, "h0")).await.unwrap().unwrap();
+        assert_eq!(facts.power, PowerState::Running);
+        assert_eq!(rig.domains(), [mine, domain::OWNER_NAME.to_owned()]);
+        assert_eq!(driver.perform(&op(0, 2, Action::Delete)).await, Ok(None));
+        // For the next round, as if it had never been.
+        let connection = Connect::open(Some(&rig.daemons[0].uri())).unwrap();
+        for domain in connection.list_all_domains(0).unwrap() {
+            domain.undefine().unwrap();
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! On libvirt's test driver: two hosts in this process, without networks, and without disks, whose
+//! resizing it lacks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cellbus_bus::Env;
+use cellbus_bus::ids::{Epoch, OpNumber, ShortName, VmId};
+use cellbus_bus::job::StopMode;
+use cellbus_cell::config::{Libvirt, LibvirtDomain, LibvirtHost};
+use cellbus_cell::driver::{Driver, Error, Op, conformance};
+use cellbus_directory::vm::PowerState;
+use cellbus_workflows::{Action, CreateSpec};
+
+use super::{create, env, op, spec, vm};
+use crate::calls;
+use crate::driver::{LibvirtDriver, Manager};
+
+const NODE: &str = "<node><cpu><mhz>2000</mhz><model>x86_64</model><active>16</active><nodes>1</nodes>\
+                    <sockets>1</sockets><cores>16</cores><threads>1</threads></cpu><memory>67108864</memory></node>";
+
+struct Rig {
+    manager: Arc<Manager>,
+    _dir: tempfile::TempDir,
+}
+
+fn rig(hosts: u32) -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node.xml");
+    std::fs::write(&node, NODE).unwrap();
+    let host = |index| LibvirtHost {
+        name: format!("h{index}").parse().unwrap(),
+        uri: format!("test://{}", node.display()),
+        out: false,
+    };
+    let config = Libvirt {
+        hosts: (0..hosts).map(host).collect(),
+        domain: LibvirtDomain::Test,
+        pool: None,
+        images: None,
+        network: None,
+        boot: None,
+        console_dir: None,
+        host_disk_gib: 10_240,
+        shared_storage: false,
+        cold_moves: true,
+        stop_grace: Duration::from_secs(60),
+    };
+    Rig { manager: Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env())), _dir: dir }
+}
+
+impl Rig {
+    fn driver(&self) -> LibvirtDriver {
+        LibvirtDriver::new(Arc::clone(&self.manager))
+    }
+}
+
+#[async_trait]
+impl conformance::Rig for Rig {
+    fn env(&self) -> Env {
+        env()
+    }
+    async fn connect(&self) -> Arc<dyn Driver> {
+        Arc::new(self.driver())
+    }
+    fn faults(&self) -> Option<Arc<dyn conformance::Faults>> {
+        Some(Arc::new(Hooks(Arc::clone(&self.manager))))
+    }
+    /// The test driver forgets everything when its last connection is closed.
+    async fn restart(&self) -> bool {
+        false
+    }
+}
+
+struct Hooks(Arc<Manager>);
+
+impl Hooks {
+    /// Past the driver, on the host that has the VM.
+    fn beside(&self, vm: VmId, change: impl Fn(&virt::domain::Domain)) {
+        let at = self.0.hosts.all.iter().find_map(|host| {
+            let connection = host.connected().unwrap();
+            calls::handle(&connection, vm).ok()
+        });
+        change(&at.expect("the VM is there"));
+    }
+}
+
+#[async_trait]
+impl conformance::Faults for Hooks {
+    async fn slow(&self, by: Duration) {
+        self.0.hosts.trouble.slow(by);
+    }
+    async fn lose_next_answer(&self) {
+        self.0.hosts.trouble.lose_after(0);
+    }
+    async fn fail_next(&self) {
+        self.0.hosts.trouble.fail_next();
+    }
+    async fn down(&self) {
+        self.0.hosts.trouble.down();
+    }
+    async fn heal(&self) {
+        self.0.hosts.trouble.heal();
+    }
+    async fn set_power(&self, vm: VmId, power: PowerState) {
+        self.beside(vm, |domain| match power {
+            PowerState::Running => drop(domain.create().unwrap()),
+            PowerState::Stopped => domain.destroy().unwrap(),
+            PowerState::Suspended => drop(domain.suspend().unwrap()),
+        });
+    }
+    async fn delete_vm(&self, vm: VmId) {
+        self.beside(vm, |domain| {
+            domain.destroy().unwrap();
+            domain.undefine().unwrap();
+        });
+    }
+    async fn restarts(&self, vm: VmId) -> u32 {
+        self.0.hosts.trouble.restarts(vm)
+    }
+}
+
+// All but the copies of a migrate between managers, which this driver refuses.
+cellbus_cell::driver_conformance!(rig(2);
+    nothing_is_done_before_open, a_newer_session_revokes_the_older, what_is_made_is_there,
+    a_number_is_done_once, lower_numbers_are_refused, a_delete_leaves_a_tombstone,
+    a_delete_of_nothing_leaves_a_tombstone, callers_of_one_number_share_its_end, a_dropped_call_is_found_again,
+    power_follows_the_rules, a_restart_happens_once_a_number, snapshots_are_kept_with_the_vm,
+    disks_only_grow, a_vm_moves_between_hosts, a_full_host_takes_no_more, hosts_that_are_not_there_take_nothing,
+    the_id_belongs_to_one_vm, what_is_not_there_is_not_found,
+    many_vms_are_made_at_once, running_tasks_outlive_their_session, a_lost_answer_is_found_again,
+    a_passing_failure_leaves_nothing, a_manager_that_is_down_says_nothing, changes_by_others_are_heard,
+    a_revoked_listener_is_told, what_was_answered_outlives_a_restart,
+);
+
+/// Whichever answer of whichever operation is lost, the same number finds how far it came, and brings
+/// it to the end that it would have had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_lost_anywhere_is_made_up_for() {
+    let one: ShortName = "one".parse().unwrap();
+    let steps = [
+        create(0, 1, "h0"),
+        op(0, 2, Action::Restart(StopMode::Hard)),
+        op(0, 3, Action::Suspend),
+        op(0, 4, Action::Resume),
+        op(0, 5, Action::Snapshot(one.clone())),
+        op(0, 6, Action::Stop(StopMode::Graceful)),
+        op(0, 7, Action::Revert(one.clone())),
+        op(0, 8, Action::SnapshotDelete(one)),
+        Op { host: Some(super::host_id("h1")), ..op(0, 9, Action::Relocate(super::host_id("h1"))) },
+        op(0, 10, Action::Resize(cellbus_bus::job::Size { vcpus: 2, memory_mib: 256, disk_gib: 3 })),
+        op(0, 11, Action::Delete),
+    ];
+    let sound = rig(2);
+    let driver = sound.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let mut expected = Vec::new();
+    for step in &steps {
+        expected.push(driver.perform(step).await.unwrap_or_else(|error| panic!("{step:?}: {error}")));
+    }
+    let mut lost = 0;
+    for (index, step) in steps.iter().enumerate() {
+        // Each of its changes in turn, on a manager where all before it went well.
+        for at in 0.. {
+            let lossy = rig(2);
+            let driver = lossy.driver();
+            driver.open(Epoch(1)).await.unwrap();
+            for before in &steps[..index] {
+                driver.perform(before).await.unwrap();
+            }
+            lossy.manager.hosts.trouble.lose_after(at);
+            let answer = driver.perform(step).await;
+            if lossy.manager.hosts.trouble.lost_nothing() {
+                assert_eq!(answer.as_ref(), Ok(&expected[index]), "{step:?}");
+                break;
+            }
+            assert!(matches!(answer, Err(Error::Unreachable { .. })), "{step:?}, change {at}: {answer:?}");
+            lost += 1;
+            let again = driver.perform(step).await;
+            assert_eq!(again.as_ref(), Ok(&expected[index]), "{step:?}, change {at}");
+            assert!(lossy.manager.hosts.trouble.restarts(vm(0)) <= 1);
+            let vms = usize::from(expected[index].is_some());
+            assert_eq!(driver.inventory().await.unwrap().vms.len(), vms);
+            let there = driver.manager.find(&driver.session(), vm(0)).await.unwrap();
+            assert_eq!(there.copies.len(), vms, "{step:?}, change {at}: it is there once");
+        }
+    }
+    assert!(lost >= 2 * steps.len(), "{lost} answers were lost");
+}
+
+/// Another process with a newer session stops an older one at its next change, and another manager
+/// does not get the host at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_says_who_owns_it() {
+    let rig = rig(1);
+    let driver = rig.driver();
+    driver.open(Epoch(5)).await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    let claim = |manager: &str, epoch| {
+        let owner = calls::Ownership { manager: manager.to_owned(), epoch: Epoch(epoch), domain: "test" };
+        calls::own(&rig.manager.hosts.all[0].connected().unwrap(), owner)
+    };
+    assert!(claim("others", 9).is_err(), "it belongs to another manager");
+    assert!(claim("racks", 4).is_err(), "an older session");
+    driver.perform(&op(0, 2, Action::Suspend)).await.unwrap();
+    claim("racks", 6).unwrap();
+    assert_eq!(driver.perform(&op(0, 3, Action::Resume)).await, Err(Error::Revoked));
+    assert_eq!(driver.open(Epoch(5)).await, Err(Error::Revoked));
+    let newer = rig.driver();
+    newer.open(Epoch(7)).await.unwrap();
+    assert_eq!(newer.inspect(vm(0)).await.unwrap().unwrap().op, OpNumber(2));
+    newer.perform(&op(0, 3, Action::Resume)).await.unwrap();
+}
+
+/// It would be an empty disk under the name of a copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_from_other_managers_are_refused() {
+    let rig = rig(1);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let copy = CreateSpec { copy_of: Some(PowerState::Running), ..spec() };
+    let refused = driver.perform(&Op { action: Action::Create(Arc::new(copy)), ..create(0, 1, "h0") }).await;
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    assert_eq!(driver.inventory().await.unwrap().vms, []);
+}
+
+/// A host that does not answer holds up a create only while it may have the VM.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_away_may_have_what_was_not_seen_elsewhere() {
+    let mut rig = rig(2);
+    let manager = Arc::get_mut(&mut rig.manager).unwrap();
+    let mut config = manager.config.clone();
+    config.hosts[1].uri = "test:///nowhere/at/all.xml".to_owned();
+    rig.manager = Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env()));
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let unsure = driver.perform(&create(0, 1, "h0")).await;
+    assert!(matches!(unsure, Err(Error::Unreachable { .. })), "{unsure:?}");
+    assert!(matches!(driver.inventory().await, Err(Error::Unreachable { .. })));
+    assert!(matches!(driver.inspect(vm(0)).await, Err(Error::Unreachable { .. })));
+    // An operator says that it is gone for good.
+    config.hosts[1].out = true;
+    rig.manager = Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env()));
+    let driver = rig.driver();
+    driver.open(Epoch(2)).await.unwrap();
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    assert_eq!(driver.inventory().await.unwrap().hosts.len(), 1);
+}
+
+/// A few thousand domains are read at once, those of others among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_domains_are_read() {
+    const VMS: u32 = 3_000;
+    let rig = rig(2);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    for host in &rig.manager.hosts.all {
+        let connection = host.connected().unwrap();
+        for index in (0..VMS).filter(|index| host.name.as_str() == format!("h{}", index % 2)) {
+            let record = crate::record::VmRecord { id: vm(index), begun: None, ..crate::record::tests::vm() };
+            let machine = crate::domain::Machine {
+                domain: "test",
+                record: &record,
+                vcpus: 1,
+                memory_mib: 1,
+                disk: None,
+                shared_storage: false,
+                network: None,
+                boot: None,
+                console: None,
+            };
+            calls::define(&connection, &crate::domain::machine(&machine)).unwrap();
+        }
+        let others = "<domain type='test'><name>theirs</name><memory>4096</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>";
+        calls::define(&connection, others).unwrap();
+    }
+    let began = env().mono();
+    let inventory = driver.inventory().await.unwrap();
+    eprintln!("{} VMs read in {:?}", inventory.vms.len(), env().mono().since(began));
+    assert_eq!((inventory.vms.len(), inventory.foreign_vms), (VMS as usize, 2));
+    let full = driver.perform(&create(VMS, 1, "h0")).await;
+    assert!(matches!(full, Err(Error::NoRoom { .. })), "{full:?}");
+    // More tombstones than are kept.
+    driver.perform(&op(0, 9, Action::Delete)).await.unwrap();
+    assert_eq!(driver.inventory().await.unwrap().vms.len(), VMS as usize - 1);
+}
