@@ -373,11 +373,11 @@ impl Elsewhere for Inner {
             return LetGo::NotMine;
         }
         if !opened_before {
-            return LetGo::Free;
+            return LetGo::Free { idle: false };
         }
         let last = last.cloned().or_else(|| self.process.routes.of(shard).map(|route| route.peer.as_ref().clone()));
         let asked: Vec<Peer> = match last {
-            Some(last) if last.cell == self.me.cell => return LetGo::Free,
+            Some(last) if last.cell == self.me.cell => return LetGo::Free { idle: false },
             Some(last) => view.live.get(&last.cell).map(|_| last).into_iter().collect(),
             // Its log begins after the record that says who has it: everybody is asked.
             None => view.live.values().filter(|peer| peer.cell != self.me.cell).cloned().collect(),
@@ -385,22 +385,24 @@ impl Elsewhere for Inner {
         if asked.is_empty() && self.process.env.mono() < view.takeover_from {
             return LetGo::NotYet;
         }
+        let mut idle = !asked.is_empty();
         for peer in asked {
             let request = Request::Release { shard, to: self.me.cell.clone() };
             let answer = self.process.env.timeout(RELEASE_LIMIT, self.process.peers.call(&peer, request)).await;
             match answer {
-                Some(Ok(Response::Released | Response::NotMine)) => {}
+                Some(Ok(Response::ReleasedIdle)) => {}
+                Some(Ok(Response::Released | Response::NotMine)) => idle = false,
                 // It lives, so it may act: it is asked again until it lets go, or is gone.
                 Some(Ok(_) | Err(_)) | None => return LetGo::NotYet,
             }
         }
-        LetGo::Free
+        LetGo::Free { idle }
     }
 }
 
 /// The cell as its runners see it.
 impl Home for Inner {
-    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>) {
+    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>, idle: bool) {
         let managers = self.managers.iter().filter(|(id, _)| id.shard(self.process.count) == shard);
         for (id, config) in managers {
             let Some(driver) = self.drivers.connect(*id) else {
@@ -416,7 +418,7 @@ impl Home for Inner {
                 driver,
                 outside,
                 self.me.cell.clone(),
-                cordons_of(id, &cordons),
+                front::Found { cordons: cordons_of(id, &cordons), idle },
                 front::Shared {
                     board: Arc::clone(&self.process.board),
                     pauses: Arc::clone(&self.process.pauses),

@@ -203,7 +203,8 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
     async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error>;
-    /// Everything that the manager holds now.
+    /// Everything that the manager holds now. It is asked for before [`Driver::open`] has succeeded too,
+    /// where nothing of ours is under way there; a manager that cannot be read then says any error.
     ///
     /// # Errors
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].

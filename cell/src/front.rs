@@ -16,6 +16,7 @@ mod asks;
 pub mod circuit;
 mod config;
 mod desk;
+mod finishing;
 mod holdings;
 pub mod hosts;
 pub mod limits;
@@ -52,6 +53,7 @@ use asks::Asks;
 use circuit::{Circuit, Verdict};
 pub use config::Config;
 use desk::{Desk, Start};
+use finishing::Finishing;
 use holdings::Holdings;
 use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
@@ -84,11 +86,17 @@ pub(crate) trait Outside: Send + Sync {
 }
 
 pub(crate) enum Message {
-    Calls { from: Arc<Peer>, calls: Vec<Asked> },
+    Calls {
+        from: Arc<Peer>,
+        calls: Vec<Asked>,
+    },
     Cordons(Vec<Option<HostId>>),
     Hosts(oneshot::Sender<Vec<HostRow>>),
     Live(VmId, oneshot::Sender<Result<Option<HeldVm>, String>>),
     Inventory(oneshot::Sender<Result<Inventory, String>>),
+    /// Its shard is about to be let go, for another cell: nothing more begins. The sender is told once
+    /// what has begun has ended; and whether nothing of ours is left under way at the manager.
+    Finish(oneshot::Sender<bool>),
 }
 
 /// A way to a front.
@@ -147,8 +155,17 @@ pub(crate) struct Front {
     row: Arc<ArcSwap<ManagerRow>>,
     held: Arc<AtomicU64>,
     cordons: Vec<Option<HostId>>,
+    idle: bool,
     asks: Asks,
     shared: Shared,
+}
+
+/// What its shard and the owner before know of the manager.
+pub(crate) struct Found {
+    /// What is kept off it, or off its hosts.
+    pub(crate) cordons: Vec<Option<HostId>>,
+    /// Whether nothing of ours is under way there, as the owner before has said.
+    pub(crate) idle: bool,
 }
 
 /// What the fronts of a process have in common.
@@ -183,6 +200,7 @@ struct Work {
     unheard: u32,
     dirty: bool,
     published_at: cellbus_bus::Mono,
+    finishing: Option<Finishing>,
 }
 
 impl Front {
@@ -197,9 +215,10 @@ impl Front {
         driver: Arc<dyn Driver>,
         outside: Arc<dyn Outside>,
         cell: CellId,
-        cordons: Vec<Option<HostId>>,
+        found: Found,
         shared: Shared,
     ) -> (Self, Handle) {
+        let Found { cordons, idle } = found;
         let cordoned = cordons.contains(&None);
         let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
         let row = Arc::new(ArcSwap::from_pointee(ManagerRow { cordoned, ..row }));
@@ -207,7 +226,7 @@ impl Front {
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
         let asks = Asks::new(epoch);
-        let front = Self { config, env, epoch, driver, outside, cell, mailbox, row, held, cordons, asks, shared };
+        let front = Self { config, env, epoch, driver, outside, cell, mailbox, row, held, cordons, idle, asks, shared };
         (front, handle)
     }
 
@@ -241,7 +260,8 @@ impl Front {
             changed: BTreeSet::new(),
             unsure: BTreeSet::new(),
             inspecting: 0,
-            reread_wanted: false,
+            // What changed behind our back before the session was open is not told.
+            reread_wanted: self.idle,
             rereading: false,
             probing: false,
             asking_tasks: false,
@@ -250,6 +270,7 @@ impl Front {
             unheard: 0,
             dirty: true,
             published_at: cellbus_bus::Mono::default(),
+            finishing: None,
         };
         work.desk.holdings.hosts.set_cordons(&self.cordons);
         self.look_at_pauses(&mut work);
@@ -312,6 +333,7 @@ impl Front {
                 work.dirty = true;
                 self.publish(work);
             }
+            Message::Finish(told) => self.finish(work, told),
             Message::Hosts(back) => {
                 // Whoever asked may have gone.
                 let _ = back.send(self.host_rows(work));
@@ -458,6 +480,7 @@ impl Front {
         if work.desk.revoked {
             self.outside.revoked(self.id(), self.epoch);
         }
+        work.go_on(now);
         let (driver, env, limit) = (&self.driver, &self.env, self.config.read_timeout);
         if work.desk.circuit.verdict(now) == Verdict::Probe && !work.probing {
             work.probing = true;
@@ -529,7 +552,7 @@ impl Front {
         // Before anybody hears of an outcome: whoever does finds it counted.
         self.held.store(work.desk.holdings.present(), Ordering::Release);
         if work.desk.replies.is_empty() {
-            return;
+            return work.finished();
         }
         let mut replies = std::mem::take(&mut work.desk.replies);
         // Stable: the answers of one shard stay in order.
@@ -542,6 +565,7 @@ impl Front {
             }
             self.outside.answers(&first.to, first.shard, answers);
         }
+        work.finished();
     }
 
     fn perform(&self, start: Start) -> Doing {

@@ -317,6 +317,8 @@ pub enum Response {
     /// To [`Request::Traces`], in order: `None` if that is not known there, `Some(None)` if the job
     /// brought none along.
     Traces(Vec<Option<Option<TraceContext>>>),
+    /// As [`Response::Released`], and nothing of ours is under way at the shard's managers.
+    ReleasedIdle,
 }
 
 /// What is known of one job.

@@ -125,7 +125,8 @@ impl Handle {
 /// What a runner needs of its cell.
 pub(crate) trait Home: Send + Sync {
     /// The shard is open under this epoch: the managers of its ids are fronted from now on.
-    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>);
+    /// `idle`: nothing of ours is under way at them, as the owner before has said.
+    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>, idle: bool);
     /// What its owner keeps new VMs off has changed.
     fn cordoned(&self, shard: ShardId, cordons: Vec<(ManagerId, Option<HostId>)>);
     /// Nobody acts for the shard here any more.
@@ -197,6 +198,8 @@ pub(crate) struct Runner {
     room: snapshot::Room,
     /// The same of its queues: what has been read stays there until the next snapshot.
     queue_room: snapshot::Room,
+    /// Whether the owner before has said that nothing is under way at the shard's managers.
+    idle: bool,
 }
 
 impl Runner {
@@ -239,6 +242,7 @@ impl Runner {
             revoked: None,
             room: snapshot::Room::default(),
             queue_room: snapshot::Room::default(),
+            idle: false,
         };
         (runner, handle)
     }

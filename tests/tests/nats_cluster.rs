@@ -12,7 +12,7 @@ use cellbus_bus::nats::{Config, Nats};
 use cellbus_tests::books::all_is_well;
 use cellbus_tests::cluster::{Cluster, Shape};
 use cellbus_tests::kills;
-use cellbus_tests::process::{event, long, wait_for};
+use cellbus_tests::process::{Server, event, long, wait_for};
 use cellbus_tests::producers::{Producers, seed};
 use serde_json::json;
 
@@ -234,4 +234,152 @@ async fn a_replica_that_is_cut_off_says_so_and_catches_up() -> Result<()> {
     })
     .await
     .with_context(|| replica.log_tail())
+}
+
+// ── the emergency stop ──
+
+/// Operations that remove something that may begin in a minute, at all managers together.
+const REMOVALS_PER_MINUTE: f64 = 60.0;
+const DESTRUCTIVE: &str = "cellbus_pauses{at=\"cluster\",work=\"destructive\"}";
+
+async fn value(server: &Server, name: &str) -> Result<f64> {
+    let text = server.text("/metrics").await?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line.map_or(Ok(0.0), str::parse)?)
+}
+
+async fn held(cluster: &Cluster) -> Result<u64> {
+    cluster.managers.get("/sim/v1/status").await?.body["vms"].as_u64().context("how many VMs there are")
+}
+
+/// Waits until every process shows this many pauses of destructive work everywhere.
+async fn every_process_shows(cluster: &Cluster, pauses: f64) -> Result<()> {
+    for server in cluster.servers() {
+        wait_for("the pause to be shown", Duration::from_secs(120), async || {
+            let (seen, listed) = (value(server, DESTRUCTIVE).await?, server.get("/v1/pauses").await?.body);
+            let listed = listed["items"].as_array().map_or(usize::MAX, Vec::len);
+            let good = seen == pauses && listed == pauses as usize;
+            Ok(good.then_some(()).ok_or(format!("{seen}, {listed} listed")))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits until the deletes wait as they are paused, all that are given.
+async fn held_back(cluster: &Cluster, vms: &[String]) -> Result<()> {
+    for vm in vms {
+        wait_for("a delete to wait", Duration::from_secs(120), async || {
+            let explained = cluster.cells[0].get(&format!("/v1/explain/{vm}")).await?.body;
+            Ok(explained.to_string().contains("paused").then_some(()).ok_or(explained.to_string()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// A producer deletes what it should keep: an order holds it everywhere within five seconds, over a
+/// restart of everything; and once it is lifted the limit holds it, which a metric shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emergency_stop_holds_everywhere_and_outlives_everything() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    const VMS: usize = 24;
+    let shape = Shape { more: format!("destructive.limit = {REMOVALS_PER_MINUTE}\n"), ..Shape::default() };
+    let mut cluster = Cluster::start(shape, 3, 1).await?;
+    let data = json!({"name": "web", "count": VMS, "vcpus": 1, "memory_mib": 64, "disk_gib": 1, "image": "x"});
+    let answer = cluster.cells[0].submit(&event("provision", "web", None, &data)).await?;
+    let job = answer.body["job_id"].as_str().context("a job id")?.to_owned();
+    cluster.cells[0].succeed(&["job", "wait", &job])?;
+    let made = cluster.cells[0].all(&format!("/v1/jobs/{job}/vms")).await?;
+    let vms: Vec<String> = made.iter().filter_map(|vm| vm["id"].as_str().map(str::to_owned)).collect();
+    ensure!(vms.len() == VMS, "{made:?}");
+
+    // The runaway begins; the order is given at one process, of several.
+    let delete = async |cluster: &Cluster, vm: &str| -> Result<()> {
+        let job = event("delete", &format!("away-{vm}"), Some(vm), &json!({}));
+        wait_for("a delete to be taken", Duration::from_secs(120), async || {
+            let answer = cluster.cells[1].submit(&job).await?;
+            Ok((answer.status == 202).then_some(()).ok_or(answer.body.to_string()))
+        })
+        .await
+    };
+    for vm in &vms[..4] {
+        delete(&cluster, vm).await?;
+    }
+    let said = cluster.cells[2].succeed(&["pause", "--destructive", "--reason", "runaway"])?;
+    let ordered = Instant::now();
+    ensure!(said.contains("5 s from now"), "{said}");
+    for vm in &vms[4..] {
+        delete(&cluster, vm).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(5).saturating_sub(ordered.elapsed())).await;
+    // What had begun by then takes milliseconds to end.
+    wait_for("deletes that had begun to end", Duration::from_secs(60), async || {
+        let before = held(&cluster).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok((held(&cluster).await? == before).then_some(()).ok_or(format!("{before}")))
+    })
+    .await?;
+    let kept = held(&cluster).await?;
+    ensure!(kept > 0, "nothing is left to be kept");
+    every_process_shows(&cluster, 1.0).await?;
+    let listed = cluster.directories[0].succeed(&["pauses"])?;
+    ensure!(listed.contains("destructive") && listed.contains("runaway"), "{listed}");
+    let waiting: Vec<String> = {
+        let left = cluster.cells[0].all("/v1/vms?tenant=acme").await?;
+        left.iter().filter_map(|vm| vm["id"].as_str().map(str::to_owned)).collect()
+    };
+    held_back(&cluster, &waiting).await?;
+    // Other work goes on.
+    let more = event(
+        "provision",
+        "more",
+        None,
+        &json!({"name": "more", "vcpus": 1, "memory_mib": 64, "disk_gib": 1, "image": "x"}),
+    );
+    let answer = cluster.cells[0].submit(&more).await?;
+    cluster.cells[0].succeed(&["job", "wait", answer.body["job_id"].as_str().context("a job id")?])?;
+
+    // Everything goes, the bus too, and comes again.
+    for server in cluster.cells.drain(..).chain(cluster.directories.drain(..)) {
+        server.kill()?;
+    }
+    cluster.broker.kill();
+    cluster.broker.restart();
+    for _ in 0..2 {
+        cluster.add_cell()?;
+    }
+    cluster.add_directory()?;
+    cluster.ready().await?;
+    every_process_shows(&cluster, 1.0).await?;
+    held_back(&cluster, &waiting).await?;
+    ensure!(held(&cluster).await? == kept + 1, "after the restart something was removed");
+
+    // A producer goes on where nobody stops it, and the limit holds it.
+    let began = Instant::now();
+    cluster.cells[1].succeed(&["resume", "--destructive"])?;
+    every_process_shows(&cluster, 0.0).await?;
+    let put_off = "cellbus_destructive_operations_total{result=\"put_off\"}";
+    let begun = "cellbus_destructive_operations_total{result=\"begun\"}";
+    wait_for("every delete to be done", Duration::from_secs(300), async || {
+        let mut removed = 0.0;
+        for cell in &cluster.cells {
+            removed += value(cell, begun).await?;
+        }
+        // A tenth of a minute's may begin at once, and each new owner of a manager begins with that.
+        let most = REMOVALS_PER_MINUTE / 60.0 * began.elapsed().as_secs_f64() + 2.0 * REMOVALS_PER_MINUTE / 10.0;
+        ensure!(removed <= most, "{removed} had begun after {:?}", began.elapsed());
+        let left = held(&cluster).await?;
+        Ok((left == 1).then_some(()).ok_or(format!("{left} left, {removed} begun")))
+    })
+    .await?;
+    let mut waited = 0.0;
+    for cell in &cluster.cells {
+        waited += value(cell, put_off).await?;
+    }
+    ensure!(waited > 0.0, "the limit put nothing off");
+    println!("{kept} VMs kept, then deleted in {:.1} s, put off {waited} times", began.elapsed().as_secs_f64());
+    cluster.audit().await
 }

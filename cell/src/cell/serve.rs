@@ -21,6 +21,9 @@ use crate::runner::{self, Ask};
 const SHARD_LIMIT: Duration = Duration::from_secs(2);
 /// How long a front may take to answer without asking its manager.
 const FRONT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a shard that is let go waits for what is under way at its managers: with what follows, a
+/// planned move is to take less than two seconds.
+const FINISH_LIMIT: Duration = Duration::from_secs(1);
 /// How long a manager may take to be read.
 const MANAGER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -302,6 +305,23 @@ impl Inner {
         Load { shards, in_line, in_flight_max: self.config.in_flight_max }
     }
 
+    /// Has the fronts of the shard's managers finish what they have begun, as far as that does not take long:
+    /// what goes on at the manager then, the next owner adopts. Whether nothing of ours is under way at them.
+    async fn finish(&self, shard: ShardId) -> bool {
+        let fronts = self.fronts.load();
+        let of_shard = fronts.iter().filter(|(manager, _)| manager.shard(self.process.count) == shard);
+        let finished = of_shard.map(|(_, front)| {
+            let (told, finished) = oneshot::channel();
+            // One that takes nothing in is not waited for.
+            let put = front.put(front::Message::Finish(told));
+            async move { put.is_ok() && finished.await.unwrap_or(false) }
+        });
+        let all = futures::future::join_all(finished.collect::<Vec<_>>());
+        drop(fronts);
+        let all = self.process.env.timeout(FINISH_LIMIT, all).await;
+        all.is_some_and(|idle| idle.into_iter().all(|idle| idle))
+    }
+
     /// Lets a shard go if it should be the asker's, once what is in flight is finished.
     async fn release(&self, shard: ShardId, to: &cellbus_bus::ids::CellId) -> Response {
         let Some(runner) = self.runner(shard) else { return Response::NotMine };
@@ -311,12 +331,14 @@ impl Inner {
             return Response::Keeps;
         }
         tracing::debug!(cell = %self.me.cell, %shard, %to, "shard is handed over");
+        let idle = self.finish(shard).await;
         let (told, released) = oneshot::channel();
         if runner.put(runner::Message::Release(told)).is_err() {
             return busy();
         }
         match self.process.env.timeout(super::RELEASE_LIMIT, released).await {
             // A dropped sender: the runner has ended meanwhile.
+            Some(Ok(()) | Err(_)) if idle => Response::ReleasedIdle,
             Some(Ok(()) | Err(_)) => Response::Released,
             None => Response::Failed { detail: "it has not let go yet".to_owned() },
         }

@@ -30,6 +30,7 @@ use super::removals::Removals;
 use crate::driver::{self, Error, HeldVm, Inventory, Op, RunningTask};
 use crate::pauses::Gate;
 use crate::peers::{Answered, Asked, Peer};
+use held::handed_over;
 
 /// Hosts tried for one create when hosts say that they have no room although we thought so.
 const HOSTS_TRIED_MAX: u32 = 4;
@@ -106,6 +107,8 @@ pub(super) struct Desk {
     pub(super) put_off: u64,
     /// What is paused. Whoever hands something in brings it up to date before.
     pub(super) gate: Gate,
+    /// Whether the manager is about to be another owner's: nothing begins.
+    pub(super) closed: bool,
 }
 
 impl Desk {
@@ -143,6 +146,7 @@ impl Desk {
             removed: 0,
             put_off: 0,
             gate: Gate::new(ManagerId::derive(name.as_str())),
+            closed: false,
         }
     }
 
@@ -196,6 +200,10 @@ impl Desk {
         }
         if asked.call.withdraw && self.never_begun(&asked.call) {
             self.withdrawn(from, &asked);
+            return;
+        }
+        if self.closed {
+            self.reply(from, &asked, handed_over());
             return;
         }
         if let Some(answer) = self.shut(now, &asked.call) {

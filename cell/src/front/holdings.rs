@@ -83,6 +83,10 @@ impl Holdings {
         this
     }
 
+    /// Whether of any VM it is not known what became of the last operation on it.
+    pub(super) fn doubts(&self) -> bool {
+        self.vms.values().any(|held| held.unknown)
+    }
     pub(super) fn get(&self, vm: &VmId) -> Option<&Held> {
         self.vms.get(vm)
     }

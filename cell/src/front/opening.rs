@@ -22,10 +22,24 @@ impl Front {
     /// Opens the manager and reads it, however often that takes; `None` when a newer owner has it.
     pub(super) async fn open(&mut self) -> Option<(Vec<RunningTask>, Inventory)> {
         let mut pause = Duration::from_millis(100);
+        let mut idle = self.idle;
         loop {
             let driver = Arc::clone(&self.driver);
             let epoch = self.epoch;
+            // Where nothing of ours is under way, the inventory is the same before and after the opening.
+            let early = std::mem::take(&mut idle);
             let opening: Pin<Box<dyn Future<Output = Result<_, Error>> + Send>> = Box::pin(async move {
+                if early {
+                    let (tasks, inventory) = futures::future::join(driver.open(epoch), driver.inventory()).await;
+                    let tasks = tasks?;
+                    // A manager that is only read once it is open says so.
+                    if let Ok(inventory) = inventory
+                        && tasks.is_empty()
+                    {
+                        return Ok((tasks, inventory));
+                    }
+                    return Ok((tasks, driver.inventory().await?));
+                }
                 let tasks = driver.open(epoch).await?;
                 Ok((tasks, driver.inventory().await?))
             });
@@ -92,8 +106,8 @@ impl Front {
                     let detail = self.row.load().detail.clone();
                     self.row.store(Arc::new(self.closed_row(&detail)));
                 }
-                // Whoever asks is told by the dropped sender.
-                Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) => {}
+                // Whoever asks is told by the dropped sender. Nothing is under way here.
+                Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) | Message::Finish(_) => {}
             }
         }
         for ((to, shard), answers) in batches {

@@ -33,8 +33,8 @@ pub(crate) trait Elsewhere: Send + Sync {
 /// Whether the shard may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LetGo {
-    /// Nobody acts for it.
-    Free,
+    /// Nobody acts for it. `idle`: whoever did has finished, and nothing is under way at its managers.
+    Free { idle: bool },
     /// Not yet: ask again.
     NotYet,
     /// It should be another cell's.
@@ -99,7 +99,7 @@ impl Runner {
                     }
                     continue;
                 }
-                LetGo::Free => {}
+                LetGo::Free { idle } => self.idle = idle,
             }
             self.catch_up(&mut replayed).await?;
             let from = match &replayed.last {
@@ -135,9 +135,9 @@ impl Runner {
     }
 
     /// Tells process and cell that the shard is open here.
-    pub(super) fn announce(&self, shard: &Shard, end: Seq) {
+    pub(super) fn announce(&mut self, shard: &Shard, end: Seq) {
         self.process.routes.learn(self.shard, &self.me, shard.epoch(), end);
-        self.home.opened(self.shard, shard.epoch(), shard.cordons());
+        self.home.opened(self.shard, shard.epoch(), shard.cordons(), std::mem::take(&mut self.idle));
         self.process.routes.set_unreadable(self.shard, false);
         self.show(ShardState::Open);
     }

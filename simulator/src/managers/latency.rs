@@ -23,19 +23,14 @@ pub enum Latency {
     Fast,
     /// As a busy vCenter: half a minute for a create, seconds for power.
     Realistic,
+    /// This median for every operation; readings as in `Fast`.
+    Median(Duration),
 }
 
-impl Latency {
-    /// As on the command line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Fast => "fast",
-            Self::Realistic => "realistic",
-        }
-    }
+/// The longest median that may be asked for.
+const MEDIAN_MS_MAX: u64 = 600_000;
 
+impl Latency {
     /// How many operations of each kind a manager takes at once, unless its configuration says.
     #[must_use]
     pub fn limits(self) -> Limits {
@@ -50,7 +45,7 @@ impl Latency {
                 revokes: true,
             },
             // What one vCenter takes before its own queue fills, over a hundred hosts.
-            Self::Fast | Self::Realistic => Limits {
+            Self::Fast | Self::Realistic | Self::Median(_) => Limits {
                 operations_max: 256,
                 creates_max: 128,
                 relocations_max: 32,
@@ -97,6 +92,8 @@ impl Latency {
                 Action::Delete => (3.0, 0.5),
                 Action::Inspect => (0.05, 0.4),
             },
+            Self::Median(_) if *action == Action::Inspect => (0.002, 0.4),
+            Self::Median(median) => (median.as_secs_f64(), 0.4),
         };
         lognormal(median_seconds, sigma, rng)
     }
@@ -105,7 +102,7 @@ impl Latency {
     pub(super) fn of_read(self, rng: &mut SmallRng) -> Duration {
         match self {
             Self::None => Duration::ZERO,
-            Self::Fast => lognormal(0.002, 0.4, rng),
+            Self::Fast | Self::Median(_) => lognormal(0.002, 0.4, rng),
             Self::Realistic => lognormal(0.05, 0.4, rng),
         }
     }
@@ -114,7 +111,7 @@ impl Latency {
     pub(super) fn of_inventory(self, rng: &mut SmallRng) -> Duration {
         match self {
             Self::None => Duration::ZERO,
-            Self::Fast => lognormal(0.010, 0.4, rng),
+            Self::Fast | Self::Median(_) => lognormal(0.010, 0.4, rng),
             Self::Realistic => lognormal(1.5, 0.4, rng),
         }
     }
@@ -122,22 +119,33 @@ impl Latency {
 
 impl fmt::Display for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Fast => f.write_str("fast"),
+            Self::Realistic => f.write_str("realistic"),
+            Self::Median(median) => write!(f, "{}ms", median.as_millis()),
+        }
     }
 }
 
 /// The text names no latency.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a latency is none, fast or realistic")]
+#[error("a latency is none, fast, realistic, or a median such as 500ms, up to {MEDIAN_MS_MAX}ms")]
 pub struct UnknownLatency;
 
 impl FromStr for Latency {
     type Err = UnknownLatency;
     fn from_str(text: &str) -> Result<Self, UnknownLatency> {
-        [Self::None, Self::Fast, Self::Realistic]
-            .into_iter()
-            .find(|latency| latency.as_str() == text)
-            .ok_or(UnknownLatency)
+        match text {
+            "none" => Ok(Self::None),
+            "fast" => Ok(Self::Fast),
+            "realistic" => Ok(Self::Realistic),
+            _ => {
+                let median = text.strip_suffix("ms").and_then(|number| number.parse().ok());
+                let median = median.filter(|ms| (1..=MEDIAN_MS_MAX).contains(ms)).ok_or(UnknownLatency)?;
+                Ok(Self::Median(Duration::from_millis(median)))
+            }
+        }
     }
 }
 
@@ -167,6 +175,12 @@ mod tests {
     #[test]
     fn names_are_those_of_the_command_line() {
         assert_eq!("realistic".parse(), Ok(Latency::Realistic));
-        assert_eq!("slow".parse::<Latency>(), Err(UnknownLatency));
+        assert_eq!("500ms".parse(), Ok(Latency::Median(Duration::from_millis(500))));
+        for wrong in ["slow", "ms", "0ms", "-1ms", "600001ms", "1s"] {
+            assert_eq!(wrong.parse::<Latency>(), Err(UnknownLatency), "{wrong}");
+        }
+        for name in ["none", "fast", "realistic", "500ms"] {
+            assert_eq!(name.parse::<Latency>().map(|latency| latency.to_string()).as_deref(), Ok(name));
+        }
     }
 }

@@ -208,6 +208,8 @@ impl Manager {
 
     pub(crate) async fn inventory(&self, session: Option<Epoch>) -> Result<Inventory, Error> {
         self.pause(|latency, rng| latency.of_inventory(rng)).await?;
+        // Whoever has not opened it may read it; whoever had and was revoked may not.
+        let session = session.or(self.state().epoch);
         self.read(session, |state| state.holdings.inventory()).await
     }
     pub(crate) async fn tasks(&self, session: Option<Epoch>) -> Result<Vec<RunningTask>, Error> {

@@ -199,6 +199,8 @@ pub(crate) enum Timer {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attempt {
     pub(crate) count: u32,
+    /// Of these, how many were answered with a pause that whoever answered named.
+    pub(crate) named: u32,
     pub(crate) next_at: Option<WallMs>,
     /// Whether the last try asked for it not to be made at all.
     pub(crate) withdraw: bool,

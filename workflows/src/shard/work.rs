@@ -359,8 +359,17 @@ impl Shard {
             let attempt = self.soft.attempts.entry(intent.clone()).or_default();
             attempt.detail = format!("{}: {}", later.reason.as_str(), later.detail);
             attempt.next_at = Some(ctx.now);
-            let count = attempt.count;
-            later.after.unwrap_or_else(|| super::timers::backoff(&self.limits, count, ctx.random))
+            match later.after {
+                // Whoever names a pause knows for how long: it makes no later pause longer.
+                Some(after) => {
+                    attempt.named += 1;
+                    after
+                }
+                None => {
+                    let count = attempt.count.saturating_sub(attempt.named);
+                    super::timers::backoff(&self.limits, count, ctx.random)
+                }
+            }
         };
         if self.withdraw(ctx, vm) || self.pause_call(ctx, vm, later) {
             return;

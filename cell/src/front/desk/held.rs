@@ -9,6 +9,15 @@ use cellbus_workflows::{Action, Answer, Call, Later, LaterReason};
 
 use super::{Desk, Kind, Pending};
 
+/// When a call that came as its manager was handed over is made again, of the next owner.
+const HANDED_OVER: Duration = Duration::from_millis(100);
+
+/// What it is answered. It has not begun.
+pub(super) fn handed_over() -> Answer {
+    let detail = "the manager is being handed over to another cell".to_owned();
+    Answer::Later(Later { reason: LaterReason::NoOwner, detail, after: Some(HANDED_OVER) })
+}
+
 impl Desk {
     /// What a call is answered that must not begin, as an operator has paused it.
     pub(super) fn shut(&self, now: Mono, call: &Call) -> Option<Answer> {
@@ -30,6 +39,32 @@ impl Desk {
         self.put_off += 1;
         let detail = "as many destructive operations have begun at the manager as may in a minute".to_owned();
         Some(Answer::Later(Later { reason: LaterReason::Limited, detail, after: Some(after) }))
+    }
+
+    /// Nothing begins any more: those in line are sent away.
+    pub(in crate::front) fn close(&mut self) {
+        self.closed = true;
+        for kind in Kind::ALL {
+            for vm in self.lines[kind as usize].drain() {
+                if let Some(pending) = self.pending.remove(&vm) {
+                    self.reply(&pending.from, &pending.asked, handed_over());
+                }
+            }
+        }
+    }
+
+    /// Whether calls have begun and not ended.
+    pub(in crate::front) fn under_way(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether nothing of ours is under way at the manager for certain, begun here or before.
+    pub(in crate::front) fn idle(&self) -> bool {
+        !self.under_way()
+            && !self.revoked
+            && self.adopted.is_empty()
+            && self.unread.is_empty()
+            && !self.holdings.doubts()
     }
 
     /// More or less is paused than before: those in line for what is paused now are sent away.
