@@ -13,8 +13,6 @@ use cellbus_bus::env::real;
 use cellbus_bus::kafka::testing::{KafkaServer, left_out};
 use cellbus_bus::kafka::{Config, Kafka};
 use futures::future::BoxFuture;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
@@ -40,10 +38,7 @@ fn client(server: &KafkaServer) -> ClientConfig {
 }
 
 async fn topic(server: &KafkaServer, name: &str, partitions: i32) {
-    let admin: AdminClient<DefaultClientContext> = client(server).create().expect("an admin client");
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-    let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("an answer");
-    made.into_iter().for_each(|one| drop(one.expect("a topic")));
+    server.make_topics(&[name.to_owned()], partitions).await;
 }
 
 fn producer(server: &KafkaServer) -> FutureProducer {
@@ -90,6 +85,33 @@ async fn bare_loop(server: &KafkaServer) -> f64 {
         }
         consumer.commit_consumer_state(CommitMode::Sync).expect("a commit");
         publishing.await.expect("the producer ends");
+    })
+    .await
+}
+
+/// The bound of a partition for each shard: the same bare client, one record after the other to each of 256
+/// partitions, so that each is a request of its own.
+async fn bare_spread(server: &KafkaServer) -> f64 {
+    const PARTITIONS: i32 = 256;
+    let name = KafkaServer::prefix();
+    topic(server, &name, PARTITIONS).await;
+    let producer = producer(server);
+    let body = payload();
+    measure(MESSAGES, async || {
+        let mut on_their_way = std::collections::VecDeque::new();
+        for number in 0..MESSAGES {
+            // No more than one of each partition: those that wait for the same would share a request.
+            if on_their_way.len() >= PARTITIONS as usize {
+                let sent: rdkafka::producer::DeliveryFuture = on_their_way.pop_front().expect("some are");
+                sent.await.expect("an answer").expect("a write");
+            }
+            let partition = i32::try_from(number % PARTITIONS as u64).expect("small");
+            let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&name).partition(partition).payload(&body);
+            on_their_way.push_back(producer.send_result(record).map_err(|(error, _)| error).expect("a place"));
+        }
+        for sent in on_their_way {
+            sent.await.expect("an answer").expect("a write");
+        }
     })
     .await
 }
@@ -168,6 +190,7 @@ fn main() {
         let yardstick = f64::midpoint(before, again);
         show("bare produce, consume, commit", before, before);
         show("  the same again", again, before);
+        show("  bare produce, a request for each record (256 partitions)", bare_spread(&server).await, yardstick);
         let (bus, publish) = filled(&server).await;
         show("ingress to queue, acked, 256 at once", intake(&bus, publish).await, yardstick);
         let (bus, publish) = filled(&server).await;

@@ -361,6 +361,12 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`].
     async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>>;
+    /// How many messages are not acked, whether taken or not. It may be a moment old. For the autoscaler,
+    /// about once a second.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn ingress_depth(&self) -> Result<u64>;
 
     /// Answers a producer at its [`Delivery::reply_to`]. Best effort: nobody may be listening. Does
     /// nothing on transports without inboxes.

@@ -357,6 +357,10 @@ impl Bus for Embedded {
         self.shared.running()?;
         ingress::unacked(&self.shared, after, max).await
     }
+    async fn ingress_depth(&self) -> Result<u64> {
+        self.shared.running()?;
+        Ok(self.shared.ingress.depth(&self.shared.streams.get(StreamId::INGRESS)))
+    }
 
     async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> {
         self.check(need(queue.kind))?;

@@ -36,6 +36,7 @@ use crate::env::{Env, Mono};
 use crate::ids::{CellId, Seq, ShardId};
 
 mod answer;
+mod asked;
 mod chain;
 mod client;
 mod cluster;
@@ -44,21 +45,25 @@ mod error;
 mod events;
 mod feed;
 mod fence;
+mod figures;
 mod ingress;
 mod layout;
 mod members;
 mod prepare;
 mod produce;
 mod queue;
+mod replicas;
 mod snapshots;
 mod table;
 #[cfg(feature = "conformance")]
 pub mod testing;
 #[cfg(all(test, feature = "conformance"))]
 mod tests;
+mod token;
 
 pub use config::{Auth, Config, Mechanism, TENANT_PARTITIONS_MAX, Tls};
 pub use error::OpenError;
+pub use figures::{Figures, TopicFigures};
 
 use client::{Context, Heard};
 use feed::Pool;
@@ -105,12 +110,14 @@ struct Shared {
     /// When a write was last refused for fullness.
     full_at: Mutex<Option<Mono>>,
     known: prepare::Known,
+    replicas: replicas::Seen,
     fences: fence::Fences,
     cluster_known: Mutex<Option<(Seq, ClusterRecord)>>,
     members: table::Table,
     marks: table::Table,
     ingress: ingress::Ingress,
     ingress_order: ingress::Order,
+    asking: asked::Asking,
 }
 
 fn closed() -> Error {
@@ -202,15 +209,20 @@ impl Kafka {
 
     async fn connect(mut config: Config, way: Way, env: Env) -> std::result::Result<Arc<Self>, OpenError> {
         config.check().map_err(|(field, rule)| OpenError::Config { field, rule })?;
-        let context = Context::default();
+        let context = Context::new(&config);
         let (told, made_for) = (config.clone(), context.clone());
         let made = env.blocking("kafka clients", move || {
-            let admin = AdminClient::from_config_and_context(&client::common(&told), made_for.clone())?;
-            Ok::<_, KafkaError>((Arc::new(admin), produce::Producer::new(&told, made_for)?))
+            let failed = |error: KafkaError| OpenError::Client { reason: error.to_string() };
+            let admin = AdminClient::from_config_and_context(&client::common(&told), made_for.clone());
+            let admin = admin.map_err(failed)?;
+            if let Some(file) = &made_for.token {
+                let token = file.read().map_err(|reason| OpenError::Client { reason })?;
+                token::hand_over(admin.inner(), token).map_err(|reason| OpenError::SignIn { reason })?;
+            }
+            Ok((Arc::new(admin), produce::Producer::new(&told, made_for).map_err(failed)?))
         });
         let (admin, producer) = match made.await {
-            Some(Ok(made)) => made,
-            Some(Err(error)) => return Err(OpenError::Client { reason: error.to_string() }),
+            Some(made) => made?,
             None => return Err(OpenError::Client { reason: "this process is ending".to_owned() }),
         };
         let layout = Layout::new(&config);
@@ -229,12 +241,14 @@ impl Kafka {
             nonce: env.random_u64(),
             full_at: Mutex::new(None),
             known: prepare::Known::default(),
+            replicas: replicas::Seen::default(),
             fences: fence::Fences::default(),
             cluster_known: Mutex::new(None),
             members: table::Table::default(),
             marks: table::Table::default(),
             ingress: ingress::Ingress::default(),
             ingress_order: ingress::Order::default(),
+            asking: asked::Asking::default(),
             closed,
             env,
             config,
@@ -243,7 +257,14 @@ impl Kafka {
             admin,
             producer,
         };
-        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+        // What was opened is closed again if it is refused: by dropping it.
+        let opened = Arc::new(Self { shared: Arc::new(shared) });
+        let shared = &opened.shared;
+        if shared.context.token.is_some() {
+            shared.env.spawn("kafka token", token::renew(Arc::downgrade(shared)));
+        }
+        shared.known_layout().await?;
+        Ok(opened)
     }
 
     /// Takes no more, and gives back the ingress messages that are not acked. Readers get
@@ -251,6 +272,7 @@ impl Kafka {
     pub async fn close(&self) {
         self.shared.closed.cancel();
         self.shared.leave_ingress().await;
+        self.shared.ask_no_more().await;
         self.shared.readers.close();
         self.shared.peeks.close();
     }
@@ -259,6 +281,9 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         self.shared.closed.cancel();
+        if let Some(consumer) = self.shared.asking.take() {
+            feed::drop_aside(&self.shared.env, consumer);
+        }
     }
 }
 
@@ -290,6 +315,9 @@ impl Bus for Kafka {
     }
     async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
         ingress::look(&self.shared, after, max).await
+    }
+    async fn ingress_depth(&self) -> Result<u64> {
+        self.shared.ingress_ends().await.map(|(_, open)| open)
     }
 
     async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> {

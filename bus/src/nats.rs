@@ -279,6 +279,9 @@ impl Bus for Nats {
     async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
         self.shared.unacked(after, max).await
     }
+    async fn ingress_depth(&self) -> Result<u64> {
+        self.shared.ingress_depth().await
+    }
 
     async fn publish(&self, queue: Queue, items: Vec<Bytes>) -> Result<Seq> {
         if items.is_empty() {

@@ -1,4 +1,4 @@
-//! The Kafka transport keeps the contract, on a real broker.
+//! The Kafka transport keeps the contract, on a real broker; on three; and with many tenants.
 #![cfg(feature = "kafka")]
 
 use std::sync::Arc;
@@ -10,6 +10,11 @@ use cellbus_bus::kafka::testing::KafkaServer;
 use cellbus_bus::kafka::{Config, Kafka};
 use cellbus_bus::{Bus, Env};
 use tokio::runtime::Handle;
+
+#[path = "kafka/replicas.rs"]
+mod replicas;
+#[path = "kafka/tenants.rs"]
+mod tenants;
 
 struct Fresh {
     config: Config,

@@ -9,6 +9,7 @@ pub mod backup;
 mod cluster;
 mod described;
 pub mod embedded;
+mod kafka;
 mod managers;
 mod memory;
 mod nats;
@@ -23,6 +24,7 @@ pub(crate) mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cellbus_bus::kafka::Kafka;
 use cellbus_bus::nats::Nats;
 use prometheus::{
     Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
@@ -146,6 +148,7 @@ pub fn described() -> Vec<(&'static str, &'static [Described])> {
         ("Work", work::ALL),
         ("The process", ALL),
         ("The bus on NATS", nats::ALL),
+        ("The bus on Kafka", kafka::ALL),
         ("Backups", backup::ALL),
         ("The embedded bus", embedded::ALL),
         ("Calls between processes", peers::ALL),
@@ -185,6 +188,7 @@ pub struct Metrics {
     /// Of the other parts of the process.
     others: Vec<Registry>,
     streams: Option<nats::Streams>,
+    topics: Option<kafka::Topics>,
     cluster: cluster::Cluster,
     managers: managers::Managers,
     requests_total: IntCounterVec,
@@ -223,6 +227,7 @@ impl Metrics {
         Ok(Self {
             others: Vec::new(),
             streams: None,
+            topics: None,
             cluster: cluster::Cluster::new(&registry)?,
             managers: managers::Managers::new(&registry)?,
             locate_seconds: request_seconds.with_label_values(&["locate"]),
@@ -256,6 +261,15 @@ impl Metrics {
     /// When the registry has them already.
     pub fn on_nats(mut self, bus: Arc<Nats>) -> prometheus::Result<Self> {
         self.streams = Some(nats::Streams::new(&self.registry, bus)?);
+        Ok(self)
+    }
+
+    /// With those of the topics of its bus.
+    ///
+    /// # Errors
+    /// When the registry has them already.
+    pub fn on_kafka(mut self, bus: Arc<Kafka>) -> prometheus::Result<Self> {
+        self.topics = Some(kafka::Topics::new(&self.registry, bus)?);
         Ok(self)
     }
 
@@ -309,6 +323,9 @@ impl Metrics {
         let streams = async {
             if let Some(streams) = &self.streams {
                 streams.gather().await;
+            }
+            if let Some(topics) = &self.topics {
+                topics.gather().await;
             }
         };
         let (queue, shards, managers, cells, scale, ()) =

@@ -115,7 +115,7 @@ pub struct Inputs {
     pub cells_active: Option<u32>,
     /// Cells that hand theirs over.
     pub cells_draining: Option<u32>,
-    /// Jobs that no owner has read.
+    /// Jobs that no owner has read, with those that no cell has taken from the bus.
     pub unread: u64,
     /// Work accepted and not started.
     pub waiting: u64,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cellbus_bus::Env;
 use cellbus_bus::kafka::{self, Auth, Kafka, OpenError, Tls};
-use cellbus_cell::config::Config;
+use cellbus_cell::config::{Config, KafkaSignIn};
 
 use crate::exit::{Error, Result};
 use crate::secret::secret;
@@ -29,9 +29,10 @@ fn of(config: &Config, name: &str) -> Result<kafka::Config> {
     let kafka = &config.kafka;
     let auth = match &kafka.sign_in {
         None => Auth::None,
-        Some(with) => {
-            Auth::User { mechanism: with.mechanism, user: with.user.clone(), password: secret(&with.password)? }
+        Some(KafkaSignIn::User { mechanism, user, password }) => {
+            Auth::User { mechanism: *mechanism, user: user.clone(), password: secret(password)? }
         }
+        Some(KafkaSignIn::Token(file)) => Auth::Token { file: file.clone() },
     };
     Ok(kafka::Config {
         // Brokers count by it, and take no spaces in it.

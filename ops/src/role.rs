@@ -93,7 +93,8 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
     let metrics = metrics.beside(node.gateway().process().registry());
     let metrics = match &connection {
         Opened::Nats(bus) => metrics.on_nats(bus.clone()).context("metrics")?,
-        Opened::Kafka(_) | Opened::Embedded(_) => metrics,
+        Opened::Kafka(bus) => metrics.on_kafka(bus.clone()).context("metrics")?,
+        Opened::Embedded(_) => metrics,
     };
     let app = App::new(served, env.clone(), settings, Arc::new(metrics), Arc::new(level));
     let (serving, stop_serving) = (TaskTracker::new(), CancellationToken::new());

@@ -39,15 +39,30 @@ pub fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
 /// With `CI=true`, where nothing may be left out.
 #[must_use]
 pub fn python() -> Option<PathBuf> {
-    let named = std::env::var_os("CELLBUS_PRODUCERS_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        target.join("producers/bin/python")
-    });
-    if python.is_file() {
-        return Some(python);
+    tool("CELLBUS_PRODUCERS_PYTHON", "producers/bin/python", "Python with producers' clients", "ops/setup/producers")
+}
+
+/// The kcat that `ops/setup/kcat` has found or unpacked; `None`, said loudly, where there is none.
+///
+/// # Panics
+/// With `CI=true`, where nothing may be left out.
+#[must_use]
+pub fn kcat() -> Option<PathBuf> {
+    tool("CELLBUS_KCAT", "kcat/bin/kcat", "kcat", "ops/setup/kcat")
+}
+
+fn tool(variable: &str, below_target: &str, what: &str, setup: &str) -> Option<PathBuf> {
+    let tool = std::env::var_os(variable).map_or_else(
+        || {
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+            target.join(below_target)
+        },
+        PathBuf::from,
+    );
+    if tool.is_file() {
+        return Some(tool);
     }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no Python of producers: run ops/setup/producers");
-    eprintln!("LEFT OUT: no Python with producers' clients; run ops/setup/producers");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no {what}: run {setup}");
+    eprintln!("LEFT OUT: no {what}; run {setup}");
     None
 }

@@ -109,6 +109,13 @@ impl Ingress {
         first
     }
 
+    /// How many messages are not done with.
+    pub(super) fn depth(&self, stream: &Stream) -> u64 {
+        let acked = u64::try_from(self.state().acked.len()).unwrap_or(u64::MAX);
+        let kept = stream.state();
+        kept.next.saturating_sub(kept.first).saturating_sub(acked)
+    }
+
     pub(super) fn each_acked(&self, tell: impl FnMut(u64)) {
         self.state().acked.iter().copied().for_each(tell);
     }

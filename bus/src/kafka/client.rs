@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -13,6 +14,7 @@ use rdkafka::{ClientContext, Statistics};
 use crate::env::Mono;
 
 use super::config::{Auth, Config};
+use super::token::TokenFile;
 
 /// So long without an answer to any client.
 const DOWN_AFTER: Duration = Duration::from_secs(3);
@@ -24,8 +26,25 @@ pub(super) struct Heard {
     down: AtomicBool,
     /// When one of them was last answered, in milliseconds of [`crate::env::Mono`].
     answered_ms: AtomicU64,
-    /// The last error that no call of ours was told.
+    /// The error that tells most of those that no call of ours was told, the last of several.
     last: Mutex<Option<(RDKafkaErrorCode, String)>>,
+}
+
+/// How much an error tells of why no broker can be reached. Clients try again and again and several are
+/// at it, so that what follows a refusal must not hide it.
+fn tells(code: RDKafkaErrorCode, reason: &str) -> u8 {
+    match code {
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL => 3,
+        RDKafkaErrorCode::BrokerTransportFailure if is_tls(reason) => 2,
+        RDKafkaErrorCode::AllBrokersDown => 0,
+        _ => 1,
+    }
+}
+
+/// Whether a connection failed at its encryption: what the other side answers at once fails inside the
+/// connect, which has a code of its own for it.
+pub(super) fn is_tls(reason: &str) -> bool {
+    reason.contains("SSL routines")
 }
 
 impl Heard {
@@ -43,15 +62,45 @@ impl Heard {
     pub(super) fn last(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+    /// What was heard so far is over.
+    pub(super) fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+    fn hear(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(known, said)| tells(code, reason) >= tells(*known, said)) {
+            *last = Some((code, reason.to_owned()));
+        }
+    }
 }
 
-/// Hears a client's log and errors.
-#[derive(Clone, Default)]
+/// Hears a client's log and errors, and gives it tokens.
+#[derive(Clone)]
 pub(super) struct Context {
     pub(super) heard: Arc<Heard>,
+    pub(super) token: Option<Arc<TokenFile>>,
+}
+
+impl Context {
+    pub(super) fn new(config: &Config) -> Self {
+        let token = match &config.auth {
+            Auth::Token { file } => Some(Arc::new(TokenFile::new(file.clone()))),
+            Auth::None | Auth::User { .. } => None,
+        };
+        Self { heard: Arc::new(Heard::default()), token }
+    }
 }
 
 impl ClientContext for Context {
+    /// Only clients of `OAUTHBEARER` ask.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let Some(token) = &self.token else { return Err("no file of tokens is configured".into()) };
+        // A small file of this machine, seldom: a thread that it holds up waits for it in any case.
+        Ok(token.read()?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
@@ -70,12 +119,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
-        let mut last = self.heard.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // That all are down tells less than what one of them was down for.
-        if last.is_none() || code != RDKafkaErrorCode::AllBrokersDown {
-            *last = Some((code, reason.to_owned()));
-        }
-        drop(last);
+        self.heard.hear(code, reason);
         if code == RDKafkaErrorCode::AllBrokersDown {
             if !self.heard.down.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "no Kafka broker can be reached; trying again");
@@ -136,6 +180,9 @@ pub(super) fn common(config: &Config) -> ClientConfig {
                 .set("sasl.username", user)
                 .set("sasl.password", password.expose());
         }
+        Auth::Token { .. } => {
+            client.set("sasl.mechanism", "OAUTHBEARER");
+        }
     }
     client
 }
@@ -195,4 +242,26 @@ fn consumer(config: &Config) -> ClientConfig {
         // Of each partition; one message more than that there always may be.
         .set("queued.max.messages.kbytes", (4 << 10).to_string());
     client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_most_is_kept() {
+        let heard = Heard::default();
+        let last = || heard.last().map(|(code, _)| code);
+        heard.hear(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        heard.hear(RDKafkaErrorCode::BrokerTransportFailure, "Connection refused");
+        heard.hear(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(last(), Some(RDKafkaErrorCode::BrokerTransportFailure));
+        heard.hear(RDKafkaErrorCode::Authentication, "no");
+        heard.hear(RDKafkaErrorCode::BrokerTransportFailure, "Disconnected");
+        assert_eq!(last(), Some(RDKafkaErrorCode::Authentication), "another client is only cut off");
+        heard.forget();
+        heard.hear(RDKafkaErrorCode::BrokerTransportFailure, "error:0A000418:SSL routines::tlsv1 alert unknown ca");
+        heard.hear(RDKafkaErrorCode::BrokerTransportFailure, "Disconnected");
+        assert!(heard.last().is_some_and(|(_, reason)| is_tls(&reason)));
+    }
 }

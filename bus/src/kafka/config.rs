@@ -24,6 +24,12 @@ pub enum Auth {
         /// The password.
         password: Secret,
     },
+    /// SASL OAUTHBEARER with the token (a JWT) that stands in this file, which is read again each time
+    /// that a client needs a new one.
+    Token {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// A SASL mechanism for a password.

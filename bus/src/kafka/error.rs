@@ -28,7 +28,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The brokers do not let this process in.
-    #[error("the Kafka brokers refuse to sign this process in; check kafka.sasl, user and password: {reason}")]
+    #[error(
+        "the Kafka brokers refuse to sign this process in; check kafka.sasl, user and password, or the token: {reason}"
+    )]
     SignIn {
         /// What was said.
         reason: String,
@@ -63,6 +65,15 @@ pub enum OpenError {
         /// What was looked for.
         topic: String,
     },
+    /// The layout was written by a build that knows more than this one.
+    #[error(
+        "this cluster's topics have layout {found}, and this build knows up to {}; run a newer build",
+        super::layout::LAYOUT
+    )]
+    NewerLayout {
+        /// In the record.
+        found: u32,
+    },
     /// The brokers refused to make a topic, or to tell about one.
     #[error("the Kafka brokers refuse {doing}: {reason}")]
     Refused {
@@ -74,7 +85,7 @@ pub enum OpenError {
         code: Option<&'static str>,
     },
     /// No answer in time.
-    #[error("the Kafka brokers gave no answer to {doing}: {reason}")]
+    #[error("the Kafka brokers gave no answer when they were asked {doing}: {reason}")]
     NoAnswer {
         /// What was asked.
         doing: String,
@@ -88,9 +99,16 @@ impl OpenError {
     pub(super) fn request(doing: &str, code: Option<Code>, reason: String) -> Self {
         let doing = doing.to_owned();
         match code {
-            None | Some(Code::OperationTimedOut | Code::RequestTimedOut | Code::BrokerTransportFailure) => {
-                Self::NoAnswer { doing, reason }
-            }
+            // The last three pass with an election.
+            None
+            | Some(
+                Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::BrokerTransportFailure
+                | Code::NotController
+                | Code::BrokerNotAvailable
+                | Code::NetworkException,
+            ) => Self::NoAnswer { doing, reason },
             Some(code) => Self::Refused { doing, reason, code: super::answer::words(code).map(|(name, _)| name) },
         }
     }
@@ -106,6 +124,7 @@ impl OpenError {
             Self::Tls { .. } => "kafka_tls_failed",
             Self::Differs { .. } => "kafka_topic_differs",
             Self::NoCluster { .. } => "kafka_no_cluster",
+            Self::NewerLayout { .. } => "kafka_newer_layout",
             Self::Refused { code, .. } => code.unwrap_or("kafka_refused"),
             Self::NoAnswer { .. } => "kafka_no_answer",
         }
@@ -121,6 +140,7 @@ impl OpenError {
             | Self::Tls { .. }
             | Self::Differs { .. }
             | Self::NoCluster { .. }
+            | Self::NewerLayout { .. }
             | Self::Refused { .. } => false,
         }
     }

@@ -55,19 +55,20 @@ pub(super) fn follows(came: &Came) -> Option<Seq> {
 impl Shared {
     /// Appends to a shard's log.
     pub(super) async fn append(&self, shard: ShardId, expected: Seq, entry: Bytes) -> Result<Seq> {
-        match self.append_at(&self.layout.log(shard), expected, entry).await? {
+        match self.append_at(&self.layout.log(shard), expected, entry, None).await? {
             Ok(seq) => Ok(seq),
             Err(found) => Err(Error::Fenced { shard, expected, found }),
         }
     }
 
-    /// Appends if `expected` is the last that counts; else gives what is. One append of this process to a
+    /// Appends if `expected` is the last that counts; else gives what is; with one more header. One append of this process to a
     /// place at a time: others would only be void.
     pub(super) async fn append_at(
         &self,
         place: &Place,
         expected: Seq,
         entry: Bytes,
+        more: Option<(&'static str, Bytes)>,
     ) -> Result<std::result::Result<Seq, Seq>> {
         check_size(&entry)?;
         self.reachable()?;
@@ -87,10 +88,9 @@ impl Shared {
         };
         let number = self.fences.appends.fetch_add(1, Ordering::Relaxed);
         let mark = Bytes::from(format!("{:016x}-{number:x}", self.nonce));
-        let record = Record {
-            headers: vec![(FOLLOWS, Bytes::from(expected.to_string())), (MARK, mark.clone())],
-            ..Record::new(entry)
-        };
+        let mut headers = vec![(FOLLOWS, Bytes::from(expected.to_string())), (MARK, mark.clone())];
+        headers.extend(more);
+        let record = Record { headers, ..Record::new(entry) };
         let unknown = match self.write(To::Place(place.clone()), record).await {
             // Nothing lies between: what counted before is the last that counts.
             Ok(Some(offset)) if offset == chain.next => {

@@ -22,7 +22,8 @@ use crate::contract::{Delivery, Result, Unacked};
 use crate::env::{Env, Mono};
 use crate::ids::Seq;
 
-use self::acks::{Acks, Done};
+use self::acks::Acks;
+pub(super) use self::acks::Done;
 use self::taken::Taken;
 use super::client::{self, Context};
 use super::feed::drop_aside;
@@ -163,6 +164,14 @@ pub(super) struct GroupContext {
 }
 
 impl ClientContext for GroupContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Context::ENABLE_REFRESH_OAUTH_TOKEN;
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> std::result::Result<rdkafka::client::OAuthToken, Box<dyn std::error::Error>> {
+        self.plain.generate_oauth_token(config)
+    }
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
         self.plain.log(level, facility, message);
     }

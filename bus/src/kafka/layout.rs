@@ -20,6 +20,8 @@ use crate::ids::{Seq, ShardId};
 
 use super::config::Config;
 
+/// The layout that this build makes, and the newest that it knows. It stands beside the cluster record.
+pub(super) const LAYOUT: u32 = 1;
 /// What a topic must take as one message: the largest of ours, with room for its headers.
 pub(super) const MESSAGE_BYTES: usize = MESSAGE_BYTES_MAX + (64 << 10);
 /// A file of a partition. What is trimmed gives room back by whole files.

@@ -63,7 +63,10 @@ pub(super) async fn found(
     let (client, timeout) = (Arc::clone(admin), config.connect_timeout);
     let metadata = env.blocking("kafka metadata", move || client.inner().fetch_metadata(None, timeout)).await;
     let metadata = match metadata {
-        Some(Ok(metadata)) => metadata,
+        Some(Ok(metadata)) => {
+            admin.inner().context().heard.forget();
+            metadata
+        }
         Some(Err(error)) => return Err(unreachable(admin, config, &error)),
         None => return Err(unreachable(admin, config, &KafkaError::Canceled)),
     };
@@ -86,8 +89,7 @@ fn unreachable(admin: &Arc<AdminClient<Context>>, config: &Config, error: &Kafka
     match heard.map(|(code, _)| code) {
         Some(Code::Authentication | Code::SaslAuthenticationFailed) => OpenError::SignIn { reason },
         Some(Code::SSL) => OpenError::Tls { reason },
-        // What the other side answers at once fails inside the connect, which has a code of its own for it.
-        Some(Code::BrokerTransportFailure) if reason.contains("SSL routines") => OpenError::Tls { reason },
+        Some(Code::BrokerTransportFailure) if super::client::is_tls(&reason) => OpenError::Tls { reason },
         _ => OpenError::Unreachable { brokers: config.brokers.join(", "), reason },
     }
 }
@@ -117,7 +119,7 @@ pub(super) async fn prepare(
     for topic in &new {
         make(admin, config, topic).await?;
     }
-    settings(admin, config, &old).await?;
+    settings(admin, config, &old, env).await?;
     if new.is_empty() {
         return Ok(());
     }
@@ -164,14 +166,24 @@ async fn settings(
     admin: &AdminClient<Context>,
     config: &Config,
     topics: &[&Topic],
+    env: &Env,
 ) -> std::result::Result<(), OpenError> {
     if topics.is_empty() {
         return Ok(());
     }
     let doing = "to tell the settings of topics";
     let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
-    let told = admin.describe_configs(&asked, &options(config)).await;
-    let told = told.map_err(|error| OpenError::request(doing, error.rdkafka_error_code(), error.to_string()))?;
+    let began = env.mono();
+    let told = loop {
+        let told = admin.describe_configs(&asked, &options(config)).await;
+        let told = told.map_err(|error| OpenError::request(doing, error.rdkafka_error_code(), error.to_string()))?;
+        // A topic that another process has just made, and that this broker has not heard of.
+        let late = told.iter().any(|one| one.as_ref().is_err_and(|code| comes_soon(*code)));
+        if !late || env.mono().since(began) >= config.connect_timeout {
+            break told;
+        }
+        env.sleep(LOOK).await;
+    };
     for resource in told {
         let resource = match resource {
             Ok(resource) => resource,

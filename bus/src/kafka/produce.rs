@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
 
 use crate::contract::{Error, Result};
@@ -162,9 +162,18 @@ impl Shared {
                 self.heard().answered(self.env.mono());
                 Ok(Some(delivery.offset).filter(|offset| *offset >= 0))
             }
-            Ok(Err((error, _))) => {
+            Ok(Err((error, message))) => {
                 self.failed_for_good(sent.client, &error);
-                Err(answer::write_error("write", &error, sent.bytes))
+                let silent = matches!(error.rdkafka_error_code(), Some(Code::MessageTimedOut));
+                let failed = answer::write_error("write", &error, sent.bytes);
+                Err(match failed {
+                    Error::Unknown { reason } if silent => {
+                        let place = Place { topic: Arc::from(message.topic()), partition: message.partition() };
+                        let why = self.short_of_replicas(&place).await;
+                        Error::Unknown { reason: why.map_or(reason.clone(), |why| format!("{reason}; {why}")) }
+                    }
+                    failed => failed,
+                })
             }
             Err(_) => Err(Error::Unknown { reason: "the Kafka client stopped before it answered".to_owned() }),
         }

@@ -14,6 +14,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+
 use super::Config;
 use crate::testing;
 
@@ -28,9 +32,7 @@ const STARTED: &str = "Kafka Server started";
 /// Any id does: one broker is one cluster.
 const CLUSTER_ID: &str = "Y2VsbGJ1cy1pbi10ZXN0cw";
 /// Small, and quick to start.
-const JVM: [&str; 6] = [
-    "-Xmx512m",
-    "-Xms128m",
+const JVM: [&str; 4] = [
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -58,8 +60,28 @@ pub fn left_out() -> bool {
 pub struct KafkaServer {
     dir: PathBuf,
     port: u16,
+    internal: u16,
+    heap: &'static [&'static str],
     child: Option<Child>,
 }
+
+/// One process of a cluster.
+#[derive(Clone, Copy)]
+struct Node<'a> {
+    id: usize,
+    /// For clients, and for brokers and tests.
+    ports: [u16; 2],
+    /// Of the only controller, which is the first node.
+    controller: u16,
+    /// How many brokers there are.
+    brokers: usize,
+    /// What clients speak.
+    protocol: &'a str,
+}
+
+const HEAP: &[&str] = &["-Xmx512m", "-Xms128m"];
+/// Each of several, which have little to do.
+const HEAP_OF_SEVERAL: &[&str] = &["-Xmx256m", "-Xms64m"];
 
 impl KafkaServer {
     /// Starts one that lets everybody in.
@@ -79,11 +101,17 @@ impl KafkaServer {
     #[must_use]
     pub fn start_with(protocol: &str, more: &str, users: &[(&str, &str)]) -> Self {
         let ports = testing::free_ports(3);
-        let mut server = Self { dir: testing::folder("kafka"), port: ports[0], child: None };
+        let node = Node { id: 1, ports: [ports[0], ports[1]], controller: ports[2], brokers: 1, protocol };
+        Self::of(node, HEAP, more, users)
+    }
+
+    fn of(node: Node<'_>, heap: &'static [&'static str], more: &str, users: &[(&str, &str)]) -> Self {
+        let [port, internal] = node.ports;
+        let mut server = Self { dir: testing::folder("kafka"), port, internal, heap, child: None };
         let started = fs::create_dir_all(&server.dir).and_then(|()| {
             let dir = server.dir.to_string_lossy();
-            fs::write(server.properties(), configuration(protocol, [ports[0], ports[1], ports[2]], &dir) + more)?;
-            server.format(users)?;
+            fs::write(server.properties(), configuration(node, &dir) + more)?;
+            server.format(node.id == 1, users)?;
             server.run()
         });
         if let Err(error) = started {
@@ -112,6 +140,12 @@ impl KafkaServer {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The address of the listener that lets everybody in, whatever clients speak.
+    #[must_use]
+    pub fn internal_address(&self) -> String {
+        format!("127.0.0.1:{}", self.internal)
+    }
+
     /// The configuration of a bus on this broker, with short waits and few partitions.
     #[must_use]
     pub fn config(&self) -> Config {
@@ -121,6 +155,24 @@ impl KafkaServer {
             shards: 16,
             tenant_partitions: 1,
             ..Config::new(vec![self.address()])
+        }
+    }
+
+    /// Makes topics of this many partitions, as an operator does.
+    ///
+    /// # Panics
+    /// When one is not made.
+    pub async fn make_topics(&self, names: &[String], partitions: i32) {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.internal_address());
+        let admin: AdminClient<DefaultClientContext> = client.create().expect("an admin client");
+        // Many at once are more than a small broker does within one answer.
+        for some in names.chunks(100) {
+            let topics: Vec<NewTopic<'_>> =
+                some.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
+            let options = AdminOptions::new().request_timeout(Some(START)).operation_timeout(Some(START));
+            let made = admin.create_topics(&topics, &options).await.expect("an answer");
+            made.into_iter().for_each(|one| drop(one.expect("a topic")));
         }
     }
 
@@ -158,15 +210,16 @@ impl KafkaServer {
         self.dir.join("server.properties")
     }
 
-    /// Makes the store of a cluster of one.
-    fn format(&self, users: &[(&str, &str)]) -> io::Result<()> {
+    /// Makes its store. A controller is the only one.
+    fn format(&self, controller: bool, users: &[(&str, &str)]) -> io::Result<()> {
         let user = |(name, password): &(&str, &str)| {
             ["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={name},password={password}]")]
         };
         let output = Command::new("java")
-            .args(java()?)
-            .args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", CLUSTER_ID, "--config"])
+            .args(java(self.heap)?)
+            .args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"])
             .arg(self.properties())
+            .args(controller.then_some("--standalone"))
             .args(users.iter().flat_map(user))
             .stdin(Stdio::null())
             .output()?;
@@ -180,7 +233,7 @@ impl KafkaServer {
         let log = self.log_file();
         fs::write(&log, "")?;
         let mut command = testing::watched(&log);
-        command.arg("java").args(java()?).arg("kafka.Kafka").arg(self.properties());
+        command.arg("java").args(java(self.heap)?).arg("kafka.Kafka").arg(self.properties());
         self.child = Some(command.spawn()?);
         let began = Instant::now();
         while began.elapsed() < START {
@@ -194,22 +247,27 @@ impl KafkaServer {
 }
 
 /// The arguments of `java` before the class.
-fn java() -> io::Result<Vec<OsString>> {
+fn java(heap: &[&str]) -> io::Result<Vec<OsString>> {
     let jars = jars().ok_or_else(|| io::Error::other("there is none; run ops/setup/kafka"))?;
-    let mut arguments: Vec<OsString> = JVM.iter().map(OsString::from).collect();
+    let mut arguments: Vec<OsString> = heap.iter().chain(&JVM).map(OsString::from).collect();
     arguments.push("-cp".into());
     arguments.push(jars.join("*").into());
     Ok(arguments)
 }
 
-/// Broker and controller in one process. Topics are made by whoever means them; a group does not
+/// A broker; the first is the controller too. Topics are made by whoever means them; a group does not
 /// wait for more members.
-fn configuration(protocol: &str, [port, internal, controller]: [u16; 3], dir: &str) -> String {
+fn configuration(node: Node<'_>, dir: &str) -> String {
+    let Node { id, ports: [port, internal], controller, brokers, protocol } = node;
+    let (roles, control) = match id {
+        1 => ("broker,controller", format!(",CONTROLLER://127.0.0.1:{controller}")),
+        _ => ("broker", String::new()),
+    };
     format!(
-        "process.roles=broker,controller\n\
-         node.id=1\n\
+        "process.roles={roles}\n\
+         node.id={id}\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}\n\
+         listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal}{control}\n\
          advertised.listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal}\n\
          listener.security.protocol.map=CLIENT:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          controller.listener.names=CONTROLLER\n\
@@ -218,7 +276,7 @@ fn configuration(protocol: &str, [port, internal, controller]: [u16; 3], dir: &s
          auto.create.topics.enable=false\n\
          group.initial.rebalance.delay.ms=0\n\
          offsets.topic.num.partitions=4\n\
-         offsets.topic.replication.factor=1\n\
+         offsets.topic.replication.factor={brokers}\n\
          transaction.state.log.num.partitions=1\n\
          transaction.state.log.replication.factor=1\n\
          transaction.state.log.min.isr=1\n\
@@ -237,5 +295,50 @@ impl Drop for KafkaServer {
         self.kill();
         // A directory that stays takes room and does no harm.
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Three brokers, the first of which is the only controller: the others can be lost.
+#[derive(Debug)]
+pub struct KafkaCluster {
+    nodes: Vec<KafkaServer>,
+}
+
+impl KafkaCluster {
+    /// Starts it. A broker that dies is noticed soon.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        let ports = testing::free_ports(7);
+        let node = |id: usize| Node {
+            id,
+            ports: [ports[2 * id - 1], ports[2 * id]],
+            controller: ports[0],
+            brokers: 3,
+            protocol: "PLAINTEXT",
+        };
+        let more = "broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500\n";
+        let start = |id| KafkaServer::of(node(id), HEAP_OF_SEVERAL, more, &[]);
+        let first = start(1);
+        let others = std::thread::scope(|scope| {
+            let starting = [2, 3].map(|id| scope.spawn(move || start(id)));
+            starting.map(|one| one.join().expect("a broker starts"))
+        });
+        Self { nodes: std::iter::once(first).chain(others).collect() }
+    }
+
+    /// One of its brokers, by its number from 1 on.
+    #[must_use]
+    pub fn node(&mut self, id: usize) -> &mut KafkaServer {
+        &mut self.nodes[id - 1]
+    }
+
+    /// The configuration of a bus whose messages are on all three.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        let brokers = self.nodes.iter().map(KafkaServer::address).collect();
+        Config { brokers, replicas: 3, ..self.nodes[0].config() }
     }
 }

@@ -7,9 +7,9 @@ use tokio::runtime::Handle;
 use super::fence::FOLLOWS;
 use super::produce::{Record, To};
 use super::testing::{KafkaServer, left_out};
-use super::{Config, Kafka};
-use crate::contract::{Bus, Error, Message, Reader as _, Result};
-use crate::env::real;
+use super::{Config, Kafka, OpenError};
+use crate::contract::{Bus, ClusterRecord, Error, Message, Reader as _, Result};
+use crate::env::{WallMs, real};
 use crate::ids::{Seq, ShardCount, ShardId};
 
 fn shard(index: u16) -> ShardId {
@@ -126,4 +126,39 @@ async fn a_log_with_void_records_is_trimmed_to_one_that_counts() {
 /// A third process on the cluster of another.
 async fn owners_of(bus: &Kafka) -> Arc<Kafka> {
     Kafka::open(bus.shared.config.clone(), bus.shared.env.clone()).await.expect("the bus opens")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layout_of_a_newer_build_is_refused() {
+    if left_out() {
+        return;
+    }
+    let (bus, other) = owners().await;
+    let initial = ClusterRecord {
+        cluster_id: uuid::Uuid::from_u128(1),
+        shards: ShardCount::DEFAULT,
+        hash_scheme: 1,
+        format: 1,
+        created_at: WallMs(0),
+    };
+    let stored = bus.cluster(initial).await.expect("a record");
+    // Of this build, or of one that said nothing yet.
+    owners_of(&bus).await;
+    let place = bus.shared.layout.cluster();
+    let next = |layout: &'static str, follows: Seq| Record {
+        headers: vec![(FOLLOWS, follows.to_string().into()), (super::cluster::HEADER, layout.into())],
+        ..Record::new(crate::codec::encode(&stored).into())
+    };
+    bus.shared.write(To::Place(place.clone()), next("1", Seq(1))).await.expect("a write");
+    owners_of(&bus).await;
+    bus.shared.write(To::Place(place.clone()), next("2", Seq(2))).await.expect("a write");
+    let refused = Kafka::open(bus.shared.config.clone(), bus.shared.env.clone()).await.map(drop);
+    let code = refused.as_ref().map_err(|error| (error.code(), error.retryable()));
+    assert_eq!(code, Err(("kafka_newer_layout", false)), "{refused:?}");
+    // A process that was there before does not work with it either.
+    let read = other.cluster_record().await;
+    assert!(matches!(&read, Err(Error::Damaged { what }) if what.contains("layout 2")), "{read:?}");
+    bus.shared.write(To::Place(place), next("seven", Seq(3))).await.expect("a write");
+    let refused = Kafka::attach(bus.shared.config.clone(), bus.shared.env.clone()).await.map(drop);
+    assert!(matches!(refused, Err(OpenError::NewerLayout { .. })), "{refused:?}");
 }

@@ -367,6 +367,13 @@ impl Shared {
         Ok(found)
     }
 
+    /// How many messages no cell has acked: what is acked is no longer there.
+    pub(super) async fn ingress_depth(&self) -> Result<u64> {
+        self.connected()?;
+        let info = self.ingress_stream.get_info().await;
+        Ok(info.map_err(|error| answer::unavailable("ask for a stream", &error))?.state.messages)
+    }
+
     /// Gives back all that is out, so that others get it at once.
     pub(super) async fn give_back(&self) {
         let out = {

@@ -36,13 +36,18 @@ pub struct Kafka {
 
 /// How a process signs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KafkaSignIn {
-    /// How the password is shown.
-    pub mechanism: Mechanism,
-    /// The user.
-    pub user: String,
-    /// The password.
-    pub password: SecretFrom,
+pub enum KafkaSignIn {
+    /// With user and password.
+    User {
+        /// How the password is shown.
+        mechanism: Mechanism,
+        /// The user.
+        user: String,
+        /// The password.
+        password: SecretFrom,
+    },
+    /// With the token in a file, which is read again.
+    Token(PathBuf),
 }
 
 impl Settings {
@@ -86,7 +91,8 @@ impl Settings {
         if !tls && (ca.is_some() || certificate.is_some()) {
             wrong(self, "kafka.tls", "there are certificates, and no encryption that they are for: set it to true");
         }
-        let mechanism = match self.text("kafka.sasl").as_str() {
+        let sasl = self.text("kafka.sasl");
+        let mechanism = match sasl.as_str() {
             "plain" => Some(Mechanism::Plain),
             "scram-sha-256" => Some(Mechanism::ScramSha256),
             "scram-sha-512" => Some(Mechanism::ScramSha512),
@@ -94,11 +100,14 @@ impl Settings {
         };
         let user = self.text("kafka.user");
         let password = self.secret_from("kafka.password", "kafka.password_file");
-        let sign_in = match (mechanism, user.is_empty(), password) {
-            (Some(mechanism), false, Some(password)) => Some(KafkaSignIn { mechanism, user, password }),
-            (None, true, None) => None,
+        let token = self.path("kafka.token_file");
+        let sign_in = match (mechanism, user.is_empty(), password, token) {
+            (Some(mechanism), false, Some(password), None) => Some(KafkaSignIn::User { mechanism, user, password }),
+            (None, true, None, Some(file)) if sasl == "oauthbearer" => Some(KafkaSignIn::Token(file)),
+            (None, true, None, None) if sasl == "none" => None,
             _ => {
-                let rule = "kafka.sasl, kafka.user and a password (kafka.password or kafka.password_file) go together";
+                let rule = "kafka.sasl, kafka.user and a password (kafka.password or kafka.password_file) go together; \
+                            with kafka.sasl = \"oauthbearer\" it is kafka.token_file alone";
                 wrong(self, "kafka.sasl", rule);
                 None
             }

@@ -404,13 +404,19 @@ pub(super) const KEYS: &[Key] = &[
     key("kafka.key", Kind::Text(4_096), "", "a PEM file with its key"),
     key(
         "kafka.sasl",
-        Kind::Choice(&["none", "plain", "scram-sha-256", "scram-sha-512"]),
+        Kind::Choice(&["none", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer"]),
         "none",
-        "how to sign in, with `kafka.user` and a password; `plain` only with `kafka.tls`, or who listens has it",
+        "how to sign in: `oauthbearer` with `kafka.token_file`, the others with `kafka.user` and a password; `plain` and `oauthbearer` only with `kafka.tls`, or who listens has it",
     ),
     key("kafka.user", Kind::Text(255), "", "the user to sign in as"),
     key("kafka.password", Kind::Secret, "", "that user's password"),
     key("kafka.password_file", Kind::Text(4_096), "", "a file that holds it"),
+    key(
+        "kafka.token_file",
+        Kind::Text(4_096),
+        "",
+        "a file that holds a token (JWT); it is read again when four fifths of the token's life are over",
+    ),
     key(
         "kafka.replicas",
         Kind::Count(1, 5),

@@ -1,3 +1,5 @@
+use cellbus_bus::kafka::Mechanism;
+
 use super::*;
 
 fn from_text(text: &str) -> Result<Config, Vec<Error>> {
@@ -360,8 +362,14 @@ fn kafka_settings_fit_together() {
     assert_eq!(kafka("replicas = 3").unwrap().lease.ttl, Duration::from_secs(15));
     assert_eq!(from_text("[kafka]\nreplicas = 3").unwrap().lease.ttl, Duration::from_secs(3), "the bus is another");
     let signs_in = "sasl = \"scram-sha-512\"\nuser = \"ann\"\npassword_file = \"f\"\ntls = true\nca = \"ca.pem\"";
-    let signs_in = kafka(signs_in).unwrap().kafka.sign_in.unwrap();
-    assert_eq!((signs_in.user.as_str(), signs_in.password), ("ann", SecretFrom::File("f".into())));
+    let user = KafkaSignIn::User {
+        mechanism: Mechanism::ScramSha512,
+        user: "ann".to_owned(),
+        password: SecretFrom::File("f".into()),
+    };
+    assert_eq!(kafka(signs_in).unwrap().kafka.sign_in, Some(user));
+    let token = kafka("sasl = \"oauthbearer\"\ntoken_file = \"t\"\ntls = true").unwrap();
+    assert_eq!(token.kafka.sign_in, Some(KafkaSignIn::Token("t".into())));
     for (wrong, key) in [
         ("brokers = []", "kafka.brokers"),
         ("brokers = [\"here\"]", "kafka.brokers"),
@@ -374,6 +382,9 @@ fn kafka_settings_fit_together() {
         ("user = \"ann\"", "kafka.sasl"),
         ("sasl = \"plain\"", "kafka.sasl"),
         ("password_file = \"f\"", "kafka.sasl"),
+        ("sasl = \"oauthbearer\"", "kafka.sasl"),
+        ("token_file = \"t\"", "kafka.sasl"),
+        ("sasl = \"oauthbearer\"\ntoken_file = \"t\"\nuser = \"ann\"", "kafka.sasl"),
     ] {
         let errors = kafka(wrong).unwrap_err();
         assert!(errors.iter().any(|error| error.key == key), "{wrong}: {errors:?}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cellbus_bus::embedded::{self, Embedded};
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, ManagerId};
+use cellbus_bus::kafka::{Figures, TopicFigures};
 use cellbus_bus::nats::StreamFigures;
 use cellbus_directory::VmState;
 use cellbus_workflows::Health;
@@ -100,6 +101,10 @@ fn everything(managers: usize, tenants: usize) -> (tempfile::TempDir, Metrics) {
         })
         .collect();
     nats::Gauges::new(&registry).unwrap().show(&figures);
+    let topics =
+        ["jobs", "queue-jobs", "queue-control", "log", "snapshots", "snapshot-marks", "members", "cluster", "events"];
+    let topics = topics.map(|topic| TopicFigures { topic: topic.to_owned(), partitions: 1, messages: 1, end: 1 });
+    kafka::Gauges::new(&registry).unwrap().show(&Figures { topics: topics.into(), ingress: 1 });
     let rows: Vec<ManagerRow> = (0..managers).map(manager).collect();
     metrics.managers.show(rows.iter());
     let cluster = &metrics.cluster;

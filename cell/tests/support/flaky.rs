@@ -67,6 +67,9 @@ impl Bus for Flaky {
     async fn ingress_unacked(&self, after: Seq, max: usize) -> Result<Vec<Unacked>> {
         self.inner.ingress_unacked(after, max).await
     }
+    async fn ingress_depth(&self) -> Result<u64> {
+        self.inner.ingress_depth().await
+    }
     async fn queue_end(&self, queue: Queue) -> Result<Seq> {
         self.inner.queue_end(queue).await
     }

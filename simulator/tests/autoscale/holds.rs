@@ -142,3 +142,28 @@ fn shards_that_move_do_not_look_like_work_that_is_done() {
     assert_eq!(decision.inputs.completion, Some(Rate(100_000)));
     assert_eq!(Mono(Duration::ZERO), Mono::default());
 }
+
+#[test]
+fn jobs_that_no_cell_has_taken_count() {
+    let shown = |ingress, blocked: bool| {
+        let mut policy = policy(2);
+        let decisions = (0..60).map(|s| {
+            let mut reading = reading(s * 1_000, 2, &Plant::default(), 1_000.0, 100.0, s as f64 * 200.0, None);
+            reading.ingress = ingress;
+            if blocked {
+                for shard in &mut reading.shards {
+                    shard.waiting_for_managers = shard.waiting;
+                }
+            }
+            policy.decide(now(s * 1_000), &settings(1, 32), Some(&reading))
+        });
+        decisions.last().unwrap()
+    };
+    let (none, many) = (shown(0, false), shown(40_000, false));
+    assert_eq!(many.inputs.unread, none.inputs.unread + 40_000);
+    assert!(many.desired > none.desired, "{} and {}", none.reason, many.reason);
+    // What all the rest waits for, they wait for too.
+    let blocked = shown(40_000, true);
+    assert_eq!(blocked.inputs.blocked, 41_000);
+    assert!(blocked.desired <= none.desired, "{}", blocked.reason);
+}

@@ -13,16 +13,16 @@ const VERSION: &str = "1:";
 
 /// What a group has done of a partition, as it is committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Done {
+pub(in super::super) struct Done {
     /// All below this.
-    pub(super) below: i64,
+    pub(in super::super) below: i64,
     /// And these.
-    pub(super) also: BTreeSet<i64>,
+    pub(in super::super) also: BTreeSet<i64>,
 }
 
 impl Done {
     /// As Kafka has it. A text that cannot be read says nothing: then jobs come again.
-    pub(super) fn read(offset: i64, text: &str) -> Self {
+    pub(in super::super) fn read(offset: i64, text: &str) -> Self {
         let below = offset.max(0);
         let mut also = BTreeSet::new();
         for (place, digit) in (0_i64..).zip(text.strip_prefix(VERSION).unwrap_or_default().chars()) {

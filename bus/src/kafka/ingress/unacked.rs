@@ -3,17 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rdkafka::config::FromClientConfigAndContext as _;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-
 use crate::contract::{Result, Unacked};
 use crate::ids::Seq;
 
+use super::super::Shared;
 use super::super::feed::Came;
 use super::super::layout::Place;
-use super::super::{Shared, answer, client, closed};
-use super::acks::Done;
 
 /// Bytes looked at in one go.
 const BYTES: usize = 4 << 20;
@@ -48,10 +43,10 @@ fn place_of(index: usize, offset: i64) -> Seq {
 
 pub(super) async fn look(shared: &Arc<Shared>, after: Seq, max: usize) -> Result<Vec<Unacked>> {
     shared.reachable()?;
-    let places = shared.ingress_order.with(partitions(shared).await?);
+    let places = shared.ingress_order.with(shared.tenants_partitions().await?);
     let first = usize::try_from(after.0 >> OFFSET_BITS).unwrap_or(usize::MAX);
     let from = i64::try_from(after.0 & ((1 << OFFSET_BITS) - 1)).unwrap_or(0);
-    let done = done(shared, &places).await?;
+    let done = shared.done_of(&places).await?;
     let (mut found, mut bytes) = (Vec::new(), 0);
     for (index, place) in places.iter().enumerate().skip(first) {
         let Some(tenant) = shared.layout.tenant(&place.topic).map(str::to_owned) else { continue };
@@ -82,47 +77,4 @@ fn unacked(index: usize, tenant: String, came: Came) -> Unacked {
         came.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), text(value))).collect();
     headers.sort();
     Unacked { seq: place_of(index, came.offset), tenant, headers, body: came.body.unwrap_or_default() }
-}
-
-/// Every partition of every topic of jobs.
-async fn partitions(shared: &Arc<Shared>) -> Result<Vec<Place>> {
-    let (admin, timeout) = (Arc::clone(&shared.admin), shared.config.answer_timeout);
-    let asked = shared.env.blocking("kafka metadata", move || admin.inner().fetch_metadata(None, timeout)).await;
-    let metadata = asked.ok_or_else(closed)?.map_err(|error| answer::unavailable("ask for topics", &error))?;
-    let mut places: Vec<Place> = Vec::new();
-    for topic in metadata.topics() {
-        if shared.layout.tenant(topic.name()).is_some() {
-            let name = Arc::from(topic.name());
-            places.extend(topic.partitions().iter().map(|partition| Place::new(&name, partition.id())));
-        }
-    }
-    places.sort();
-    Ok(places)
-}
-
-/// What the group has committed.
-async fn done(shared: &Arc<Shared>, places: &[Place]) -> Result<BTreeMap<Place, Done>> {
-    if places.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let (asking, places) = (Arc::clone(shared), places.to_vec());
-    let asked = shared.env.blocking("kafka committed", move || {
-        let config = client::ingress(&asking.config, &asking.layout.group());
-        // It asks for the group and does not join it.
-        let consumer = BaseConsumer::from_config_and_context(&config, asking.context.clone())?;
-        let mut list = TopicPartitionList::new();
-        for place in &places {
-            list.add_partition(&place.topic, place.partition);
-        }
-        consumer.committed_offsets(list, asking.config.answer_timeout)
-    });
-    let list = asked.await.ok_or_else(closed)?.map_err(|error| answer::unavailable("ask what is done", &error))?;
-    let mut done = BTreeMap::new();
-    for row in list.elements() {
-        if let Offset::Offset(below) = row.offset() {
-            let place = Place { topic: Arc::from(row.topic()), partition: row.partition() };
-            done.insert(place, Done::read(below, row.metadata()));
-        }
-    }
-    Ok(done)
 }
