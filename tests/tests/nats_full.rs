@@ -100,21 +100,21 @@ async fn a_log_with_little_room_is_no_end() -> Result<()> {
     // The labels of a job alone are that many bytes, and are in the log.
     while sent * LABELS < 2 * ROOM {
         let batch: Vec<Value> = (sent..sent + BATCH).map(|n| large(&format!("vm-{n}"))).collect();
-        let request = http.post(format!("{}/v1/jobs", server.url));
-        let request = request.header("content-type", "application/cloudevents-batch+json");
-        let response = request.body(Value::Array(batch).to_string()).send().await?;
-        match response.status().as_u16() {
-            202 => {
-                let answer: Value = response.json().await?;
-                for job in answer["jobs"].as_array().context("jobs")? {
-                    accepted.push(job["job_id"].as_str().context("a job id")?.to_owned());
-                }
-                sent += BATCH;
-            }
-            // Its queue is full, or a part of the batch went in: the same is sent again.
-            429 | 503 => tokio::time::sleep(Duration::from_millis(200)).await,
-            _ => anyhow::bail!("{}", response.text().await?),
+        let batch = Value::Array(batch).to_string();
+        // Its queue is full, or a part of the batch went in: the same is sent again.
+        let answer = wait_for("the batch is taken", Duration::from_secs(120), async || {
+            let request = http.post(format!("{}/v1/jobs", server.url));
+            let request = request.header("content-type", "application/cloudevents-batch+json");
+            let response = request.body(batch.clone()).send().await?;
+            let (status, body) = (response.status().as_u16(), response.json::<Value>().await?);
+            ensure!(matches!(status, 202 | 429 | 503), "{status}: {body}");
+            Ok(if status == 202 { Ok(body) } else { Err(body.to_string()) })
+        })
+        .await?;
+        for job in answer["jobs"].as_array().context("jobs")? {
+            accepted.push(job["job_id"].as_str().context("a job id")?.to_owned());
         }
+        sent += BATCH;
     }
     for job in accepted {
         wait_for("every job has succeeded", Duration::from_secs(120), async || {
