@@ -38,6 +38,8 @@ const TENANT: &str = "acme";
 const SOURCE: &str = "/elastic";
 /// From when a cell is asked for until its process runs.
 const START: Duration = Duration::from_secs(2);
+/// Between two looks at what is due.
+const STEP: Duration = Duration::from_millis(10);
 /// Before any work comes: the first cell opens its shards.
 const WARM_UP: Duration = Duration::from_secs(20);
 /// After the load, the last jobs may take so long.
@@ -215,18 +217,20 @@ impl World {
         self.env.sleep(WARM_UP).await;
         *self.began.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.env.mono());
         self.env.spawn("cells that work", Arc::clone(self).watch());
-        let until = self.env.mono().after(self.config.duration);
+        let began = self.env.mono();
         let mut number = 0;
-        // Not left to chance, so that two runs have the same.
+        // Not left to chance, nor to what a publish takes, so that two runs have the same.
         let mut due = 0.0;
-        while self.env.mono() < until {
-            due += (self.config.per_second)(self.at()).max(0.0) / 100.0;
+        let mut at = Duration::ZERO;
+        while at < self.config.duration {
+            self.env.sleep(began.after(at).since(self.env.mono())).await;
+            due += (self.config.per_second)(at.as_secs_f64()).max(0.0) * STEP.as_secs_f64();
             while due >= 1.0 {
                 due -= 1.0;
                 self.submit(number).await;
                 number += 1;
             }
-            self.env.sleep(Duration::from_millis(10)).await;
+            at += STEP;
         }
         let rest = self.env.mono().after(REST);
         while self.env.mono() < rest && self.elapsed().jobs.iter().any(|job| job.seconds.is_none()) {
