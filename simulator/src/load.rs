@@ -84,7 +84,8 @@ pub struct Options {
     /// Calls at once. One keeps the order of submission to the letter, more keep a slow call from
     /// holding up the next.
     pub senders: usize,
-    /// With jobs open and no outcome for so long, the run ends.
+    /// With jobs open and no outcome for so long, the run ends. The checks after it wait no longer for a cluster
+    /// that is not ready, nor longer than a minute.
     pub patience: Duration,
     /// After so long without an outcome, a job is asked after.
     pub ask_after: Duration,

@@ -95,14 +95,14 @@ impl Check<'_> {
         ask: impl AsyncFn() -> Result<T, TargetError>,
         settled: impl Fn(&T) -> bool,
     ) -> Result<T, TargetError> {
-        let began = self.env.mono();
+        let (began, patience) = (self.env.mono(), self.options.patience.min(PATIENCE));
         loop {
             let answer = ask().await;
             let again = match &answer {
                 Ok(found) => !settled(found),
                 Err(error) => error.later,
             };
-            if !again || self.stop.is_cancelled() || self.env.mono().since(began) > PATIENCE {
+            if !again || self.stop.is_cancelled() || self.env.mono().since(began) > patience {
                 return answer;
             }
             self.env.sleep(TRY_PAUSE).await;
