@@ -31,7 +31,7 @@ pub mod kafka;
 pub mod nats;
 pub mod secret;
 #[cfg(feature = "conformance")]
-mod testing;
+pub mod testing;
 
 pub use contract::{Bus, Error, Result};
 pub use embedded::Embedded;

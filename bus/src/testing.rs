@@ -1,4 +1,4 @@
-//! What the helpers that start real brokers for tests have in common.
+//! What the helpers that start real servers for tests have in common.
 
 use std::fs;
 use std::io;
@@ -52,6 +52,17 @@ pub(crate) fn target() -> PathBuf {
 /// What a variable names, if it is set.
 pub(crate) fn named(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|name| !name.is_empty()).map(PathBuf::from)
+}
+
+/// What `setup` has installed for tests: what the variable names, else what lies there below the target folder.
+/// `None`, said loudly, where it is not: the test is left out.
+///
+/// # Panics
+/// With `CI=true`, where nothing may be left out.
+#[must_use]
+pub fn tool(variable: &str, below_target: &str, what: &str, setup: &str) -> Option<PathBuf> {
+    let tool = named(variable).unwrap_or_else(|| target().join(below_target));
+    (!left_out(tool.exists(), what, setup, variable)).then_some(tool)
 }
 
 /// Whether tests that need what is not `there` are left out, as `ops/test` says where it is not. Said

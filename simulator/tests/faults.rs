@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, OpNumber, VmId};
-use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
-use cellbus_cell::driver::{Change, Driver, Error, Limits, Op};
-use cellbus_directory::vm::{PowerState, Template};
+use cellbus_bus::job::{Size, StopMode};
+use cellbus_cell::driver::{Change, Driver, Error, Limits, Op, conformance};
+use cellbus_directory::vm::PowerState;
 use cellbus_simulator::managers::{self, Config, Fault, Latency, Overcommit, Violations};
 use cellbus_simulator::{Fleet, Inventory};
 use cellbus_workflows::{Action, CreateSpec};
@@ -23,21 +23,8 @@ fn op(index: u32, number: u64, action: Action) -> Op {
     Op { vm: vm(index), number: OpNumber(number), action, host: None }
 }
 fn create(index: u32, number: u64, host: &HostId, copy_of: Option<PowerState>) -> Op {
-    let spec = CreateSpec {
-        tenant: "acme".parse().unwrap(),
-        name: format!("vm-{index}").parse().unwrap(),
-        size: Size { vcpus: 4, memory_mib: 1024, disk_gib: 1 },
-        template: Arc::new(Template {
-            image: "debian-12".to_owned(),
-            labels: Labels::new(),
-            require: Labels::new(),
-            policy: Policy::default(),
-        }),
-        power: Power::On,
-        host: None,
-        snapshots: Vec::new(),
-        copy_of,
-    };
+    let size = Size { vcpus: 4, memory_mib: 1024, disk_gib: 1 };
+    let spec = CreateSpec { size, copy_of, ..conformance::spec(index) };
     Op { host: Some(host.clone()), ..op(index, number, Action::Create(Arc::new(spec))) }
 }
 

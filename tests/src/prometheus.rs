@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use cellbus_bus::testing::tool;
 use serde_json::Value;
 
 use crate::process::wait_for;
@@ -26,17 +27,7 @@ const BODY_MAX: usize = 4 << 20;
 /// With `CI=true`, where nothing may be left out.
 #[must_use]
 pub fn tools() -> Option<PathBuf> {
-    let named = std::env::var_os("CELLBUS_PROMETHEUS").map(PathBuf::from);
-    let folder = named.unwrap_or_else(|| {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        target.join("prometheus/bin")
-    });
-    if ["prometheus", "promtool", "alertmanager"].iter().all(|tool| folder.join(tool).is_file()) {
-        return Some(folder);
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no Prometheus: run ops/setup/prometheus");
-    eprintln!("LEFT OUT: no Prometheus and Alertmanager; run ops/setup/prometheus");
-    None
+    tool("CELLBUS_PROMETHEUS", "prometheus/bin", "Prometheus and Alertmanager", "ops/setup/prometheus")
 }
 
 /// Runs promtool.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cellbus_bus::testing::tool;
+
 /// The root of the repository.
 #[must_use]
 pub fn root() -> PathBuf {
@@ -49,20 +51,4 @@ pub fn python() -> Option<PathBuf> {
 #[must_use]
 pub fn kcat() -> Option<PathBuf> {
     tool("CELLBUS_KCAT", "kcat/bin/kcat", "kcat", "ops/setup/kcat")
-}
-
-fn tool(variable: &str, below_target: &str, what: &str, setup: &str) -> Option<PathBuf> {
-    let tool = std::env::var_os(variable).map_or_else(
-        || {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-            target.join(below_target)
-        },
-        PathBuf::from,
-    );
-    if tool.is_file() {
-        return Some(tool);
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no {what}: run {setup}");
-    eprintln!("LEFT OUT: no {what}; run {setup}");
-    None
 }

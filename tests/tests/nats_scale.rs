@@ -251,12 +251,13 @@ async fn a_step_is_drained_by_cells_that_come() -> Result<()> {
     let backlog = |open: f64| open > 2.5 * STEP;
     let gone = |seen: &Seen| seen.open.iter().filter(|(_, open)| backlog(*open)).map(|(at, _)| *at).fold(0.0, f64::max);
     // The load goes on until nothing has waited for a while.
-    while load.at() < 20.0 || load.at() - gone(&seen) < 5.0 {
-        ensure!(load.at() < 180.0, "{} jobs are open, sizes {:?}", seen.open_now(), seen.sizes);
+    wait_for("the backlog to be gone", WAIT, async || {
         load.send(directory).await?;
         seen.look(load.at(), directory).await?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        let done = load.at() >= 20.0 && load.at() - gone(&seen) >= 5.0;
+        Ok(done.then_some(()).ok_or(format!("{} jobs are open, sizes {:?}", seen.open_now(), seen.sizes)))
+    })
+    .await?;
     let first = seen.second_works.context("a second cell works")?;
     let (most, gone) = (seen.open.iter().fold(0.0, |most, (_, open)| f64::max(most, *open)), gone(&seen));
     println!(
@@ -293,11 +294,12 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
     let (cluster, controller) = elastic().await?;
     let directory = &cluster.directories[0];
     let (mut load, mut seen) = (Load::new(wave), Seen::default());
-    while load.at() < SECONDS {
+    wait_for("the wave to be over", Duration::from_secs_f64(SECONDS) + WAIT, async || {
         load.send(directory).await?;
         seen.look(load.at(), directory).await?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+        Ok((load.at() >= SECONDS).then_some(()).ok_or(format!("{} s", load.at())))
+    })
+    .await?;
     wait_for("all jobs to end", WAIT, async || {
         seen.look(load.at(), directory).await?;
         Ok((seen.open_now() == 0.0).then_some(()).ok_or(format!("{} open", seen.open_now())))

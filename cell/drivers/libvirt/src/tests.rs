@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use cellbus_bus::Env;
 use cellbus_bus::ids::{HostId, JobId, OpNumber, VmId};
-use cellbus_bus::job::{Labels, Policy, Power, Size};
-use cellbus_cell::driver::Op;
-use cellbus_directory::vm::Template;
+use cellbus_bus::job::Size;
+use cellbus_cell::driver::{Op, conformance};
 use cellbus_workflows::{Action, CreateSpec};
 
 pub(crate) mod trouble;
@@ -23,19 +22,9 @@ fn vm(index: u32) -> VmId {
 }
 fn spec() -> CreateSpec {
     CreateSpec {
-        tenant: "acme".parse().unwrap(),
         name: "web".parse().unwrap(),
         size: Size { vcpus: 1, memory_mib: 128, disk_gib: 1 },
-        template: Arc::new(Template {
-            image: "debian-12".to_owned(),
-            labels: Labels::new(),
-            require: Labels::new(),
-            policy: Policy::default(),
-        }),
-        power: Power::On,
-        host: None,
-        snapshots: Vec::new(),
-        copy_of: None,
+        ..conformance::spec(0)
     }
 }
 fn op(index: u32, number: u64, action: Action) -> Op {

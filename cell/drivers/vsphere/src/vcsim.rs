@@ -1,6 +1,5 @@
 //! A vCenter for tests: `vcsim`, the simulator of govmomi, as `ops/setup/vcsim` builds it. It ends with
 //! the process that started it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 #![allow(clippy::missing_panics_doc, reason = "all of it panics where a test cannot go on")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -24,8 +23,8 @@ impl Vcsim {
     /// Starts one. `None`, said loudly: it is not set up; with `CI=true` that is a failure.
     #[must_use]
     pub fn start(arguments: &[&str]) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("password"), "vcsim\n").unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("password"), "vcsim\n").expect("a file");
         Self::start_in(Arc::new(folder), arguments)
     }
 
@@ -34,16 +33,12 @@ impl Vcsim {
     pub fn again(self, arguments: &[&str]) -> Self {
         let (folder, url) = (Arc::clone(&self.folder), self.url.clone());
         drop(self);
-        let listen = ["-listen", url.strip_prefix("https://").unwrap()];
-        Self::start_in(folder, &[&listen, arguments].concat()).unwrap()
+        let listen = ["-listen", url.strip_prefix("https://").expect("it listens with TLS")];
+        Self::start_in(folder, &[&listen, arguments].concat()).expect("it was there before")
     }
 
     fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Option<Self> {
-        let Some(binary) = std::env::var_os("CELLBUS_VCSIM").filter(|path| !path.is_empty()) else {
-            assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no vcsim: run ops/setup/vcsim");
-            eprintln!("LEFT OUT: CELLBUS_VCSIM is not set; run ops/setup/vcsim");
-            return None;
-        };
+        let binary = cellbus_bus::testing::tool("CELLBUS_VCSIM", "vcsim/vcsim", "vcsim", "ops/setup/vcsim")?;
         let mut child = Command::new(binary)
             .args(["-user", "cellbus", "-password", "vcsim", "-keys"])
             .arg(folder.path())
@@ -51,11 +46,13 @@ impl Vcsim {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("vcsim starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let text = |key: &str| said[key].as_str().unwrap().to_owned();
+        BufReader::new(child.stdout.take().expect("it is piped"))
+            .read_line(&mut line)
+            .expect("it says where it listens");
+        let said: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+        let text = |key: &str| said[key].as_str().expect("a text").to_owned();
         Some(Self { child, url: text("url"), thumbprint: text("thumbprint"), control: text("control"), folder })
     }
 
@@ -80,12 +77,12 @@ impl Vcsim {
     /// Asks its controls (`ops/setup/vcsim-module/main.go`); gives what they say.
     #[must_use]
     pub fn control(&self, path: &str) -> String {
-        let host = self.control.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(host).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+        let host = self.control.strip_prefix("http://").expect("an address of HTTP");
+        let mut stream = TcpStream::connect(host).expect("it is there");
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").expect("a question");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.split_whitespace().nth(1) == Some("200"), "{path}: {head}");
         body.to_owned()
     }

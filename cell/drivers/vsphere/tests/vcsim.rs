@@ -84,52 +84,14 @@ impl conformance::Faults for Controls {
     }
 }
 
-/// Each case of the suite at a vcsim of its own, if there is one.
-macro_rules! cases {
-    ($($case:ident),* $(,)?) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                let Some(vcsim) = Vcsim::start(&[]) else { return };
-                let manager = manager(&vcsim, "");
-                let rig = Rig { vcsim: Arc::new(vcsim), manager };
-                conformance::$case(&rig).await;
-            }
-        )*
-    };
+/// At a vcsim of its own, if there is one.
+fn rig() -> Option<Rig> {
+    let vcsim = Vcsim::start(&[])?;
+    let manager = manager(&vcsim, "");
+    Some(Rig { vcsim: Arc::new(vcsim), manager })
 }
 
 mod conforms {
-    use super::*;
-
-    // Not here: `a_copy_brings_its_snapshots`, since a vCenter takes no copies of other managers' VMs yet
-    // (`own::no_copy_is_pretended`).
-    cases!(
-        nothing_is_done_before_open,
-        a_newer_session_revokes_the_older,
-        what_is_made_is_there,
-        a_number_is_done_once,
-        lower_numbers_are_refused,
-        a_delete_leaves_a_tombstone,
-        a_delete_of_nothing_leaves_a_tombstone,
-        callers_of_one_number_share_its_end,
-        a_dropped_call_is_found_again,
-        power_follows_the_rules,
-        a_restart_happens_once_a_number,
-        snapshots_are_kept_with_the_vm,
-        disks_only_grow,
-        a_vm_moves_between_hosts,
-        a_full_host_takes_no_more,
-        hosts_that_are_not_there_take_nothing,
-        the_id_belongs_to_one_vm,
-        what_is_not_there_is_not_found,
-        many_vms_are_made_at_once,
-        running_tasks_outlive_their_session,
-        a_lost_answer_is_found_again,
-        a_passing_failure_leaves_nothing,
-        a_manager_that_is_down_says_nothing,
-        changes_by_others_are_heard,
-        a_revoked_listener_is_told,
-        what_was_answered_outlives_a_restart,
-    );
+    // A vCenter takes no copies of other managers' VMs yet (`own::no_copy_is_pretended`).
+    cellbus_cell::driver_conformance!(super::rig(), left_out: [a_copy_brings_its_snapshots]);
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
+use cellbus_bus::Bus;
 use cellbus_bus::conformance::{self, PROMISES, Subject};
 
 use super::super::env;

@@ -32,11 +32,7 @@ const UP: &str = "cellbus guest is up";
 
 /// The folder with the guest.
 fn guest() -> Option<PathBuf> {
-    let guest = std::env::var_os("CELLBUS_LIBVIRT").map(PathBuf::from);
-    if guest.is_none() {
-        eprintln!("LEFT OUT: CELLBUS_LIBVIRT is not set; it is what ops/setup/libvirt prints");
-    }
-    guest
+    cellbus_bus::testing::tool("CELLBUS_LIBVIRT", "libvirt", "libvirt", "ops/setup/libvirt")
 }
 
 /// One libvirtd with everything of its own.
@@ -245,42 +241,25 @@ impl conformance::Rig for Rig {
     }
 }
 
-macro_rules! real {
-    ($($case:ident),* $(,)?) => {
-        mod conforms {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    let Some(guest) = super::guest() else { return };
-                    let rig = super::rig(&guest, 2).await;
-                    cellbus_cell::driver::conformance::$case(&rig).await;
-                }
-            )*
-        }
-    };
+async fn guest_rig() -> Option<Rig> {
+    match guest() {
+        Some(guest) => Some(rig(&guest, 2).await),
+        None => None,
+    }
 }
 
-// Those that need no fault, and do not fill a host of the size of a test machine.
-real!(
-    nothing_is_done_before_open,
-    a_newer_session_revokes_the_older,
-    what_is_made_is_there,
-    a_number_is_done_once,
-    lower_numbers_are_refused,
-    a_delete_leaves_a_tombstone,
-    a_delete_of_nothing_leaves_a_tombstone,
-    callers_of_one_number_share_its_end,
-    a_dropped_call_is_found_again,
-    power_follows_the_rules,
-    a_restart_happens_once_a_number,
-    snapshots_are_kept_with_the_vm,
-    disks_only_grow,
-    a_vm_moves_between_hosts,
-    hosts_that_are_not_there_take_nothing,
-    the_id_belongs_to_one_vm,
-    what_is_not_there_is_not_found,
-    what_was_answered_outlives_a_restart,
-);
+mod conforms {
+    // A host of the size of a test machine is not filled, there are no means to make it fail, and a migrate's
+    // copy between managers is refused.
+    cellbus_cell::driver_conformance!(
+        super::guest_rig().await,
+        left_out: [
+            a_full_host_takes_no_more, many_vms_are_made_at_once, running_tasks_outlive_their_session,
+            a_lost_answer_is_found_again, a_passing_failure_leaves_nothing, a_manager_that_is_down_says_nothing,
+            changes_by_others_are_heard, a_revoked_listener_is_told, a_copy_brings_its_snapshots,
+        ]
+    );
+}
 
 /// A guest lives: it boots, is suspended, goes on, goes back, is stopped and deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

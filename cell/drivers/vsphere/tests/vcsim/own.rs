@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::ids::{Epoch, HostId, JobId, OpNumber, VmId};
-use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
+use cellbus_bus::ids::{Epoch, HostId, JobId, VmId};
+use cellbus_bus::job::{Size, StopMode};
+use cellbus_cell::driver::conformance::{self, op};
 use cellbus_cell::driver::{Change, Connect, Driver, Error, Factory as _, Op};
 use cellbus_directory::vm::{PowerState, Template};
 use cellbus_vsphere::VsphereFactory;
@@ -21,24 +22,7 @@ fn vm(index: u32) -> VmId {
     JobId::derive("own", "vsphere", "vm").vm(index)
 }
 fn spec(index: u32) -> CreateSpec {
-    CreateSpec {
-        tenant: "acme".parse().unwrap(),
-        name: format!("vm-{index}").parse().unwrap(),
-        size: Size { vcpus: 2, memory_mib: 2048, disk_gib: 30 },
-        template: Arc::new(Template {
-            image: "debian-12".to_owned(),
-            labels: Labels::new(),
-            require: Labels::new(),
-            policy: Policy::default(),
-        }),
-        power: Power::On,
-        host: None,
-        snapshots: Vec::new(),
-        copy_of: None,
-    }
-}
-fn op(vm: VmId, number: u64, action: Action) -> Op {
-    Op { vm, number: OpNumber(number), action, host: None }
+    CreateSpec { size: Size { vcpus: 2, memory_mib: 2048, disk_gib: 30 }, ..conformance::spec(index) }
 }
 fn create(index: u32, number: u64, host: &HostId) -> Op {
     Op { host: Some(host.clone()), ..op(vm(index), number, Action::Create(Arc::new(spec(index)))) }
