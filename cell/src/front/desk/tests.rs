@@ -5,6 +5,7 @@ use crate::front::hosts::OverCommit;
 use crate::peers::AskNumber;
 use cellbus_bus::ids::{Epoch, ShardCount};
 use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
+use cellbus_directory::VmFacts;
 use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
 
