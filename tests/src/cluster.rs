@@ -221,13 +221,23 @@ impl<B: Broker> ClusterOn<B> {
         self.cells.iter().chain(&self.directories)
     }
 
-    /// Waits until all are ready.
+    /// Waits until all are ready, and cells know of a directory where there is one: a cell that has just
+    /// begun is ready before it has read who else is there.
     ///
     /// # Errors
     /// When one is not in time; its log is part of the error.
     pub async fn ready(&self) -> Result<()> {
         for server in self.servers() {
             server.ready().await?;
+            if self.directories.is_empty() {
+                continue;
+            }
+            wait_for("a directory to be found", SETTLED, async || {
+                let answer = server.get("/v1/vms?limit=1").await?;
+                Ok(if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) })
+            })
+            .await
+            .with_context(|| server.log_tail())?;
         }
         Ok(())
     }
