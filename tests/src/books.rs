@@ -170,11 +170,16 @@ async fn each_is_held(server: &Server, counts: impl Fn(&Value) -> bool) -> Resul
             bail!("listed twice: {vm} and {other}");
         }
     }
-    let managers = server.all("/v1/managers").await?;
-    let held: u64 = managers.iter().filter_map(|manager| manager["vms"].as_u64()).sum();
-    let listed = vms.iter().filter(|vm| counts(vm)).count();
-    ensure!(held == listed as u64, "managers hold {held} VMs, the inventory has {listed}");
-    Ok(())
+    // What cells say of their managers is a second old, and nothing of one that is being opened: unknown is not none.
+    wait_for("managers to hold what is listed", Duration::from_secs(60), async || {
+        let (managers, vms) = (server.all("/v1/managers").await?, server.all("/v1/vms").await?);
+        let unknown = managers.iter().find(|manager| manager["health"] == "unknown");
+        let held: u64 = managers.iter().filter_map(|manager| manager["vms"].as_u64()).sum();
+        let listed = vms.iter().filter(|vm| counts(vm)).count();
+        let good = unknown.is_none() && held == listed as u64;
+        Ok(good.then_some(()).ok_or(format!("managers hold {held} VMs, {listed} are listed, unknown: {unknown:?}")))
+    })
+    .await
 }
 
 /// What must hold in the end, asked of a server that has lived through it all.

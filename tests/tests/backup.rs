@@ -94,10 +94,19 @@ async fn restored<B: Broker>(
     wait_for("what is under way to end, or to wait for a person", Duration::from_secs(120), async || {
         let open = asked.all("/v1/jobs").await?;
         let open: Vec<&Value> = open.iter().filter(|job| job["ended_at"].is_null()).collect();
-        for parked in open.iter().filter(|job| job["state"] == "parked") {
-            asked.run(&["job", "abandon", parked["job_id"].as_str().context("an id")?])?;
+        let mut why = Vec::new();
+        for job in &open {
+            let id = job["job_id"].as_str().context("an id")?;
+            let waits_for = asked.get(&format!("/v1/jobs/{id}")).await?.body["waits_for"].to_string();
+            // Its outcome may have been known before its end was: then only those behind it tell.
+            let behind = waits_for.trim_matches('"').split_once(" on the same VM, which is parked");
+            let ahead = behind.and_then(|(ahead, _)| ahead.strip_prefix("job "));
+            if let Some(parked) = ahead.or((job["state"] == "parked").then_some(id)) {
+                asked.run(&["job", "abandon", parked])?;
+            }
+            why.push(format!("{job}: {waits_for}"));
         }
-        Ok(if open.is_empty() { Ok(()) } else { Err(format!("{} jobs, such as {}", open.len(), open[0])) })
+        Ok(if open.is_empty() { Ok(()) } else { Err(format!("{} jobs, such as {}", open.len(), why[0])) })
     })
     .await
     .with_context(|| asked.log_tail())?;

@@ -305,6 +305,21 @@ fn a_migrate_whose_copy_is_lost_goes_back_to_its_source() {
 }
 
 #[test]
+fn who_waits_behind_parked_work_is_told_that_it_is() {
+    let (mut world, vm, moving, _) = parked_without_its_copy(true);
+    let behind = job("behind", operate(vm, Operation::Stop(StopMode::Hard)));
+    world.submit(&behind);
+    while world.step() {}
+    let home = &world.shards[usize::from(vm.shard(world.count).index())];
+    let (state, why) = home.work_on_vm(&vm, &behind.id).expect("it waits");
+    assert_eq!(state, JobState::Accepted);
+    assert!(
+        why.starts_with(&format!("job {moving} on the same VM, which is parked and waits for an operator")),
+        "{why}"
+    );
+}
+
+#[test]
 fn a_migrate_whose_copy_comes_back_goes_on() {
     for running in [true, false] {
         let (mut world, vm, moving, [source, target]) = parked_without_its_copy(running);

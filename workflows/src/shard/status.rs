@@ -130,11 +130,17 @@ impl Shard {
 
     fn work_state(&self, entry: &VmEntry, job: &JobId) -> Option<(JobState, String)> {
         let head = entry.head()?;
+        let parked = entry.run.as_ref().and_then(|run| run.parked.as_ref());
         if head.job != *job {
             let ahead = entry.line.iter().any(|w| w.job == *job);
-            return ahead.then(|| (JobState::Accepted, format!("job {} on the same VM", head.job)));
+            let mut why = format!("job {} on the same VM", head.job);
+            // Said here too: after a restore that job may long have ended for whoever asks after it.
+            if let Some(failure) = parked {
+                why.push_str(&format!(", which is parked and waits for an operator: {failure}"));
+            }
+            return ahead.then_some((JobState::Accepted, why));
         }
-        if let Some(failure) = entry.run.as_ref().and_then(|run| run.parked.as_ref()) {
+        if let Some(failure) = parked {
             return Some((JobState::Parked, format!("an operator: {failure}")));
         }
         let why = self.waits_for(entry);
