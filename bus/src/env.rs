@@ -83,6 +83,11 @@ pub trait Clock: Send + Sync {
     fn mono(&self) -> Mono;
     /// Ready once `mono` has advanced by `duration`. Cancel safe: dropping it forgets the timer.
     fn sleep(&self, duration: Duration) -> BoxFuture<()>;
+    /// Processor time of this process so far, over all its threads, divided by the processors it may use:
+    /// it advances as fast as `mono` while all of them are busy with it. Zero where that is not known.
+    fn busy(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Tasks. The name is for logs and for the simulator's trace.
@@ -168,6 +173,11 @@ impl Env {
     #[must_use]
     pub fn mono(&self) -> Mono {
         self.clock.mono()
+    }
+    /// Processor time of this process so far, as a share of all it may use ([`Clock::busy`]).
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.clock.busy()
     }
     /// Waits. Cancel safe.
     pub fn sleep(&self, duration: Duration) -> BoxFuture<()> {

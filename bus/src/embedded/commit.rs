@@ -127,14 +127,14 @@ impl Committer {
         let mut batch = Vec::new();
         self.clean_up();
         let mut begun = self.shared.env.mono();
-        let mut gather = Gather::new(begun);
+        let mut gather = Gather::new(begun, self.shared.env.busy());
         loop {
             let now = self.shared.env.mono();
             if !self.shared.intake.take(gather.apart().saturating_sub(now.since(begun)), &mut batch) {
                 break;
             }
             begun = self.shared.env.mono();
-            gather.committed(begun, batch.len());
+            gather.committed(begun, batch.len(), || self.shared.env.busy());
             let mut requests = batch.drain(..).peekable();
             while requests.peek().is_some() {
                 self.begin();

@@ -37,11 +37,14 @@ pub fn disk() -> Arc<dyn Disk> {
 
 struct RealClock {
     began: Instant,
+    /// That this process may use. Affinity and a container's quota count.
+    processors: u32,
 }
 impl RealClock {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::mono")]
     fn new() -> Self {
-        Self { began: Instant::now() }
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+        Self { began: Instant::now(), processors: u32::try_from(processors).unwrap_or(u32::MAX) }
     }
 }
 impl Clock for RealClock {
@@ -57,6 +60,10 @@ impl Clock for RealClock {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::sleep")]
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         Box::pin(tokio::time::sleep(duration))
+    }
+    fn busy(&self) -> Duration {
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::try_from(used).unwrap_or_default() / self.processors
     }
 }
 
@@ -177,6 +184,15 @@ mod tests {
         });
         task.abort();
         assert!(receive.await.is_err(), "the aborted task dropped its end");
+    }
+
+    #[tokio::test]
+    async fn a_busy_process_is_seen_to_be() {
+        let clock = RealClock::new();
+        let (began, idle) = (clock.mono(), clock.busy());
+        while clock.busy().saturating_sub(idle) < Duration::from_millis(5) {
+            assert!(clock.mono().since(began) < Duration::from_secs(60), "it has used {:?} more", clock.busy() - idle);
+        }
     }
 
     #[tokio::test]
