@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capacity::Sample;
 use crate::failure::{Failure, Refusal};
+use crate::manager::ManagerMode;
 use crate::pause::Scope;
 use crate::scale::{Decision, Leader, Settings};
 use crate::vm::{Place, Template, VmFacts, VmState};
@@ -645,6 +646,15 @@ pub enum Record {
     CapacitySampled {
         /// Then.
         sample: Arc<Sample>,
+    },
+    /// An operator has said whether a manager is used; on shard(manager id).
+    ManagerModeSet {
+        /// Which.
+        manager: ManagerId,
+        /// From here on.
+        mode: ManagerMode,
+        /// Who.
+        by: Operator,
     },
 }
 

@@ -110,6 +110,9 @@ pub(super) struct Desk {
     pub(super) gate: Gate,
     /// Whether the manager is about to be another owner's: nothing begins.
     pub(super) closed: bool,
+    /// Whether the manager is looked at only: nothing begins that changes something. Whoever sets it calls
+    /// [`Desk::gate_changed`].
+    pub(super) read_only: bool,
 }
 
 impl Desk {
@@ -148,6 +151,7 @@ impl Desk {
             put_off: 0,
             gate: Gate::new(ManagerId::derive(name.as_str())),
             closed: false,
+            read_only: false,
         }
     }
 

@@ -210,6 +210,10 @@ impl Shard {
                 self.state.pauses.apply(at, record);
             }
             Record::CapacitySampled { sample } => self.state.capacity.add(at, sample),
+            Record::ManagerModeSet { manager, mode, by } => {
+                self.state.modes.insert(*manager, *mode);
+                self.changed(at, by, format!("set manager {manager} to {mode}"));
+            }
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

@@ -67,6 +67,8 @@ impl Shard {
             ControlItem::CordonHost { manager, host, cordoned, by } => {
                 self.record(ctx, Record::HostCordoned { manager, host, cordoned, by });
             }
+            ControlItem::SetManagerMode { manager, mode, by } => self.set_manager_mode(ctx, manager, mode, by),
+            ControlItem::Release { vm, manager } => self.release(ctx, vm, manager),
             ControlItem::DeadLetter(letter) => self.record(ctx, Record::DeadLettered { letter }),
             ControlItem::DropDeadLetter { id, at, retried, by } => {
                 match self.state.dead_letters.get(&id).map(|letter| letter.at == at) {

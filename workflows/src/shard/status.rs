@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellbus_bus::env::WallMs;
-use cellbus_bus::ids::{HostId, JobId, ManagerId, Seq, TenantId, VmId};
+use cellbus_bus::ids::{JobId, Seq, TenantId, VmId};
 use cellbus_bus::job::{Digest, JobKind};
 use cellbus_directory::capacity::History;
 use cellbus_directory::record::{DeadLetter, IntentKey};
@@ -227,12 +227,6 @@ impl Shard {
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {
         self.state.changes.iter().cloned().collect()
-    }
-
-    /// Cordons that are kept here: of a host, or of the whole manager.
-    #[must_use]
-    pub fn cordons(&self) -> Vec<(ManagerId, Option<HostId>)> {
-        self.state.cordons.iter().cloned().collect()
     }
 
     /// How many cells there are to be, and why; kept on the cluster's shard.
