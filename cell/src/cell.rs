@@ -355,6 +355,9 @@ impl front::Outside for Inner {
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>) {
         self.effects.observed(&self.process, manager, vms);
     }
+    fn died(&self, manager: ManagerId, vms: Vec<front::Stranded>) {
+        self.effects.died(&self.process, manager, vms);
+    }
     fn spans(&self) -> &Spans {
         &self.process.spans
     }

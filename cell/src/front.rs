@@ -16,6 +16,7 @@ mod asks;
 pub mod circuit;
 mod config;
 mod desk;
+mod died;
 mod done;
 mod finishing;
 mod holdings;
@@ -54,6 +55,8 @@ use asks::Asks;
 use circuit::{Circuit, Verdict};
 pub use config::Config;
 use desk::{Desk, Start};
+use died::Died;
+pub(crate) use died::Stranded;
 use done::Done;
 use finishing::Finishing;
 use holdings::Holdings;
@@ -84,6 +87,8 @@ pub(crate) trait Outside: Send + Sync {
     fn revoked(&self, manager: ManagerId, epoch: Epoch);
     /// Tells the homes of these VMs to read them again.
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
+    /// Tells the homes of these VMs that their hosts are dead.
+    fn died(&self, manager: ManagerId, vms: Vec<Stranded>);
     /// Where spans of its operations go.
     fn spans(&self) -> &Spans;
 }
@@ -182,6 +187,7 @@ struct Work {
     dirty: bool,
     published_at: cellbus_bus::Mono,
     finishing: Option<Finishing>,
+    died: Died,
 }
 
 impl Front {
@@ -251,6 +257,7 @@ impl Front {
             dirty: true,
             published_at: cellbus_bus::Mono::default(),
             finishing: None,
+            died: Died::default(),
         };
         self.obey(&mut work);
         self.look_at_pauses(&mut work);
@@ -391,6 +398,7 @@ impl Front {
                 }),
             );
         }
+        self.look_for_dead_hosts(work, now);
         let mut not_yet = Vec::new();
         while well && work.inspecting < INSPECTS_MAX {
             let Some(vm) = work.changed.pop_first() else { break };

@@ -220,6 +220,18 @@ pub enum ControlItem {
         /// Where it is.
         manager: ManagerId,
     },
+    /// To a VM's home: the host that it is on is dead, says its manager for certain. Whether the VM is
+    /// to be started again elsewhere is its home's to say.
+    HostDied {
+        /// Which VM.
+        vm: VmId,
+        /// Where.
+        manager: ManagerId,
+        /// The dead host.
+        from: HostId,
+        /// A host of the same manager that has room for it.
+        to: HostId,
+    },
 }
 
 impl JobItem {

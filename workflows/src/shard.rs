@@ -3,6 +3,7 @@
 mod apply;
 mod carried;
 mod effects;
+mod failover;
 mod fair;
 mod hold;
 mod jobs;
@@ -34,6 +35,7 @@ use crate::view::ManagerNames;
 use state::{Durable, Machine, Map, Soft, VmEntry};
 
 pub use carried::{Carried, KnownJobs, Way, generation};
+pub use failover::{ON_HOST_FAILURE, RESTART};
 pub use managers::Kept;
 pub use pause::pauses_in;
 pub use scale::{Scale, ScaleSet};

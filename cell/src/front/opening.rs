@@ -87,8 +87,7 @@ impl Front {
     /// What is shown of a manager that is not open, its cordon included: one that is switched off for
     /// maintenance is not to raise an alarm with each new owner.
     fn closed_row(&self, why: &str) -> ManagerRow {
-        self.orders
-            .shown(&self.config, unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why))
+        self.orders.shown(&self.config, unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why))
     }
 
     fn put_off(&mut self, messages: Vec<Message>, reason: LaterReason, detail: &str, after: Option<Duration>) {

@@ -243,7 +243,8 @@ impl Gateway {
         for some in ids.chunks(PAGE) {
             let known = self.directory().vms(some.to_vec()).await.map_err(|error| error.to_string())?;
             for vm in known {
-                let at = |place: &Option<cellbus_directory::Place>| place.as_ref().is_some_and(|p| p.manager == manager);
+                let at =
+                    |place: &Option<cellbus_directory::Place>| place.as_ref().is_some_and(|p| p.manager == manager);
                 match vm {
                     None => left.unknown += 1,
                     Some(vm) if vm.is_deleted() => left.deleted += 1,

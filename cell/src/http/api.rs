@@ -18,8 +18,8 @@ use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use crate::gateway::{
-    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown,
-    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located,
+    ManagerRow, Page, PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.

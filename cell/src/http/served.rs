@@ -19,8 +19,8 @@ use uuid::Uuid;
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
-    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown,
-    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located,
+    ManagerRow, Page, PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// What the HTTP API of a process stands on.

@@ -15,6 +15,7 @@ use cellbus_bus::ids::{Epoch, JobId, OpNumber, Seq, ShardCount, ShardId, VmId};
 use cellbus_directory::record::{DeadLetter, IntentKey, Operator};
 use cellbus_directory::{Step, VmSummary};
 
+use super::failover::nobodys;
 use super::hold::Hold;
 use super::state::{Durable, Set};
 use super::{CHANGES_MAX, Change, Limits, Shard};
@@ -68,7 +69,7 @@ impl KnownJobs {
     }
     /// Whether a job of which something was heard at this time is still to be accepted at its home.
     fn still_to_come(&self, job: &JobId, at: WallMs) -> bool {
-        at >= self.recent && !job.uuid().is_nil() && !self.jobs.contains(job)
+        at >= self.recent && !nobodys(job) && !self.jobs.contains(job)
     }
 }
 
@@ -388,6 +389,8 @@ impl Way<'_> {
             | ControlItem::Unpark { vm, .. }
             | ControlItem::Found { vm, .. }
             | ControlItem::Release { vm, .. } => vm.shard(to),
+            // Of hosts as they were before the restore: who fronts the manager says it again.
+            ControlItem::HostDied { .. } => return (Vec::new(), body.clone()),
             ControlItem::CordonManager { manager, .. }
             | ControlItem::CordonHost { manager, .. }
             | ControlItem::SetManagerMode { manager, .. } => manager.shard(to),

@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::gateway::{
-    Audit, CellRow, Decommission, Decommissioning, DryRun, Error, Evacuation, Explained, Finding, ForecastRow, FreeOf, HostRow, Live, Located,
-    ManagerRow, Page, PausesShown, QueueRow, Result, RoomOf, ScaleChange, ScaleShown, ShardRow, ShardState, Stays,
-    Submitted, Upgrade, VmRow, What,
+    Audit, CellRow, Decommission, Decommissioning, DryRun, Error, Evacuation, Explained, Finding, ForecastRow, FreeOf,
+    HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, Result, RoomOf, ScaleChange, ScaleShown, ShardRow,
+    ShardState, Stays, Submitted, Upgrade, VmRow, What,
 };
 
 #[derive(Default)]
@@ -411,7 +411,8 @@ impl Api for Fake {
         Ok(())
     }
     async fn decommission_plan(&self, manager: ManagerId, release: bool) -> Result<Decommission> {
-        let stays = Stays { vm: JobId::derive("a", "b", "c").vm(0), name: "web".parse().unwrap(), why: "no room".into() };
+        let stays =
+            Stays { vm: JobId::derive("a", "b", "c").vm(0), name: "web".parse().unwrap(), why: "no room".into() };
         Ok(Decommission {
             manager,
             mode: Some(ManagerMode::Leaving),

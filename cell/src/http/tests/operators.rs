@@ -56,7 +56,10 @@ async fn managers_are_taken_in_and_out() {
     assert_eq!(ok(server.post("/v1/managers/vc-1/enable").await).await["mode"], "enabled");
     assert_eq!(ok(server.get("/v1/managers").await).await["items"][0]["mode"], "enabled");
     let plan = ok(server.get("/v1/managers/vc-1/decommission").await).await;
-    assert_eq!((&plan["moves"][0], &plan["stays"][0]["why"]), (&json!({"manager": "vc-1", "vms": 2}), &json!("no room")));
+    assert_eq!(
+        (&plan["moves"][0], &plan["stays"][0]["why"]),
+        (&json!({"manager": "vc-1", "vms": 2}), &json!("no room"))
+    );
     assert_eq!((&plan["may_leave"], &plan["round"]), (&json!(false), &Value::Null));
     let released = ok(server.get("/v1/managers/vc-1/decommission?release=true").await).await;
     assert_eq!((&released["releases"], &released["moves"]), (&json!(3), &json!([])));

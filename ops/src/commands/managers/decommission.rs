@@ -47,7 +47,8 @@ impl Args {
         loop {
             let left = client.get(&path, &query).await?;
             if left.value.get("may_leave").and_then(Value::as_bool) == Some(true) {
-                return printer.done(&left, &format!("nothing is left at {}: it may leave the configuration", self.manager));
+                return printer
+                    .done(&left, &format!("nothing is left at {}: it may leave the configuration", self.manager));
             }
             if env.mono().since(began) >= Duration::from_secs(limit) {
                 printer.one(&left)?;

@@ -129,7 +129,8 @@ fn at_a_manager_that_is_read_only_nothing_begins_that_changes_something() {
     t.answers();
     t.desk.read_only = true;
     t.desk.gate_changed(NOW);
-    let cordoned = |answer: &Answer| matches!(answer, Answer::Refused(refusal) if refusal.reason == RefusalReason::Cordoned);
+    let cordoned =
+        |answer: &Answer| matches!(answer, Answer::Refused(refusal) if refusal.reason == RefusalReason::Cordoned);
     assert!(cordoned(&t.answer()), "the one in line goes elsewhere");
     under_way.iter().for_each(|start| t.succeed(start));
     assert!(t.answers().iter().all(|answer| matches!(answer, Answer::Present(_))), "what is under way ends");
