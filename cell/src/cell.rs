@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use cellbus_bus::env::Task;
-use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, OpNumber, ShardId, VmId};
-use cellbus_workflows::{Answer, Later, LaterReason};
+use cellbus_bus::ids::{CellId, Epoch, ManagerId, OpNumber, ShardId, VmId};
+use cellbus_workflows::{Answer, Kept, Later, LaterReason};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -355,14 +355,18 @@ impl front::Outside for Inner {
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>) {
         self.effects.observed(&self.process, manager, vms);
     }
+    fn died(&self, manager: ManagerId, vms: Vec<front::Stranded>) {
+        self.effects.died(&self.process, manager, vms);
+    }
     fn spans(&self) -> &Spans {
         &self.process.spans
     }
 }
 
-/// Cordons of one manager, from all of a shard.
-fn cordons_of(manager: &ManagerId, cordons: &[(ManagerId, Option<HostId>)]) -> Vec<Option<HostId>> {
-    cordons.iter().filter(|(of, _)| of == manager).map(|(_, host)| host.clone()).collect()
+/// What operators have said of one manager, from what is kept of all of a shard.
+fn orders_of(manager: &ManagerId, kept: &Kept) -> front::Orders {
+    let cordons = kept.cordons.iter().filter(|(of, _)| of == manager).map(|(_, host)| host.clone());
+    front::Orders { cordons: cordons.collect(), mode: kept.modes.get(manager).copied() }
 }
 
 #[async_trait]
@@ -402,7 +406,7 @@ impl Elsewhere for Inner {
 
 /// The cell as its runners see it.
 impl Home for Inner {
-    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>, idle: bool) {
+    fn opened(&self, shard: ShardId, epoch: Epoch, kept: &Kept, idle: bool) {
         let managers = self.managers.iter().filter(|(id, _)| id.shard(self.process.count) == shard);
         for (id, config) in managers {
             let Some(driver) = self.drivers.connect(*id) else {
@@ -418,7 +422,7 @@ impl Home for Inner {
                 driver,
                 outside,
                 self.me.cell.clone(),
-                front::Found { cordons: cordons_of(id, &cordons), idle },
+                front::Found { orders: orders_of(id, kept), idle },
                 front::Shared {
                     board: Arc::clone(&self.process.board),
                     pauses: Arc::clone(&self.process.pauses),
@@ -444,10 +448,10 @@ impl Home for Inner {
         }
     }
 
-    fn cordoned(&self, shard: ShardId, cordons: Vec<(ManagerId, Option<HostId>)>) {
+    fn kept(&self, shard: ShardId, kept: &Kept) {
         for (id, front) in self.fronts.load().iter().filter(|(id, _)| id.shard(self.process.count) == shard) {
-            if front.put(front::Message::Cordons(cordons_of(id, &cordons))).is_err() {
-                tracing::warn!(manager = %id, "a cordon reaches its front only when it opens again");
+            if front.put(front::Message::Orders(orders_of(id, kept))).is_err() {
+                tracing::warn!(manager = %id, "an operator's order reaches its front only when it opens again");
             }
         }
     }

@@ -229,6 +229,16 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`]; changes may then have been missed.
     async fn changes(&self) -> Result<Vec<Change>, Error>;
+    /// Hosts of which the manager is certain that they run nothing and will start nothing of what they ran:
+    /// powered off, or fenced. One that only does not answer is none of these. A VM on such a host is brought
+    /// to another by [`Action::Relocate`], and is off there. Where a manager starts VMs of dead hosts itself,
+    /// or cannot be certain, there are none.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
+        Ok(Vec::new())
+    }
     /// What it can do at once, and what it cannot promise.
     fn limits(&self) -> Limits;
 }

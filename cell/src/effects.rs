@@ -13,6 +13,7 @@ use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{ControlItem, EffectAnswer};
 
 use crate::directory::Fresh;
+use crate::front::Stranded;
 use crate::mailbox::Mailbox;
 use crate::process::Process;
 use crate::runner;
@@ -99,14 +100,21 @@ impl Effects {
     /// Tells the homes of VMs to read them again. Nobody waits for it: what is lost here, the next
     /// audit finds.
     pub(crate) fn observed(&self, process: &Process, manager: ManagerId, vms: Vec<VmId>) {
-        let items = vms
-            .into_iter()
-            .map(|vm| {
-                let queue = Queue { shard: vm.shard(process.count), kind: QueueKind::Control };
-                (queue, vec![ControlItem::Observed { vm, manager }.encode()])
-            })
-            .collect();
-        if self.items.put(Items { whose: None, items }).is_err() {
+        let items = vms.into_iter().map(|vm| (vm, ControlItem::Observed { vm, manager }));
+        self.tell_homes(process, manager, items);
+    }
+    /// Tells the homes of VMs that their hosts are dead. Nobody waits for it: it is said again.
+    pub(crate) fn died(&self, process: &Process, manager: ManagerId, vms: Vec<Stranded>) {
+        let items =
+            vms.into_iter().map(|Stranded { vm, from, to }| (vm, ControlItem::HostDied { vm, manager, from, to }));
+        self.tell_homes(process, manager, items);
+    }
+    fn tell_homes(&self, process: &Process, manager: ManagerId, items: impl Iterator<Item = (VmId, ControlItem)>) {
+        let to = |(vm, item): (VmId, ControlItem)| {
+            let queue = Queue { shard: vm.shard(process.count), kind: QueueKind::Control };
+            (queue, vec![item.encode()])
+        };
+        if self.items.put(Items { whose: None, items: items.map(to).collect() }).is_err() {
             tracing::warn!(%manager, "observations were dropped: too much waits to be published");
         }
     }

@@ -16,12 +16,14 @@ mod asks;
 pub mod circuit;
 mod config;
 mod desk;
+mod died;
 mod done;
 mod finishing;
 mod holdings;
 pub mod hosts;
 pub mod limits;
 mod opening;
+mod orders;
 mod removals;
 mod shown;
 
@@ -34,7 +36,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cellbus_bus::Env;
-use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, OpNumber, ShardId, VmId};
+use cellbus_bus::ids::{CellId, Epoch, ManagerId, OpNumber, ShardId, VmId};
 use cellbus_workflows::ManagerNames;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -53,9 +55,12 @@ use asks::Asks;
 use circuit::{Circuit, Verdict};
 pub use config::Config;
 use desk::{Desk, Start};
+use died::Died;
+pub(crate) use died::Stranded;
 use done::Done;
 use finishing::Finishing;
 use holdings::Holdings;
+pub(crate) use orders::Orders;
 use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
 
@@ -82,6 +87,8 @@ pub(crate) trait Outside: Send + Sync {
     fn revoked(&self, manager: ManagerId, epoch: Epoch);
     /// Tells the homes of these VMs to read them again.
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
+    /// Tells the homes of these VMs that their hosts are dead.
+    fn died(&self, manager: ManagerId, vms: Vec<Stranded>);
     /// Where spans of its operations go.
     fn spans(&self) -> &Spans;
 }
@@ -91,7 +98,7 @@ pub(crate) enum Message {
         from: Arc<Peer>,
         calls: Vec<Asked>,
     },
-    Cordons(Vec<Option<HostId>>),
+    Orders(Orders),
     Hosts(oneshot::Sender<Vec<HostRow>>),
     Live(VmId, oneshot::Sender<Result<Option<HeldVm>, String>>),
     Inventory(oneshot::Sender<Result<Inventory, String>>),
@@ -133,7 +140,7 @@ pub(crate) struct Front {
     mailbox: Arc<Mailbox<Message>>,
     row: Arc<ArcSwap<ManagerRow>>,
     held: Arc<AtomicU64>,
-    cordons: Vec<Option<HostId>>,
+    orders: Orders,
     idle: bool,
     asks: Asks,
     shared: Shared,
@@ -141,8 +148,8 @@ pub(crate) struct Front {
 
 /// What its shard and the owner before know of the manager.
 pub(crate) struct Found {
-    /// What is kept off it, or off its hosts.
-    pub(crate) cordons: Vec<Option<HostId>>,
+    /// What operators have said of it.
+    pub(crate) orders: Orders,
     /// Whether nothing of ours is under way there, as the owner before has said.
     pub(crate) idle: bool,
 }
@@ -180,6 +187,7 @@ struct Work {
     dirty: bool,
     published_at: cellbus_bus::Mono,
     finishing: Option<Finishing>,
+    died: Died,
 }
 
 impl Front {
@@ -197,15 +205,14 @@ impl Front {
         found: Found,
         shared: Shared,
     ) -> (Self, Handle) {
-        let Found { cordons, idle } = found;
-        let cordoned = cordons.contains(&None);
+        let Found { orders, idle } = found;
         let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
-        let row = Arc::new(ArcSwap::from_pointee(ManagerRow { cordoned, ..row }));
+        let row = Arc::new(ArcSwap::from_pointee(orders.shown(&config, row)));
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
         let asks = Asks::new(epoch);
-        let front = Self { config, env, epoch, driver, outside, cell, mailbox, row, held, cordons, idle, asks, shared };
+        let front = Self { config, env, epoch, driver, outside, cell, mailbox, row, held, orders, idle, asks, shared };
         (front, handle)
     }
 
@@ -250,8 +257,9 @@ impl Front {
             dirty: true,
             published_at: cellbus_bus::Mono::default(),
             finishing: None,
+            died: Died::default(),
         };
-        work.desk.holdings.hosts.set_cordons(&self.cordons);
+        self.obey(&mut work);
         self.look_at_pauses(&mut work);
         self.publish(&mut work);
         let mut tick = self.env.sleep(TICK);
@@ -298,7 +306,7 @@ impl Front {
         }
     }
 
-    fn message(&self, work: &mut Work, message: Message) {
+    fn message(&mut self, work: &mut Work, message: Message) {
         match message {
             Message::Calls { from, calls } => {
                 let now = self.env.mono();
@@ -307,9 +315,9 @@ impl Front {
                 }
                 work.dirty = true;
             }
-            Message::Cordons(cordons) => {
-                work.desk.holdings.hosts.set_cordons(&cordons);
-                work.dirty = true;
+            Message::Orders(orders) => {
+                self.orders = orders;
+                self.obey(work);
                 self.publish(work);
             }
             Message::Finish(told) => self.finish(work, told),
@@ -390,6 +398,7 @@ impl Front {
                 }),
             );
         }
+        self.look_for_dead_hosts(work, now);
         let mut not_yet = Vec::new();
         while well && work.inspecting < INSPECTS_MAX {
             let Some(vm) = work.changed.pop_first() else { break };

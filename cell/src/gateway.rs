@@ -19,6 +19,8 @@ use crate::process::Process;
 
 mod audit;
 mod cluster;
+mod decommission;
+mod elsewhere;
 mod error;
 mod forecast;
 mod jobs;
@@ -32,6 +34,7 @@ mod upgrade;
 mod vms;
 
 pub(crate) use cluster::DEPTHS_AT_ONCE;
+pub use decommission::{Decommission, Decommissioning, Stays};
 pub use error::{CODES, Error, Kind, What};
 pub use forecast::{ForecastRow, RoomOf};
 pub use pause::PausesShown;

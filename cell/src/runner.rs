@@ -34,9 +34,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cellbus_bus::contract::QueueKind;
-use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, Seq, ShardId, VmId};
+use cellbus_bus::ids::{Epoch, OpNumber, Seq, ShardId, VmId};
 use cellbus_directory::record::IntentKey;
-use cellbus_workflows::{Context, EffectAnswer, Limits};
+use cellbus_workflows::{Context, EffectAnswer, Kept, Limits};
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
@@ -126,9 +126,9 @@ impl Handle {
 pub(crate) trait Home: Send + Sync {
     /// The shard is open under this epoch: the managers of its ids are fronted from now on.
     /// `idle`: nothing of ours is under way at them, as the owner before has said.
-    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>, idle: bool);
-    /// What its owner keeps new VMs off has changed.
-    fn cordoned(&self, shard: ShardId, cordons: Vec<(ManagerId, Option<HostId>)>);
+    fn opened(&self, shard: ShardId, epoch: Epoch, kept: &Kept, idle: bool);
+    /// What operators have said of the managers of its ids has changed.
+    fn kept(&self, shard: ShardId, kept: &Kept);
     /// Nobody acts for the shard here any more.
     fn closed(&self, shard: ShardId);
 }

@@ -1,8 +1,10 @@
 //! The emergency stop over real cells: it holds over takeovers and for a cell that cannot learn of it,
-//! within its bound; nothing is lost by it.
+//! within its bound; nothing is lost by it. Managers are taken in and out, too.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "pauses/managers.rs"]
+mod managers;
 mod support;
 
 use std::sync::Arc;
@@ -30,6 +32,12 @@ async fn make(cluster: &Cluster, count: usize) -> Vec<VmId> {
         assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
     }
     jobs.iter().map(|job| job.id.vm(0)).collect()
+}
+async fn make_named(cluster: &Cluster, name: &str) -> VmId {
+    let made = provision(name);
+    cluster.gateway.submit(vec![made.clone()]).await.unwrap();
+    assert_eq!(cluster.gateway.wait_job(made.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    made.id.vm(0)
 }
 fn delete(vm: VmId) -> Arc<Job> {
     job("delete", &format!("d{vm}"), Some(&vm.to_string()), serde_json::json!({}))

@@ -122,7 +122,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
                 std::sync::Arc::clone(template),
                 at,
             )),
-            Task::Operate(_) | Task::Inspect => {}
+            Task::Operate(_) | Task::Inspect | Task::Failover { .. } => {}
         },
         Record::StepBegun { vm, op, step, manager, host: _ } => {
             rows.change_vm(*vm, |row| row.step_begun(Doing { op: *op, step: *step, manager: *manager }, at));
@@ -173,6 +173,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::Paused { .. }
         | Record::Resumed { .. }
         | Record::CapacitySampled { .. }
+        | Record::ManagerModeSet { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capacity::Sample;
 use crate::failure::{Failure, Refusal};
+use crate::manager::ManagerMode;
 use crate::pause::Scope;
 use crate::scale::{Decision, Leader, Settings};
 use crate::vm::{Place, Template, VmFacts, VmState};
@@ -106,6 +107,8 @@ pub enum Step {
     CheckCopy,
     /// Migrate between managers, after `Moved`: whether the source is there, the copy being gone.
     CheckSource,
+    /// After its host died: bring it to another host of the same manager, from where it is started again.
+    Failover,
 }
 /// What a step may do to what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +139,8 @@ impl Step {
             | Self::Quiesce
             | Self::Copy
             | Self::StartCopy
-            | Self::UndoQuiesce => StepKind::Changes,
+            | Self::UndoQuiesce
+            | Self::Failover => StepKind::Changes,
             // A revert drops all that was written since the snapshot.
             Self::UndoCreate
             | Self::UndoCopy
@@ -170,6 +174,7 @@ impl Step {
         Self::Inspect,
         Self::CheckCopy,
         Self::CheckSource,
+        Self::Failover,
     ];
     /// As in metrics and messages.
     #[must_use]
@@ -197,6 +202,7 @@ impl Step {
             Self::Inspect => "inspect",
             Self::CheckCopy => "check-copy",
             Self::CheckSource => "check-source",
+            Self::Failover => "failover",
         }
     }
 }
@@ -255,6 +261,13 @@ pub enum Task {
     Operate(Operation),
     /// Read it again, because something was observed.
     Inspect,
+    /// Start it again on another host: the one that it ran on is dead.
+    Failover {
+        /// The dead host.
+        from: HostId,
+        /// Where it goes, in the same manager.
+        to: HostId,
+    },
 }
 
 /// How a job, or the work on one VM of it, ended.
@@ -645,6 +658,15 @@ pub enum Record {
     CapacitySampled {
         /// Then.
         sample: Arc<Sample>,
+    },
+    /// An operator has said whether a manager is used; on shard(manager id).
+    ManagerModeSet {
+        /// Which.
+        manager: ManagerId,
+        /// From here on.
+        mode: ManagerMode,
+        /// Who.
+        by: Operator,
     },
 }
 

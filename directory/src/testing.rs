@@ -19,7 +19,7 @@ pub(crate) type Seed = [u8; 4];
 
 const JOBS: u8 = 12;
 const VMS: u8 = 16;
-const STEPS: [Step; 20] = [
+const STEPS: [Step; 21] = [
     Step::Create,
     Step::UndoCreate,
     Step::Start,
@@ -32,6 +32,7 @@ const STEPS: [Step; 20] = [
     Step::Revert,
     Step::SnapshotDelete,
     Step::Relocate,
+    Step::Failover,
     Step::Quiesce,
     Step::Copy,
     Step::StartCopy,

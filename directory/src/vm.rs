@@ -248,6 +248,7 @@ impl Vm {
             Some(Step::Delete) => VmState::Deleting,
             Some(
                 Step::Relocate
+                | Step::Failover
                 | Step::Quiesce
                 | Step::Copy
                 | Step::StartCopy
@@ -288,6 +289,7 @@ impl Vm {
             Step::UndoCreate
             | Step::Delete
             | Step::Relocate
+            | Step::Failover
             | Step::Quiesce
             | Step::StartCopy
             | Step::DropSource
@@ -323,6 +325,7 @@ impl Vm {
                 Step::UndoCreate
                 | Step::Delete
                 | Step::Relocate
+                | Step::Failover
                 | Step::Quiesce
                 | Step::StartCopy
                 | Step::DropSource
@@ -387,6 +390,7 @@ impl Vm {
             | Step::Revert
             | Step::SnapshotDelete
             | Step::Relocate
+            | Step::Failover
             | Step::Quiesce
             | Step::Copy
             | Step::StartCopy

@@ -120,6 +120,10 @@ impl Client {
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Answer> {
         self.call(Method::POST, path, &[], None).await
     }
+    /// `POST` of nothing, with a query.
+    pub(crate) async fn post_with(&self, path: &[&str], query: &[(&str, String)]) -> Result<Answer> {
+        self.call(Method::POST, path, query, None).await
+    }
     /// `POST` of JSON.
     pub(crate) async fn post_json(&self, path: &[&str], body: &impl Serialize) -> Result<Answer> {
         let text = serde_json::to_string(body).map_err(|error| Error::Other(error.into()))?;

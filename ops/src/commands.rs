@@ -96,7 +96,7 @@ impl Cli {
             Command::Job(command) => client(async |env| command.run(&env).await),
             Command::Cells(command) => client(async |_| command.run().await),
             Command::Shards(command) => client(async |_| command.run().await),
-            Command::Managers(command) => client(async |_| command.run().await),
+            Command::Managers(command) => client(async |env| command.run(&env).await),
             Command::Hosts(command) => client(async |_| command.run().await),
             Command::Queue(command) => client(async |_| command.run().await),
             Command::Forecast(command) => client(async |_| command.run().await),

@@ -180,6 +180,7 @@ impl AllDrivers {
         let front = front_config(config, name);
         match config.managers.iter().find(|manager| manager.name == *name) {
             Some(manager) => front::Config {
+                starts_read_only: manager.starts_read_only,
                 over_commit: OverCommit { cpu: manager.over_commit_cpu, memory: manager.over_commit_memory },
                 limits: self
                     .connect(ManagerId::derive(name.as_str()))

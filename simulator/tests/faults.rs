@@ -277,3 +277,35 @@ async fn foreign_vms_and_hosts_outlive_a_restart() {
         "its room is taken still"
     );
 }
+
+#[tokio::test]
+async fn a_host_without_an_answer_keeps_its_vms_and_one_that_is_off_gives_them_up() {
+    let it = Setup::with(Latency::None).await;
+    let driver = it.open(0, 1).await;
+    let (dies, other) = (&it.hosts[0][0], &it.hosts[0][1]);
+    for index in 0..2 {
+        driver.perform(&create(index, 1, dies, None)).await.unwrap();
+    }
+    assert!(it.faults(0).silence_host(dies));
+    assert!(driver.changes().await.unwrap().contains(&Change::Hosts));
+    assert_eq!(driver.dead_hosts().await.unwrap(), [], "nobody knows");
+    assert!(driver.inventory().await.unwrap().hosts.iter().any(|host| host.id == *dies && !host.usable));
+    let move_it = |number| op(0, number, Action::Relocate(other.clone()));
+    assert!(matches!(driver.perform(&move_it(2)).await, Err(Error::Transient { .. })), "it may run there");
+    assert!(matches!(driver.perform(&op(1, 2, Action::Delete)).await, Err(Error::Transient { .. })));
+    assert!(matches!(driver.perform(&create(2, 1, dies, None)).await, Err(Error::NoRoom { .. })));
+
+    assert!(it.faults(0).fence_host(dies));
+    assert_eq!(driver.dead_hosts().await.unwrap(), std::slice::from_ref(dies));
+    assert!(matches!(driver.perform(&op(0, 3, Action::Restart(StopMode::Hard))).await, Err(Error::Invalid { .. })));
+    let moved = driver.perform(&move_it(3)).await.unwrap().unwrap();
+    assert_eq!((&moved.host, moved.power), (other, PowerState::Stopped), "what ran there runs no more");
+    let started = driver.perform(&op(0, 4, Action::Start)).await.unwrap().unwrap();
+    assert_eq!(started.power, PowerState::Running);
+    // Whoever comes back finds the one that stayed off.
+    assert!(it.faults(0).restore_host(dies));
+    assert_eq!(driver.dead_hosts().await.unwrap(), []);
+    assert!(driver.changes().await.unwrap().contains(&Change::Vm(vm(1))));
+    let stayed = driver.inspect(vm(1)).await.unwrap().unwrap().facts;
+    assert_eq!((&stayed.host, stayed.power), (dies, PowerState::Stopped));
+}

@@ -12,7 +12,7 @@ use cellbus_directory::capacity::Sample;
 use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::scale::{Decision, Leader, Settings};
-use cellbus_directory::{Outcome, VmSummary, Work};
+use cellbus_directory::{ManagerMode, Outcome, VmSummary, Work};
 use serde::{Deserialize, Serialize};
 
 /// A message on a shard's `jobs` queue.
@@ -200,6 +200,37 @@ pub enum ControlItem {
     CapacitySampled {
         /// Now.
         sample: Arc<Sample>,
+    },
+
+    // ── managers in and out ──
+    /// To a manager's shard: an operator says whether it is used.
+    SetManagerMode {
+        /// Which.
+        manager: ManagerId,
+        /// From here on.
+        mode: ManagerMode,
+        /// Who.
+        by: Operator,
+    },
+    /// To a VM's home: forget it, and leave what its manager holds as it is. Not while work on it is under
+    /// way or waits, nor if it is not at this manager.
+    Release {
+        /// Which VM.
+        vm: VmId,
+        /// Where it is.
+        manager: ManagerId,
+    },
+    /// To a VM's home: the host that it is on is dead, says its manager for certain. Whether the VM is
+    /// to be started again elsewhere is its home's to say.
+    HostDied {
+        /// Which VM.
+        vm: VmId,
+        /// Where.
+        manager: ManagerId,
+        /// The dead host.
+        from: HostId,
+        /// A host of the same manager that has room for it.
+        to: HostId,
     },
 }
 

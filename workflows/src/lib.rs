@@ -36,7 +36,7 @@ pub use action::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Released};
 pub use item::{ControlItem, JobItem};
 pub use shard::{
-    Carried, Change, JobStatus, KnownJobs, Limits, Scale, ScaleSet, Shard, Stats, VmExplanation, Way, generation,
-    pauses_in,
+    Carried, Change, JobStatus, Kept, KnownJobs, Limits, ON_HOST_FAILURE, RESTART, Scale, ScaleSet, Shard, Stats,
+    VmExplanation, Way, generation, pauses_in,
 };
 pub use view::{CapacityView, ClassSummary, Health, ManagerNames, ManagerSummary};

@@ -14,7 +14,7 @@ use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Template, 
 use serde::Serialize;
 
 use crate::input::Context;
-use crate::view::{ClassSummary, Health, ManagerSummary};
+use crate::view::{CapacityView, ClassSummary, Health, ManagerSummary};
 
 /// Managers drawn at random.
 const DRAWN: u64 = 4;
@@ -59,7 +59,7 @@ impl Sibling {
                 let (job, _) = work.job.uuid().as_u64_pair();
                 Some(Self { index: work.index, of: *of, job })
             }
-            Task::Create { .. } | Task::Operate(_) | Task::Inspect => None,
+            Task::Create { .. } | Task::Operate(_) | Task::Inspect | Task::Failover { .. } => None,
         }
     }
 }
@@ -81,7 +81,7 @@ pub enum Choice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuledOut {
-    /// An operator keeps new VMs off it.
+    /// An operator keeps new VMs off it: it is cordoned, read-only or leaving.
     Cordoned,
     /// An operator has paused all work at it.
     Paused,
@@ -102,7 +102,7 @@ pub enum RuledOut {
 impl RuledOut {
     const fn words(self) -> &'static str {
         match self {
-            Self::Cordoned => "are cordoned",
+            Self::Cordoned => "take no new VMs (cordoned, read-only or leaving)",
             Self::Paused => "are paused",
             Self::CircuitOpen => "are failing",
             Self::Unknown => "are not known yet",
@@ -272,6 +272,23 @@ fn has_room(class: &ClassSummary, size: &Size) -> bool {
         && class.vcpus_free_max >= u64::from(size.vcpus)
         && class.memory_mib_free_max >= size.memory_mib
         && class.disk_gib_free_max >= size.disk_gib
+}
+
+/// Counts what is placed as taken, in a view by which much is placed in one go. About: which host takes it is
+/// its owner's choice.
+pub fn take_room(view: &mut CapacityView, chosen: ManagerId, asked: &Asked<'_>) {
+    let Some(manager) = view.managers.iter_mut().find(|manager| manager.id == chosen) else { return };
+    let takes = |class: &ClassSummary| matches(manager, class, asked.template) && has_room(class, &asked.size);
+    let Some(place) = manager.classes.iter().position(takes) else { return };
+    let class = &mut manager.classes[place];
+    for (free, most, taken) in [
+        (&mut class.vcpus_free, &mut class.vcpus_free_max, u64::from(asked.size.vcpus)),
+        (&mut class.memory_mib_free, &mut class.memory_mib_free_max, asked.size.memory_mib),
+        (&mut class.disk_gib_free, &mut class.disk_gib_free_max, asked.size.disk_gib),
+    ] {
+        *free = free.saturating_sub(taken);
+        *most = (*most).min(*free);
+    }
 }
 
 /// How empty a manager is, in 1/65536 of its scarcest resource.

@@ -5,6 +5,7 @@
 //! asks the same question of the same state.
 
 mod delete;
+mod failover;
 mod inspect;
 pub(crate) mod migrate;
 mod operate;
@@ -46,6 +47,7 @@ pub(crate) fn next(vm: &Vm, run: &Run, names: &ManagerNames) -> Next {
     match &run.work.task {
         Task::Create { only, .. } => provision::next(vm, run, *only),
         Task::Inspect => inspect::next(vm, run),
+        Task::Failover { from, .. } => failover::next(vm, run, from),
         Task::Operate(operation) => operation_next(operation, vm, run, names),
     }
 }

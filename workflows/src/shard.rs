@@ -3,10 +3,12 @@
 mod apply;
 mod carried;
 mod effects;
+mod failover;
 mod fair;
 mod hold;
 mod jobs;
 mod limit;
+mod managers;
 mod pause;
 pub(crate) mod run;
 mod scale;
@@ -33,6 +35,8 @@ use crate::view::ManagerNames;
 use state::{Durable, Machine, Map, Soft, VmEntry};
 
 pub use carried::{Carried, KnownJobs, Way, generation};
+pub use failover::{ON_HOST_FAILURE, RESTART};
+pub use managers::Kept;
 pub use pause::pauses_in;
 pub use scale::{Scale, ScaleSet};
 pub use status::{JobStatus, Stats, VmExplanation};
@@ -158,6 +162,7 @@ impl Shard {
         state.hold = added.hold;
         state.pauses = added.pauses;
         state.capacity = added.capacity;
+        state.modes = added.modes;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)

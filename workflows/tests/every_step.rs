@@ -2,6 +2,8 @@
 //! where there can be one. Whatever happens the job ends, nothing is made twice or left behind, and
 //! what a fault only delays succeeds.
 
+#[path = "every_step/failover.rs"]
+mod failover;
 mod world;
 
 use cellbus_bus::ids::{ShortName, VmId};

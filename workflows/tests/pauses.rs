@@ -1,6 +1,8 @@
 //! Work that an operator has paused waits with the reason, is not lost, and goes on once it may; so does
-//! destructive work beyond its limit.
+//! destructive work beyond its limit. Managers that are taken in and out, too.
 
+#[path = "pauses/managers.rs"]
+mod managers;
 mod world;
 
 use std::time::Duration;

@@ -52,6 +52,9 @@ pub(super) fn dump(config: &Config, settings: &BTreeMap<&'static str, (Value, Or
             "over_commit = {{ cpu = {:?}, memory = {:?} }}",
             manager.over_commit_cpu, manager.over_commit_memory
         );
+        if manager.starts_read_only {
+            out.push_str("starts_read_only = true\n");
+        }
         let limits = &manager.limits;
         for (name, limit) in [
             ("operations_max", limits.operations_max),

@@ -469,6 +469,12 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
     key("over_commit.cpu", Kind::Ratio(0.1, 100.0), "1.0", "vCPUs given out for each that a host has"),
     key("over_commit.memory", Kind::Ratio(0.1, 10.0), "1.0", "memory given out for what a host has"),
     key(
+        "starts_read_only",
+        Kind::Flag,
+        "false",
+        "whether it is only looked at (nothing is placed on it or changed there) until `cellbus managers enable`; what an operator has said since outlives this",
+    ),
+    key(
         "limits.operations_max",
         Kind::Count(1, 100_000),
         "",

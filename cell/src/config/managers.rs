@@ -21,6 +21,8 @@ pub struct Manager {
     pub over_commit_cpu: f64,
     /// Memory given out for what a host has.
     pub over_commit_memory: f64,
+    /// Whether it is only looked at until an operator enables it.
+    pub starts_read_only: bool,
     /// How much at once, where it differs from what the driver says.
     pub limits: ManagerLimits,
 }
@@ -126,6 +128,7 @@ impl Settings {
             kind,
             over_commit_cpu: self.ratio("over_commit.cpu"),
             over_commit_memory: self.ratio("over_commit.memory"),
+            starts_read_only: self.flag("starts_read_only"),
             limits: ManagerLimits {
                 operations_max: self.u32_if_set("limits.operations_max"),
                 creates_max: self.u32_if_set("limits.creates_max"),

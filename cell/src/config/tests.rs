@@ -172,13 +172,14 @@ fn managers_elsewhere_are_talked_to_in_tls() {
 #[test]
 fn managers_are_read_and_checked() {
     let config = from_text(
-        "[[managers]]\nname = \"m-1\"\nhosts = 7\nhost_memory = \"1TiB\"\nover_commit = { cpu = 4, memory = 1.5 }\n\
+        "[[managers]]\nname = \"m-1\"\nhosts = 7\nhost_memory = \"1TiB\"\nover_commit = { cpu = 4, memory = 1.5 }\nstarts_read_only = true\n\
          [managers.limits]\ncreates_max = 3\n[[managers]]\nname = \"m-2\"\naddress = \"http://127.0.0.1:9\"\n",
     )
     .unwrap();
     let [one, two] = config.managers.as_slice() else { panic!("two managers") };
     assert_eq!((one.over_commit_cpu, one.over_commit_memory), (4.0, 1.5));
     assert_eq!(one.limits.creates_max, Some(3));
+    assert!(one.starts_read_only && !two.starts_read_only);
     assert_eq!(
         one.kind,
         ManagerKind::Simulated { hosts: 7, host_vcpus: 64, host_memory_mib: 1 << 20, host_disk_gib: 10 << 10 }

@@ -27,6 +27,8 @@ pub struct Config {
     pub circuit: circuit::Config,
     /// Destructive operations that may begin there in a minute; `None`: any number.
     pub removals_per_minute: Option<f64>,
+    /// Whether it is [`cellbus_directory::ManagerMode::ReadOnly`] until an operator has said otherwise.
+    pub starts_read_only: bool,
 }
 impl Config {
     /// The defaults for a manager of this name.
@@ -41,6 +43,7 @@ impl Config {
             read_timeout: Duration::from_secs(30),
             circuit: circuit::Config::default(),
             removals_per_minute: None,
+            starts_read_only: false,
         }
     }
 }

@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use cellbus_bus::env::Mono;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
-use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, StepKind};
+use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Step, StepKind};
 use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
 
 use super::asks::Asks;
 use super::circuit::{Circuit, Verdict};
+use super::died::is_dead;
 use super::holdings::Holdings;
 use super::hosts::{Amount, Groups, HostIndex, Wanted};
 use super::limits::{Kind, Line, Slots};
@@ -110,6 +111,11 @@ pub(super) struct Desk {
     pub(super) gate: Gate,
     /// Whether the manager is about to be another owner's: nothing begins.
     pub(super) closed: bool,
+    /// Whether the manager is looked at only: nothing begins that changes something. Whoever sets it calls
+    /// [`Desk::gate_changed`].
+    pub(super) read_only: bool,
+    /// Hosts that were dead when the manager was last asked: what it says of them for certain.
+    pub(super) dead: BTreeSet<HostId>,
 }
 
 impl Desk {
@@ -148,6 +154,8 @@ impl Desk {
             put_off: 0,
             gate: Gate::new(ManagerId::derive(name.as_str())),
             closed: false,
+            read_only: false,
+            dead: BTreeSet::new(),
         }
     }
 
@@ -342,6 +350,10 @@ impl Desk {
                 }
                 Err(refusal) => return self.finish(vm, Answer::Refused(refusal)),
             },
+            Action::Relocate(_) if step == Step::Failover && !self.nothing_runs(vm, op) => {
+                let why = "the host that it is on may run it: the manager does not say that it is dead".to_owned();
+                return self.finish(vm, self.refused(RefusalReason::NotBegun, why));
+            }
             Action::Relocate(to) => match self.target_of(vm, to) {
                 Ok(extra) => (Some(to.clone()), extra),
                 Err(answer) => return self.finish(vm, answer),
@@ -405,6 +417,14 @@ impl Desk {
 
     fn refused(&self, reason: RefusalReason, detail: String) -> Answer {
         Answer::Refused(Refusal { manager: self.manager, reason, detail })
+    }
+
+    /// Whether the manager is certain that nothing runs the VM; or was, when this very operation was begun
+    /// whose answer was lost: then only the manager can say what came of it.
+    fn nothing_runs(&self, vm: VmId, op: OpNumber) -> bool {
+        let Some(held) = self.holdings.get(&vm) else { return false };
+        let begun = self.adopted.get(&vm).is_some_and(|task| task.number == op) || held.unknown && held.op == op;
+        begun || held.host.is_some_and(|host| is_dead(self.holdings.hosts.host(host), &self.dead))
     }
 
     fn target_of(&self, vm: VmId, to: &HostId) -> Result<Option<(HostIndex, Amount)>, Answer> {

@@ -1,6 +1,6 @@
 //! What has come of what goes on at the manager.
 
-use cellbus_bus::ids::VmId;
+use cellbus_bus::ids::{HostId, VmId};
 use cellbus_directory::VmFacts;
 
 use super::{Front, Work};
@@ -25,6 +25,7 @@ pub(super) enum Done {
         result: Result<Inventory, Error>,
     },
     Changes(Result<Vec<Change>, Error>),
+    DeadHosts(Result<Vec<HostId>, Error>),
     /// An answer to somebody who asked was sent.
     Told,
 }
@@ -110,6 +111,7 @@ impl Front {
                     self.unheard(work, now, &error.to_string());
                 }
             }
+            Done::DeadHosts(result) => self.dead_hosts(work, result),
             Done::Told => {}
         }
     }

@@ -90,6 +90,10 @@ impl Holdings {
     pub(super) fn get(&self, vm: &VmId) -> Option<&Held> {
         self.vms.get(vm)
     }
+    /// All, in the order of their ids.
+    pub(super) fn all(&self) -> impl Iterator<Item = (VmId, &Held)> {
+        self.vms.iter().map(|(id, held)| (*id, held))
+    }
     pub(super) fn present(&self) -> u64 {
         self.present
     }

@@ -87,8 +87,7 @@ impl Front {
     /// What is shown of a manager that is not open, its cordon included: one that is switched off for
     /// maintenance is not to raise an alarm with each new owner.
     fn closed_row(&self, why: &str) -> ManagerRow {
-        let cordoned = self.cordons.contains(&None);
-        ManagerRow { cordoned, ..unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why) }
+        self.orders.shown(&self.config, unknown_row(&self.config.name, Some(self.cell.clone()), self.epoch, why))
     }
 
     fn put_off(&mut self, messages: Vec<Message>, reason: LaterReason, detail: &str, after: Option<Duration>) {
@@ -101,8 +100,8 @@ impl Front {
                         batches.entry((Arc::clone(&from), asked.call.shard)).or_default().push(answered);
                     }
                 }
-                Message::Cordons(cordons) => {
-                    self.cordons = cordons;
+                Message::Orders(orders) => {
+                    self.orders = orders;
                     let detail = self.row.load().detail.clone();
                     self.row.store(Arc::new(self.closed_row(&detail)));
                 }

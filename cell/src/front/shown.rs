@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cellbus_bus::ids::{CellId, Epoch, ManagerId, ManagerName};
+use cellbus_directory::ManagerMode;
 use cellbus_workflows::{ClassSummary, Health, ManagerSummary};
 
 use super::limits::{Kind, Slots};
@@ -42,6 +43,7 @@ impl Front {
             circuit: Some(circuit),
             detail,
             cordoned: desk.holdings.hosts.cordoned(),
+            mode: self.orders.mode(&self.config),
             paused: desk.gate.shown().map(|(paused, _)| paused),
             paused_why: desk.gate.shown().map(|(_, why)| why.to_owned()).unwrap_or_default(),
             hosts: classes.iter().map(|class| class.hosts).sum(),
@@ -115,6 +117,7 @@ pub(crate) fn unknown_row(name: &ManagerName, cell: Option<CellId>, epoch: Epoch
         circuit: None,
         detail: why.to_owned(),
         cordoned: false,
+        mode: ManagerMode::default(),
         paused: None,
         paused_why: String::new(),
         hosts: 0,

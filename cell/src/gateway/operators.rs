@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
-use cellbus_bus::ids::{CellId, HostId, ManagerId};
+use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::Operator;
 use cellbus_directory::{Vm, VmFilter, VmState};
-use cellbus_workflows::placement::{Asked, Choice, choose};
-use cellbus_workflows::{Context, ControlItem};
+use cellbus_workflows::ControlItem;
 
 use super::{Error, Evacuation, Gateway, HostRow, Result, Submitted, What};
 use crate::directory::Fresh;
 use crate::peers::{Peer, Request, Response};
 
 /// VMs read from the directory and submitted at once.
-const PAGE: usize = 500;
+pub(super) const PAGE: usize = 500;
 /// Job ids that the answer lists.
-const LISTED_MAX: usize = 100;
+pub(super) const LISTED_MAX: usize = 100;
 
 impl Gateway {
     /// Asks a cell to hand its shards over and leave.
@@ -94,6 +93,7 @@ impl Gateway {
 
         let filter = VmFilter { manager: Some(manager), host: host.clone(), ..VmFilter::default() };
         let mut done = Evacuation::default();
+        let mut elsewhere = self.elsewhere(manager);
         let mut from: Option<String> = None;
         loop {
             let page = self.directory().list(&filter, PAGE, from.as_deref(), Fresh::AsItIs).await?;
@@ -106,23 +106,14 @@ impl Gateway {
                 done.vms += 1;
                 let target = take_room(&mut targets, vm).map(|host| ("host", host.to_string()));
                 // Without a host that would do, its job says why when it fails.
-                let target = target.or_else(|| self.other_manager(manager, vm).map(|name| ("manager", name)));
+                let other = || self.manager_name(&elsewhere.place(vm).ok()?).map(|name| ("manager", name));
+                let target = target.or_else(other);
                 let Some((kind, name)) = target else { continue };
                 jobs.push(Arc::new(self.migrate_job(vm, kind, &name, round)?));
             }
-            if !jobs.is_empty() {
-                for submitted in self.submit(jobs).await? {
-                    let job = match submitted {
-                        // The same round again: it is under way, perhaps to another target.
-                        Submitted::Accepted { job, .. } | Submitted::Conflict { job } => job,
-                        Submitted::Refused { .. } => continue,
-                    };
-                    done.jobs_total += 1;
-                    if done.jobs.len() < LISTED_MAX {
-                        done.jobs.push(job);
-                    }
-                }
-            }
+            let taken = self.submit_all(jobs).await?;
+            done.jobs_total += taken.len() as u64;
+            done.jobs.extend(taken.into_iter().take(LISTED_MAX.saturating_sub(done.jobs.len())));
             match page.next {
                 Some(next) => from = Some(next),
                 None => return Ok(done),
@@ -130,35 +121,21 @@ impl Gateway {
         }
     }
 
-    /// A manager that would take the VM, other than the one that it is on.
-    fn other_manager(&self, manager: ManagerId, vm: &Vm) -> Option<String> {
-        let process = &self.inner.process;
-        let mut view = process.board.view().as_ref().clone();
-        view.managers.retain(|summary| summary.id != manager);
-        let context = Context {
-            now: process.env.wall(),
-            random: process.env.random_u64(),
-            view: &view,
-            names: &process.names,
-            pauses: &process.pauses.pauses(),
-        };
-        let asked = Asked {
-            tenant: &vm.tenant,
-            size: vm.size,
-            template: &vm.template,
-            only: None,
-            refusals: &[],
-            sibling: None,
-            patient: false,
-        };
-        match choose(&context, &asked, |_| true) {
-            Choice::Manager(chosen) => self.manager_name(&chosen),
-            Choice::Crowded | Choice::Later(_) | Choice::Nowhere(_) => None,
+    /// Submits them; gives those that are taken, or were before.
+    pub(super) async fn submit_all(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<JobId>> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
         }
+        let taken = self.submit(jobs).await?.into_iter().filter_map(|submitted| match submitted {
+            // The same round again: it is under way, perhaps to another target.
+            Submitted::Accepted { job, .. } | Submitted::Conflict { job } => Some(job),
+            Submitted::Refused { .. } => None,
+        });
+        Ok(taken.collect())
     }
 
     /// Jobs are made in one place only, so this is a CloudEvent too.
-    fn migrate_job(&self, vm: &Vm, kind: &str, name: &str, round: &str) -> Result<Job> {
+    pub(super) fn migrate_job(&self, vm: &Vm, kind: &str, name: &str, round: &str) -> Result<Job> {
         let mut data = BTreeMap::new();
         data.insert(kind, name);
         let event = serde_json::json!({

@@ -7,7 +7,7 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardId, TenantId, VmId, VmName};
 use cellbus_bus::job::{Labels, Size};
 use cellbus_directory::pause::Paused;
-use cellbus_directory::{JobState, RefusalReason, VmState};
+use cellbus_directory::{JobState, ManagerMode, RefusalReason, VmState};
 use cellbus_workflows::{Health, JobStatus, VmExplanation};
 use serde::{Deserialize, Serialize};
 
@@ -232,8 +232,10 @@ pub struct ManagerRow {
     pub circuit: Option<CircuitState>,
     /// Why it is not healthy, in words; empty if it is.
     pub detail: String,
-    /// Whether new VMs are kept off it.
+    /// Whether new VMs are kept off it: by a cordon, or as it is not [`ManagerMode::Enabled`].
     pub cordoned: bool,
+    /// Whether it is used.
+    pub mode: ManagerMode,
     /// Which operations its owner does not begin, as an operator has paused them.
     pub paused: Option<Paused>,
     /// Who has paused them, and why, in words; empty if nothing is paused.

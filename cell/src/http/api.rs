@@ -13,13 +13,13 @@ use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardId, Te
 use cellbus_bus::job::{Job, JobKind, Labels};
 use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
-use cellbus_directory::{JobRow, JobState, VmState, VmSummary};
+use cellbus_directory::{JobRow, JobState, ManagerMode, VmState, VmSummary};
 use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use crate::gateway::{
-    Audit, CellRow, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown,
-    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located,
+    ManagerRow, Page, PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.
@@ -151,6 +151,15 @@ pub trait Api: Send + Sync {
     async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()>;
     async fn cordon_manager(&self, manager: ManagerId, cordoned: bool, by: Operator) -> Result<()>;
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()>;
+    async fn set_manager_mode(&self, manager: ManagerId, mode: ManagerMode, by: Operator) -> Result<()>;
+    async fn decommission_plan(&self, manager: ManagerId, release: bool) -> Result<Decommission>;
+    async fn decommission(
+        &self,
+        manager: ManagerId,
+        release: bool,
+        round: &str,
+        by: Operator,
+    ) -> Result<Decommissioning>;
     async fn evacuate(&self, manager: ManagerId, host: Option<HostId>, round: &str, by: Operator)
     -> Result<Evacuation>;
     async fn note_change(&self, by: Operator, what: String) -> Result<()>;

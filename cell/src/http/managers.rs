@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use cellbus_directory::ManagerMode;
 use serde_json::{Value, json};
 
 use super::App;
@@ -10,7 +11,7 @@ use super::access::Caller;
 use super::extract::Name;
 use super::problem::Problem;
 use super::query::Query;
-use super::view::{EvacuationView, ManagerView, Page};
+use super::view::{DecommissionView, EvacuationView, ManagerView, Page};
 
 /// Lists the managers, in the order of their names.
 #[utoipa::path(get, path = "/v1/managers", tag = "cluster",
@@ -71,4 +72,64 @@ pub(super) async fn evacuate(
     let round = app.round(&query)?;
     let evacuation = app.api.evacuate(manager, None, &round, by.operator()).await?;
     Ok((StatusCode::ACCEPTED, Json(EvacuationView::of(&evacuation, &round))))
+}
+
+/// Lets a manager be used that was read-only, or was leaving: new VMs are placed on it, and all work goes on.
+#[utoipa::path(post, path = "/v1/managers/{id}/enable", tag = "cluster",
+    params(("id" = String, Path, description = "its name or id")),
+    responses((status = 200, body = serde_json::Value), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn enable(State(app): State<App>, id: Name, _: Query, by: Caller) -> Result<Json<Value>, Problem> {
+    set_mode(&app, &id, ManagerMode::Enabled, by).await
+}
+
+/// Lets a manager only be looked at: nothing is placed on it, and nothing that changes something begins there.
+#[utoipa::path(post, path = "/v1/managers/{id}/read-only", tag = "cluster",
+    params(("id" = String, Path, description = "its name or id")),
+    responses((status = 200, body = serde_json::Value), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn read_only(State(app): State<App>, id: Name, _: Query, by: Caller) -> Result<Json<Value>, Problem> {
+    set_mode(&app, &id, ManagerMode::ReadOnly, by).await
+}
+
+async fn set_mode(app: &App, id: &Name, mode: ManagerMode, by: Caller) -> Result<Json<Value>, Problem> {
+    let manager = app.api.find_manager(&id.0)?;
+    app.api.set_manager_mode(manager, mode, by.operator()).await?;
+    Ok(Json(json!({"id": manager.to_string(), "mode": mode.as_str()})))
+}
+
+/// What is left at a manager, what a decommissioning would do, and whether the manager may leave the
+/// configuration. Changes nothing.
+#[utoipa::path(get, path = "/v1/managers/{id}/decommission", tag = "cluster",
+    params(
+        ("id" = String, Path, description = "its name or id"),
+        ("release" = Option<bool>, Query, description = "VMs would be released, not moved"),
+    ),
+    responses((status = 200, body = DecommissionView), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn decommission_plan(
+    State(app): State<App>,
+    id: Name,
+    query: Query,
+) -> Result<Json<DecommissionView>, Problem> {
+    let manager = app.api.find_manager(&id.0)?;
+    let plan = app.api.decommission_plan(manager, query.flag("release")?).await?;
+    Ok(Json(DecommissionView::of(app.api.as_ref(), plan)))
+}
+
+/// Puts nothing new on a manager from here on, and moves its VMs away, or releases them.
+#[utoipa::path(post, path = "/v1/managers/{id}/decommission", tag = "cluster",
+    params(
+        ("id" = String, Path, description = "its name or id"),
+        ("release" = Option<bool>, Query, description = "forget its VMs, and leave them as they are there"),
+        ("round" = Option<String>, Query, description = "asking again with the same round submits nothing twice"),
+    ),
+    responses((status = 202, body = DecommissionView), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn decommission(
+    State(app): State<App>,
+    id: Name,
+    query: Query,
+    by: Caller,
+) -> Result<(StatusCode, Json<DecommissionView>), Problem> {
+    let manager = app.api.find_manager(&id.0)?;
+    let round = app.round(&query)?;
+    let begun = app.api.decommission(manager, query.flag("release")?, &round, by.operator()).await?;
+    Ok((StatusCode::ACCEPTED, Json(DecommissionView::begun(app.api.as_ref(), begun, round))))
 }

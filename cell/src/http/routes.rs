@@ -58,6 +58,10 @@ routes! {
     post "POST" "/v1/managers/{id}/cordon" Operator [] managers::cordon;
     post "POST" "/v1/managers/{id}/uncordon" Operator [] managers::uncordon;
     post "POST" "/v1/managers/{id}/evacuate" Operator ["round"] managers::evacuate;
+    post "POST" "/v1/managers/{id}/enable" Operator [] managers::enable;
+    post "POST" "/v1/managers/{id}/read-only" Operator [] managers::read_only;
+    get "GET" "/v1/managers/{id}/decommission" Operator ["release"] managers::decommission_plan;
+    post "POST" "/v1/managers/{id}/decommission" Operator ["release", "round"] managers::decommission;
     get "GET" "/v1/hosts" Operator ["manager", "limit", "cursor"] hosts::list;
     post "POST" "/v1/hosts/{id}/cordon" Operator [] hosts::cordon;
     post "POST" "/v1/hosts/{id}/uncordon" Operator [] hosts::uncordon;

@@ -12,15 +12,15 @@ use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::replica::{JobFilter, VmFilter};
 use cellbus_directory::scale::Settings;
-use cellbus_directory::{JobRow, VmState, VmSummary};
+use cellbus_directory::{JobRow, ManagerMode, VmState, VmSummary};
 use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
-    Audit, CellRow, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown,
-    QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located,
+    ManagerRow, Page, PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// What the HTTP API of a process stands on.
@@ -211,6 +211,21 @@ impl Api for Served {
     }
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
         self.gateway.cordon_host(manager, host, cordoned, by).await
+    }
+    async fn set_manager_mode(&self, manager: ManagerId, mode: ManagerMode, by: Operator) -> Result<()> {
+        self.gateway.set_manager_mode(manager, mode, by).await
+    }
+    async fn decommission_plan(&self, manager: ManagerId, release: bool) -> Result<Decommission> {
+        self.gateway.decommission_plan(manager, release).await
+    }
+    async fn decommission(
+        &self,
+        manager: ManagerId,
+        release: bool,
+        round: &str,
+        by: Operator,
+    ) -> Result<Decommissioning> {
+        self.gateway.decommission(manager, release, round, by).await
     }
     async fn forecast(&self) -> Result<Vec<ForecastRow>> {
         self.gateway.forecast().await

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 mod cluster;
+mod decommission;
 mod explain;
 mod forecast;
 mod jobs;
@@ -17,6 +18,7 @@ mod upgrade;
 mod vms;
 
 pub(super) use cluster::{CellView, HostView, ManagerView, QueueView, ShardView};
+pub(super) use decommission::DecommissionView;
 pub(super) use explain::ExplainedView;
 pub(super) use forecast::ForecastView;
 pub(super) use jobs::{DryRunView, JobDetail, JobView, JobVm};

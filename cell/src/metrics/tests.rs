@@ -35,6 +35,7 @@ fn manager(number: usize) -> ManagerRow {
         circuit: Some(CircuitState::Closed),
         detail: String::new(),
         cordoned: false,
+        mode: cellbus_directory::ManagerMode::Enabled,
         paused: None,
         paused_why: String::new(),
         hosts: 5,

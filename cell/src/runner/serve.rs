@@ -8,11 +8,11 @@ use std::time::Duration;
 use cellbus_bus::WallMs;
 use cellbus_bus::contract::{Error as BusError, Message as BusMessage, Position, QueueKind, SnapshotId};
 use cellbus_bus::env::BoxFuture;
-use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, Seq, VmId};
+use cellbus_bus::ids::{Epoch, OpNumber, Seq, VmId};
 use cellbus_bus::job::Digest;
 use cellbus_directory::record::IntentKey;
 use cellbus_directory::replica::Stamp;
-use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Later, LaterReason};
+use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Kept, Later, LaterReason};
 
 use super::ask::{Ask, Waiters};
 use super::calls::Calls;
@@ -43,7 +43,7 @@ struct Serving {
     backlog: VecDeque<Input>,
     /// Questions, which are answered when all that was decided before them is durable.
     asks: Vec<Ask>,
-    cordons: Vec<(ManagerId, Option<HostId>)>,
+    kept: Kept,
     control_seen: bool,
     /// By queue: how far it had been read when it was opened, until something comes of it.
     began: [Option<(QueueKind, Seq)>; 2],
@@ -66,7 +66,7 @@ impl Runner {
     /// Serves until the shard is let go, taken away, or must be opened again.
     pub(super) async fn serve(&mut self, open: Open) -> Next {
         let handle = Handle { shard: self.shard, mailbox: Arc::clone(&self.mailbox), row: Arc::clone(&self.row) };
-        let cordons = open.shard.cordons();
+        let kept = open.shard.managers_kept();
         let (jobs, control) = open.shard.positions();
         let mut serving = Serving {
             open,
@@ -76,7 +76,7 @@ impl Runner {
             permits: self.permits.as_ref().map(|permits| Held::none(Arc::clone(permits), self.shard)),
             backlog: VecDeque::new(),
             asks: Vec::new(),
-            cordons,
+            kept,
             control_seen: false,
             began: [Some((QueueKind::Jobs, jobs.seq)), Some((QueueKind::Control, control.seq))],
             timer: None,
@@ -132,7 +132,7 @@ impl Runner {
         for ask in std::mem::take(&mut serving.asks) {
             serving.waiters.ask(&serving.open.shard, ask);
         }
-        self.tell_cordons(serving);
+        self.tell_kept(serving);
         self.show_progress(serving);
         if serving.backlog.is_empty() {
             if let Some(next) = self.wait(serving).await {
@@ -513,12 +513,12 @@ impl Runner {
         }
     }
 
-    fn tell_cordons(&self, serving: &mut Serving) {
+    fn tell_kept(&self, serving: &mut Serving) {
         if std::mem::take(&mut serving.control_seen) {
-            let cordons = serving.open.shard.cordons();
-            if cordons != serving.cordons {
-                serving.cordons.clone_from(&cordons);
-                self.home.cordoned(self.shard, cordons);
+            let kept = serving.open.shard.managers_kept();
+            if kept != serving.kept {
+                self.home.kept(self.shard, &kept);
+                serving.kept = kept;
             }
         }
     }

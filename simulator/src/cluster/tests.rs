@@ -52,3 +52,5 @@ fn what_is_configured_reaches_the_parts() {
         }
     }
 }
+
+mod failover;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use cellbus_bus::ids::{Epoch, VmId};
+use cellbus_bus::ids::{Epoch, HostId, VmId};
 use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 
@@ -67,6 +67,9 @@ impl Driver for SimulatedDriver {
             session.heard = next;
         }
         Ok(changes)
+    }
+    async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
+        self.manager.dead_hosts(self.epoch()).await
     }
     fn limits(&self) -> Limits {
         self.manager.limits.clone()

@@ -288,9 +288,28 @@ impl Faults {
     pub fn restore(&self, backup: &Backup) -> PutBack {
         self.manager.put_back(&backup.0)
     }
-    /// A lost host comes back, empty; one in maintenance takes VMs again.
+    /// A host does not answer any more: what runs on it may run on.
+    pub fn silence_host(&self, host: &HostId) -> bool {
+        self.set_host(host, HostState::Silent)
+    }
+    /// A host is off for certain: what ran on it runs nowhere, and can be brought to another.
+    pub fn fence_host(&self, host: &HostId) -> bool {
+        self.set_host(host, HostState::Dead)
+    }
+    /// A lost host comes back, empty; one that was off, with its VMs off; one in maintenance or without an
+    /// answer takes VMs again.
     pub fn restore_host(&self, host: &HostId) -> bool {
-        self.set_host(host, HostState::Up)
+        let was_off = self.manager.state().holdings.dead_hosts().contains(host);
+        let done = self.set_host(host, HostState::Up);
+        if was_off {
+            let mut state = self.manager.state();
+            for vm in state.holdings.vms_on(host) {
+                state.holdings.set_power(vm, PowerState::Stopped);
+                self.manager.put_vm(&mut state, vm);
+                self.manager.changed_behind(&mut state, Change::Vm(vm));
+            }
+        }
+        done
     }
 
     fn set_host(&self, host: &HostId, to: HostState) -> bool {

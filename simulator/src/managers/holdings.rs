@@ -61,6 +61,11 @@ pub(super) enum HostState {
     Maintenance,
     /// It is gone, and its VMs with it.
     Lost,
+    /// It does not answer. What runs on it may run on; nobody knows.
+    Silent,
+    /// It is off for certain (fenced), and what ran on it runs nowhere. Its VMs lie on storage that others
+    /// reach; what is said of their power is what was last known.
+    Dead,
 }
 
 #[derive(Clone, PartialEq)]
@@ -271,6 +276,7 @@ impl Holdings {
             HostState::Up => self.room_on(index, more, None).map(|()| index),
             HostState::Maintenance => Err(Error::NoRoom { detail: format!("host {id} is in maintenance") }),
             HostState::Lost => Err(Error::NoRoom { detail: format!("host {id} is gone") }),
+            HostState::Silent | HostState::Dead => Err(Error::NoRoom { detail: format!("host {id} does not answer") }),
         }
     }
 
@@ -298,7 +304,28 @@ impl Holdings {
         })
     }
 
+    /// Hosts that are off for certain.
+    pub(super) fn dead_hosts(&self) -> Vec<HostId> {
+        self.hosts.iter().filter(|host| host.state == HostState::Dead).map(|host| host.spec.id.clone()).collect()
+    }
+
     // ── operations ──
+
+    /// Whether the VM's host can do its part.
+    fn answers(&self, op: &Op) -> Result<(), Error> {
+        let Some(vm) = self.vms.get(&op.vm) else { return Ok(()) };
+        let host = &self.hosts[vm.host as usize];
+        match (host.state, &op.action) {
+            (HostState::Up | HostState::Maintenance | HostState::Lost, _)
+            | (_, Action::Inspect | Action::Create(_)) => Ok(()),
+            (HostState::Silent, _) => {
+                Err(Error::Transient { detail: format!("host {} does not answer", host.spec.id) })
+            }
+            // Its record can be taken elsewhere, or away.
+            (HostState::Dead, Action::Relocate(_) | Action::Delete) => Ok(()),
+            (HostState::Dead, _) => Err(invalid(format!("host {} of the VM is off", host.spec.id))),
+        }
+    }
 
     /// What the number says: `None` to go on, or what was done under it before.
     pub(super) fn standing(&self, op: &Op) -> Result<Option<Option<VmFacts>>, Error> {
@@ -389,6 +416,7 @@ impl Holdings {
         if !self.vms.contains_key(&op.vm) {
             return self.apply_to_none(op);
         }
+        self.answers(op)?;
         if let Action::Delete = op.action {
             self.remove(op.vm, op.number);
             return Ok(Did::Removed);
@@ -459,6 +487,9 @@ impl Holdings {
         let (from, size) = (vm.host, vm.body.size);
         let host = self.room(Some(to), size)?;
         self.settle(id, from, host, size);
+        if self.hosts[from as usize].state == HostState::Dead {
+            self.set_power(id, PowerState::Stopped);
+        }
         Ok(())
     }
 

@@ -216,6 +216,10 @@ impl Manager {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.tasks()).await
     }
+    pub(crate) async fn dead_hosts(&self, session: Option<Epoch>) -> Result<Vec<HostId>, Error> {
+        self.pause(|latency, rng| latency.of_read(rng)).await?;
+        self.read(session, |state| state.holdings.dead_hosts()).await
+    }
     pub(super) fn tasks_running(&self) -> usize {
         self.state().running.len()
     }

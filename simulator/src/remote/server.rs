@@ -86,6 +86,7 @@ impl Service {
             .route("/sim/v1/perform", post(perform).layer(DefaultBodyLimit::max(PERFORM_BYTES_MAX)))
             .route("/sim/v1/managers/{id}/inventory", post(inventory))
             .route("/sim/v1/managers/{id}/tasks", post(tasks))
+            .route("/sim/v1/managers/{id}/dead-hosts", post(dead_hosts))
             .route("/sim/v1/managers/{id}/inspect", post(inspect))
             .route("/sim/v1/managers/{id}/changes", post(changes))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -201,6 +202,13 @@ async fn tasks(
     body: Body<ReadRequest>,
 ) -> Answer<Vec<cellbus_cell::driver::RunningTask>> {
     Ok(Json(served.manager(&id)?.tasks(body?.session).await?))
+}
+async fn dead_hosts(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<ReadRequest>,
+) -> Answer<Vec<cellbus_bus::ids::HostId>> {
+    Ok(Json(served.manager(&id)?.dead_hosts(body?.session).await?))
 }
 async fn inspect(
     State(served): State<Served>,

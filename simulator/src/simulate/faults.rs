@@ -33,7 +33,7 @@ kinds! {
     Bus => "bus",
     /// Managers fail, hang, are slow, or do the work and lose the answer.
     Managers => "managers",
-    /// A host is lost with its VMs, or takes none, and comes back.
+    /// A host is lost with its VMs, takes none, does not answer, or is off for certain, and comes back.
     Hosts => "hosts",
     /// Somebody else changes, moves or deletes VMs.
     Behind => "behind",

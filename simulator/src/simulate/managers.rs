@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::env::Env;
-use cellbus_bus::ids::{Epoch, ManagerId, VmId};
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, VmId};
 use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use cellbus_workflows::Action;
@@ -295,6 +295,9 @@ impl Driver for Linked {
             return Err(no_answer());
         }
         Ok(changes)
+    }
+    async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
+        self.read(self.inner.dead_hosts()).await
     }
     fn limits(&self) -> Limits {
         self.inner.limits()

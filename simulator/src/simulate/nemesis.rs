@@ -192,13 +192,26 @@ impl Nemesis {
             FaultKind::Hosts => {
                 let Some((manager, host)) = self.manager(rng) else { return };
                 let Some(faults) = self.fleet.faults(manager) else { return };
-                if rng.random_bool(0.5) {
-                    self.say(|| format!("host {host} is lost"));
-                    self.loosen(|at, of| at == manager && *of == host, "its host was lost");
-                    faults.lose_host(&host);
-                } else {
-                    self.say(|| format!("host {host} is in maintenance"));
-                    faults.maintain_host(&host);
+                match rng.random_range(0..4) {
+                    0 => {
+                        self.say(|| format!("host {host} is lost"));
+                        self.loosen(|at, of| at == manager && *of == host, "its host was lost");
+                        faults.lose_host(&host);
+                    }
+                    1 => {
+                        self.say(|| format!("host {host} is in maintenance"));
+                        faults.maintain_host(&host);
+                    }
+                    n => {
+                        self.say(|| format!("host {host} does not answer"));
+                        faults.silence_host(&host);
+                        if n == 3 {
+                            self.while_(rng, 1.0, 10.0).await;
+                            self.say(|| format!("host {host} is off for certain"));
+                            self.loosen(|at, of| at == manager && *of == host, "its host was off");
+                            faults.fence_host(&host);
+                        }
+                    }
                 }
                 self.while_(rng, 2.0, 30.0).await;
                 faults.restore_host(&host);

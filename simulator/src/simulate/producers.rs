@@ -14,6 +14,7 @@ use cellbus_bus::ids::{JobId, ManagerId, VmId};
 use cellbus_bus::job::{Job as BusJob, Request, Size, Target};
 use cellbus_cell::gateway::{self, Submitted};
 use cellbus_directory::JobState;
+use cellbus_workflows::{ON_HOST_FAILURE, RESTART};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -199,10 +200,15 @@ impl Producers {
                 disk_gib: rng.random_range(10..60),
             };
             let on = rng.random_bool(0.85);
+            let app = rng.random_range(0..5);
+            let mut labels = json!({"app": format!("a{app}")});
+            if app < 2 {
+                labels[ON_HOST_FAILURE] = json!(RESTART);
+            }
             let mut data = json!({
                 "name": format!("vm-{number}"), "count": count, "vcpus": size.vcpus, "memory_mib": size.memory_mib,
                 "disk_gib": size.disk_gib, "image": "debian-12", "power": if on { "on" } else { "off" },
-                "labels": {"app": format!("a{}", rng.random_range(0..5))},
+                "labels": labels,
             });
             if rng.random_bool(0.2) {
                 data["require"] = json!({"gear": format!("g{}", rng.random_range(1..4))});

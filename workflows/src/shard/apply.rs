@@ -210,6 +210,10 @@ impl Shard {
                 self.state.pauses.apply(at, record);
             }
             Record::CapacitySampled { sample } => self.state.capacity.add(at, sample),
+            Record::ManagerModeSet { manager, mode, by } => {
+                self.state.modes.insert(*manager, *mode);
+                self.changed(at, by, format!("set manager {manager} to {mode}"));
+            }
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }
@@ -478,7 +482,7 @@ impl Shard {
         match &work.task {
             Task::Create { .. } => entry.happened(at, Happened::Accepted(cellbus_bus::job::JobKind::Provision)),
             Task::Operate(operation) => entry.happened(at, Happened::Accepted(operation.kind())),
-            Task::Inspect => {}
+            Task::Inspect | Task::Failover { .. } => {}
         }
         entry.line.push_back(Arc::clone(work));
         self.soft.admitted.insert((work.vm, work.job));
@@ -498,12 +502,15 @@ impl Shard {
                 StepResult::Failed(_) => Happened::Failed(doing.step),
             },
         );
+        // One event for all that no job did: the last step says what has come of it.
+        let mut failed_over = false;
         if let Some(run) = run_mut(entry) {
             run.step_ended(doing.step, result);
+            failed_over = doing.step == Step::Start && matches!(run.work.task, Task::Failover { .. });
         }
         let differs = before != (entry.vm.settled, entry.vm.home.clone(), entry.vm.size);
         let was_deleted = before.0 == VmState::Deleted;
-        if doing.step == Step::Inspect && differs {
+        if failed_over || doing.step == Step::Inspect && differs {
             self.open(IntentKey::VmEvent(vm, op));
         }
         self.bury(at, vm, was_deleted);
@@ -595,7 +602,7 @@ impl Shard {
     /// Remembers that the work is over, and opens the report to the job's home.
     fn finished(&mut self, at: WallMs, work: &Work, outcome: &Outcome) {
         match work.task {
-            Task::Inspect => return,
+            Task::Inspect | Task::Failover { .. } => return,
             Task::Create { .. } | Task::Operate(_) => {}
         }
         if self.state.done.insert((work.vm, work.job)) {

@@ -15,6 +15,7 @@ use cellbus_bus::ids::{Epoch, JobId, OpNumber, Seq, ShardCount, ShardId, VmId};
 use cellbus_directory::record::{DeadLetter, IntentKey, Operator};
 use cellbus_directory::{Step, VmSummary};
 
+use super::failover::nobodys;
 use super::hold::Hold;
 use super::state::{Durable, Set};
 use super::{CHANGES_MAX, Change, Limits, Shard};
@@ -68,7 +69,7 @@ impl KnownJobs {
     }
     /// Whether a job of which something was heard at this time is still to be accepted at its home.
     fn still_to_come(&self, job: &JobId, at: WallMs) -> bool {
-        at >= self.recent && !job.uuid().is_nil() && !self.jobs.contains(job)
+        at >= self.recent && !nobodys(job) && !self.jobs.contains(job)
     }
 }
 
@@ -146,6 +147,9 @@ impl Shard {
         }
         for (manager, host) in state.cordons {
             parts.of(manager.shard(to)).cordons.insert((manager, host));
+        }
+        for (manager, mode) in state.modes {
+            parts.of(manager.shard(to)).modes.insert(manager, mode);
         }
         for (id, letter) in state.dead_letters {
             parts.of(way.letter(&letter)).dead_letters.insert(id, letter);
@@ -227,6 +231,7 @@ impl Carried {
         mine.keys.extend(other.keys);
         mine.parked.extend(other.parked);
         mine.cordons.extend(other.cordons);
+        mine.modes.extend(other.modes);
         mine.dead_letters.extend(other.dead_letters);
         mine.hold.found.extend(other.hold.found);
         // Oldest first, as retention takes them.
@@ -382,8 +387,13 @@ impl Way<'_> {
             ControlItem::CancelWork { vm, .. }
             | ControlItem::Observed { vm, .. }
             | ControlItem::Unpark { vm, .. }
-            | ControlItem::Found { vm, .. } => vm.shard(to),
-            ControlItem::CordonManager { manager, .. } | ControlItem::CordonHost { manager, .. } => manager.shard(to),
+            | ControlItem::Found { vm, .. }
+            | ControlItem::Release { vm, .. } => vm.shard(to),
+            // Of hosts as they were before the restore: who fronts the manager says it again.
+            ControlItem::HostDied { .. } => return (Vec::new(), body.clone()),
+            ControlItem::CordonManager { manager, .. }
+            | ControlItem::CordonHost { manager, .. }
+            | ControlItem::SetManagerMode { manager, .. } => manager.shard(to),
             ControlItem::DeadLetter(letter) => self.letter(&letter),
             // Whoever keeps the letter drops it; the others have none by that name.
             ControlItem::DropDeadLetter { .. } => return (to.shards().collect(), body.clone()),

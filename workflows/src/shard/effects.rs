@@ -155,7 +155,7 @@ impl Shard {
 fn action(step: Step, vm: &Vm, task: &Task) -> Option<Action> {
     let operation = match task {
         Task::Operate(operation) => Some(operation),
-        Task::Create { .. } | Task::Inspect => None,
+        Task::Create { .. } | Task::Inspect | Task::Failover { .. } => None,
     };
     Some(match step {
         Step::Create => {
@@ -214,6 +214,10 @@ fn action(step: Step, vm: &Vm, task: &Task) -> Option<Action> {
         Step::Relocate => match operation? {
             Operation::Migrate(cellbus_bus::job::MigrateTo::Host(host)) => Action::Relocate(host.clone()),
             _ => return None,
+        },
+        Step::Failover => match task {
+            Task::Failover { to, .. } => Action::Relocate(to.clone()),
+            Task::Create { .. } | Task::Operate(_) | Task::Inspect => return None,
         },
         Step::Inspect | Step::CheckCopy | Step::CheckSource => Action::Inspect,
     })

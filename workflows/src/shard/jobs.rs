@@ -67,6 +67,9 @@ impl Shard {
             ControlItem::CordonHost { manager, host, cordoned, by } => {
                 self.record(ctx, Record::HostCordoned { manager, host, cordoned, by });
             }
+            ControlItem::SetManagerMode { manager, mode, by } => self.set_manager_mode(ctx, manager, mode, by),
+            ControlItem::Release { vm, manager } => self.release(ctx, vm, manager),
+            ControlItem::HostDied { vm, manager, from, to } => self.host_died(ctx, vm, manager, from, to),
             ControlItem::DeadLetter(letter) => self.record(ctx, Record::DeadLettered { letter }),
             ControlItem::DropDeadLetter { id, at, retried, by } => {
                 match self.state.dead_letters.get(&id).map(|letter| letter.at == at) {
@@ -251,7 +254,7 @@ impl Shard {
 
     /// The work on a VM is over; a job whose home is here too hears of it in the same entry.
     pub(super) fn work_over(&mut self, ctx: &Context<'_>, work: &Work, outcome: &Outcome) {
-        if matches!(work.task, Task::Inspect) || work.job.shard(self.count) != self.id {
+        if matches!(work.task, Task::Inspect | Task::Failover { .. }) || work.job.shard(self.count) != self.id {
             return;
         }
         let summary = self.summary(work.vm, outcome);

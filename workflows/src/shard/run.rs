@@ -71,7 +71,7 @@ impl Run {
                 // The name was looked up when the step was decided; its id follows from it.
                 self.moving_to = Some(ManagerId::derive(name.as_str()));
             }
-            (Task::Operate(_) | Task::Create { .. } | Task::Inspect, _) => {}
+            (Task::Operate(_) | Task::Create { .. } | Task::Inspect | Task::Failover { .. }, _) => {}
         }
         let _ = manager;
     }
@@ -105,6 +105,7 @@ impl Run {
                 | Step::Revert
                 | Step::SnapshotDelete
                 | Step::Relocate
+                | Step::Failover
                 | Step::Quiesce
                 | Step::Copy
                 | Step::StartCopy

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellbus_bus::env::WallMs;
-use cellbus_bus::ids::{HostId, JobId, ManagerId, Seq, TenantId, VmId};
+use cellbus_bus::ids::{JobId, Seq, TenantId, VmId};
 use cellbus_bus::job::{Digest, JobKind};
 use cellbus_directory::capacity::History;
 use cellbus_directory::record::{DeadLetter, IntentKey};
@@ -12,6 +12,7 @@ use cellbus_directory::{Failure, JobRow, JobState, Pauses, Vm, VmSummary};
 
 use serde::{Deserialize, Serialize};
 
+use super::failover::nobodys;
 use super::state::{Happened, VmEntry};
 use super::{Change, Scale, Shard};
 
@@ -38,7 +39,7 @@ impl Shard {
     /// The job whose work is at the head of a VM's line.
     #[must_use]
     pub fn job_of(&self, vm: &VmId) -> Option<JobId> {
-        self.state.vms.get(vm)?.head().map(|work| work.job).filter(|job| !job.uuid().is_nil())
+        self.state.vms.get(vm)?.head().map(|work| work.job).filter(|job| !nobodys(job))
     }
 
     /// A job whose home this is.
@@ -170,7 +171,7 @@ impl Shard {
         let place = self.soft.timers.iter().find(|(_, t)| matches!(t, super::state::Timer::Place(vm) if vm == id));
         Some(VmExplanation {
             vm: entry.vm.clone(),
-            job: entry.head().map(|work| work.job).filter(|job| !job.uuid().is_nil()),
+            job: entry.head().map(|work| work.job).filter(|job| !nobodys(job)),
             parked: entry.run.as_ref().and_then(|run| run.parked.clone()),
             undoing: entry.run.as_ref().is_some_and(|run| run.undoing.is_some()),
             attempts: attempt.map_or(0, |a| a.count),
@@ -227,12 +228,6 @@ impl Shard {
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {
         self.state.changes.iter().cloned().collect()
-    }
-
-    /// Cordons that are kept here: of a host, or of the whole manager.
-    #[must_use]
-    pub fn cordons(&self) -> Vec<(ManagerId, Option<HostId>)> {
-        self.state.cordons.iter().cloned().collect()
     }
 
     /// How many cells there are to be, and why; kept on the cluster's shard.

@@ -32,7 +32,7 @@ impl Shard {
         match (&work.task, known) {
             (Task::Create { .. }, Some(_)) => return,
             (Task::Create { .. }, None) => {}
-            (Task::Operate(_) | Task::Inspect, Some(_)) => {
+            (Task::Operate(_) | Task::Inspect | Task::Failover { .. }, Some(_)) => {
                 if self.soft.admitted.contains(&(vm, job)) {
                     return;
                 }
@@ -45,7 +45,7 @@ impl Shard {
                 self.work_over(ctx, &work, &outcome);
                 return;
             }
-            (Task::Inspect, None) => return,
+            (Task::Inspect | Task::Failover { .. }, None) => return,
         }
         if let Some(deadline) = work.deadline_at {
             self.soft.timers.insert((deadline, Timer::WorkDeadline(vm, job)));
@@ -217,6 +217,7 @@ impl Shard {
         let op = entry.vm.op.max(self.state.hold.ops_above).next();
         let host = match &work.task {
             Task::Operate(Operation::Migrate(MigrateTo::Host(host))) => Some(host.clone()),
+            Task::Failover { to, .. } => Some(to.clone()),
             Task::Operate(_) | Task::Create { .. } | Task::Inspect => None,
         };
         self.record(ctx, Record::StepBegun { vm, op, step, manager, host });
@@ -421,7 +422,8 @@ impl Shard {
             | Step::UndoQuiesce
             | Step::Inspect
             | Step::CheckCopy
-            | Step::CheckSource => false,
+            | Step::CheckSource
+            | Step::Failover => false,
         }
     }
 

@@ -514,6 +514,10 @@ impl World {
             (_, None) => {
                 return Answer::Absent;
             }
+            // Nothing ran it any more.
+            (action, Some(facts)) if call.step == Step::Failover => {
+                Some(VmFacts { power: PowerState::Stopped, ..change(action, facts) })
+            }
             (action, Some(facts)) => Some(change(action, facts)),
         };
         let manager = self.managers.get_mut(&call.manager).expect("a manager");

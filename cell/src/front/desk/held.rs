@@ -12,6 +12,9 @@ use super::{Desk, Kind, Pending};
 /// When a call that came as its manager was handed over is made again, of the next owner.
 const HANDED_OVER: Duration = Duration::from_millis(100);
 
+/// When a call of a manager that is read-only is made again: an operator enables it once, and not soon.
+const READ_ONLY: Duration = Duration::from_secs(2);
+
 /// What it is answered. It has not begun.
 pub(super) fn handed_over() -> Answer {
     let detail = "the manager is being handed over to another cell".to_owned();
@@ -21,9 +24,21 @@ pub(super) fn handed_over() -> Answer {
 impl Desk {
     /// What a call is answered that must not begin, as an operator has paused it.
     pub(super) fn shut(&self, now: Mono, call: &Call) -> Option<Answer> {
+        // Nothing was asked of the manager for it, and nothing of it is there: it may go elsewhere.
+        let elsewhere = matches!(call.action, Action::Create(_))
+            && !self.touched_before(call)
+            && self.holdings.get(&call.vm).is_none();
+        if self.read_only && call.step.kind() != StepKind::Reads {
+            let why = "the manager is read-only: nothing is changed there until an operator enables it".to_owned();
+            return Some(if elsewhere {
+                self.refused(RefusalReason::Cordoned, why)
+            } else {
+                let (reason, after) = (LaterReason::Paused, Some(READ_ONLY));
+                Answer::Later(Later { reason, detail: why, after })
+            });
+        }
         let why = self.gate.shut(now, call.step.kind())?;
-        if self.gate.alone() && matches!(call.action, Action::Create(_)) && !self.touched_before(call) {
-            // Nothing was asked of the manager, and others go on.
+        if self.gate.alone() && elsewhere {
             return Some(self.refused(RefusalReason::NotBegun, why.into_owned()));
         }
         let (reason, after) = (LaterReason::Paused, Some(Duration::from_secs(1)));

@@ -10,6 +10,7 @@ use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
 
 mod copies;
+mod failover;
 mod handed_over;
 mod pauses;
 mod removals;

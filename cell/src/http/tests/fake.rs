@@ -10,16 +10,16 @@ use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, Seq, ShardCount,
 use cellbus_bus::job::{Digest, Job, Size};
 use cellbus_directory::pause::{Paused, Scope};
 use cellbus_directory::record::{DeadLetter, Operator, ParkedDecision};
-use cellbus_directory::{JobRow, JobState, Outcome, Pauses, Record, VmState, VmSummary};
+use cellbus_directory::{JobRow, JobState, ManagerMode, Outcome, Pauses, Record, VmState, VmSummary};
 use cellbus_workflows::{Change, Health, JobStatus, Scale, ScaleSet};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::*;
 use crate::gateway::{
-    Audit, CellRow, DryRun, Error, Evacuation, Explained, Finding, ForecastRow, FreeOf, HostRow, Live, Located,
-    ManagerRow, Page, PausesShown, QueueRow, Result, RoomOf, ScaleChange, ScaleShown, ShardRow, ShardState, Submitted,
-    Upgrade, VmRow, What,
+    Audit, CellRow, Decommission, Decommissioning, DryRun, Error, Evacuation, Explained, Finding, ForecastRow, FreeOf,
+    HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, Result, RoomOf, ScaleChange, ScaleShown, ShardRow,
+    ShardState, Stays, Submitted, Upgrade, VmRow, What,
 };
 
 #[derive(Default)]
@@ -312,6 +312,7 @@ impl Api for Fake {
             circuit: None,
             detail: String::new(),
             cordoned: false,
+            mode: ManagerMode::Enabled,
             paused: Some(Paused::Destructive),
             paused_why: "destructive work paused by ada".into(),
             hosts: 1,
@@ -404,6 +405,38 @@ impl Api for Fake {
     async fn evacuate(&self, _: ManagerId, _: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
         self.note(&by, &format!("evacuate {round}"));
         Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
+    }
+    async fn set_manager_mode(&self, _: ManagerId, mode: ManagerMode, by: Operator) -> Result<()> {
+        self.note(&by, mode.as_str());
+        Ok(())
+    }
+    async fn decommission_plan(&self, manager: ManagerId, release: bool) -> Result<Decommission> {
+        let stays =
+            Stays { vm: JobId::derive("a", "b", "c").vm(0), name: "web".parse().unwrap(), why: "no room".into() };
+        Ok(Decommission {
+            manager,
+            mode: Some(ManagerMode::Leaving),
+            vms: 3,
+            under_way: 0,
+            moves: if release { BTreeMap::new() } else { BTreeMap::from([(manager, 2)]) },
+            releases: if release { 3 } else { 0 },
+            stays: if release { Vec::new() } else { vec![stays] },
+            stays_total: u64::from(!release),
+            unknown_there: 1,
+            may_leave: false,
+            hindered_by: vec!["3 VMs are listed there".into()],
+        })
+    }
+    async fn decommission(
+        &self,
+        manager: ManagerId,
+        release: bool,
+        round: &str,
+        by: Operator,
+    ) -> Result<Decommissioning> {
+        self.note(&by, &format!("decommission {round}"));
+        let plan = self.decommission_plan(manager, release).await?;
+        Ok(Decommissioning { plan, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 2 })
     }
     async fn forecast(&self) -> Result<Vec<ForecastRow>> {
         let (at, hour) = (1_700_000_000_000, 3_600_000);

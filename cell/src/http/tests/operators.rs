@@ -50,6 +50,30 @@ async fn operators_are_noted() {
 }
 
 #[tokio::test]
+async fn managers_are_taken_in_and_out() {
+    let server = Server::start().await;
+    assert_eq!(ok(server.post("/v1/managers/vc-1/read-only").await).await["mode"], "read-only");
+    assert_eq!(ok(server.post("/v1/managers/vc-1/enable").await).await["mode"], "enabled");
+    assert_eq!(ok(server.get("/v1/managers").await).await["items"][0]["mode"], "enabled");
+    let plan = ok(server.get("/v1/managers/vc-1/decommission").await).await;
+    assert_eq!(
+        (&plan["moves"][0], &plan["stays"][0]["why"]),
+        (&json!({"manager": "vc-1", "vms": 2}), &json!("no room"))
+    );
+    assert_eq!((&plan["may_leave"], &plan["round"]), (&json!(false), &Value::Null));
+    let released = ok(server.get("/v1/managers/vc-1/decommission?release=true").await).await;
+    assert_eq!((&released["releases"], &released["moves"]), (&json!(3), &json!([])));
+    let begun = ok(server.post("/v1/managers/vc-1/decommission?round=r1").await).await;
+    assert_eq!((&begun["jobs_total"], &begun["round"], &begun["mode"]), (&json!(2), &json!("r1"), &json!("leaving")));
+    let changes = ok(server.get("/v1/changes?limit=10").await).await;
+    let what: Vec<&str> = changes["items"].as_array().unwrap().iter().map(|c| c["what"].as_str().unwrap()).collect();
+    assert_eq!(what, ["decommission r1", "enabled", "read-only"]);
+    let refused = problem(server.post("/v1/managers/vc-1/decommission?release=maybe").await, 400).await;
+    assert_eq!(refused.0, "invalid_parameter");
+    assert_eq!(problem(server.get("/v1/managers/none/decommission").await, 404).await.0, "manager_not_found");
+}
+
+#[tokio::test]
 async fn work_is_paused_and_goes_on() {
     let server = Server::start().await;
     let post = |path: &'static str, body: &'static str| server.send(path, "application/json", body);

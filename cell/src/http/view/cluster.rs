@@ -150,8 +150,10 @@ pub(in crate::http) struct ManagerView {
     next_probe_in_ms: Option<u64>,
     /// Why it is not healthy, in words; empty if it is.
     detail: String,
-    /// Whether new VMs are kept off it.
+    /// Whether new VMs are kept off it: by a cordon, or as it is read-only or leaving.
     cordoned: bool,
+    /// enabled, read-only (only looked at) or leaving (being decommissioned).
+    mode: &'static str,
     /// all or destructive: what its owner does not begin, as an operator has paused it; null if nothing.
     paused: Option<&'static str>,
     /// Who has paused it, and why, in words; empty if nothing is paused.
@@ -206,6 +208,7 @@ impl From<gateway::ManagerRow> for ManagerView {
             next_probe_in_ms,
             detail: row.detail,
             cordoned: row.cordoned,
+            mode: row.mode.as_str(),
             paused: row.paused.map(cellbus_directory::pause::Paused::as_str),
             paused_why: row.paused_why,
             hosts: row.hosts,

@@ -116,3 +116,55 @@ fn a_new_vm_goes_elsewhere_only_if_others_go_on_and_a_paused_call_can_be_withdra
     t.withdraw(2, 1, spec(1));
     assert!(not_begun(&t.answer()));
 }
+
+#[test]
+fn at_a_manager_that_is_read_only_nothing_begins_that_changes_something() {
+    let mut t = Test::new(4);
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    t.succeed(&start);
+    // Two at once, the third in line.
+    (1..4).for_each(|i| t.call(i, 1, spec(1)));
+    let under_way = t.started();
+    t.answers();
+    t.desk.read_only = true;
+    t.desk.gate_changed(NOW);
+    let cordoned =
+        |answer: &Answer| matches!(answer, Answer::Refused(refusal) if refusal.reason == RefusalReason::Cordoned);
+    assert!(cordoned(&t.answer()), "the one in line goes elsewhere");
+    under_way.iter().for_each(|start| t.succeed(start));
+    assert!(t.answers().iter().all(|answer| matches!(answer, Answer::Present(_))), "what is under way ends");
+    t.call(5, 1, spec(1));
+    assert!(cordoned(&t.answer()), "and so does a new one");
+    // One that is there already must not be made anywhere else.
+    t.call(0, 2, spec(1));
+    t.is_told_that_it_is_paused();
+    for (op, step, action) in [
+        (3, Step::Stop, Action::Stop(StopMode::Hard)),
+        (4, Step::Delete, Action::Delete),
+        (5, Step::DropSource, Action::Delete),
+    ] {
+        t.step(0, op, step, action);
+        t.is_told_that_it_is_paused();
+    }
+    t.step(0, 6, Step::Inspect, Action::Inspect);
+    let inspect = t.start();
+    t.succeed(&inspect);
+    t.answers();
+    t.desk.read_only = false;
+    t.desk.gate_changed(NOW);
+    t.step(0, 7, Step::Stop, Action::Stop(StopMode::Hard));
+    t.start();
+}
+
+#[test]
+fn a_vm_that_is_there_is_not_made_elsewhere_while_its_manager_is_paused() {
+    let mut t = Test::new(4);
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    t.succeed(&start);
+    t.answers();
+    t.paused(&[Scope { manager: Some(ManagerId::derive("vc-1")), paused: Paused::All }]);
+    t.call(0, 2, spec(1));
+    t.is_told_that_it_is_paused();
+}

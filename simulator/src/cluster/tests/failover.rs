@@ -1,0 +1,97 @@
+//! Real cells over simulated managers: VMs of a host that is off for certain are started elsewhere, once;
+//! those of one that only does not answer stay.
+
+use std::time::Duration;
+
+use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
+use cellbus_bus::ids::{HostId, JobId, VmId};
+use cellbus_directory::{JobState, VmState};
+use cellbus_workflows::{ON_HOST_FAILURE, RESTART};
+use serde_json::json;
+
+use super::*;
+use crate::Inventory;
+
+const WAIT: Duration = Duration::from_secs(120);
+
+async fn until<F: Future<Output = Result<(), String>>>(env: &Env, what: &str, mut check: impl FnMut() -> F) {
+    let began = env.mono();
+    loop {
+        match check().await {
+            Ok(()) => return,
+            Err(state) => assert!(env.mono().since(began) < WAIT, "{what}: still {state}"),
+        }
+        env.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn made(cluster: &Cluster, name: &str, label: bool) -> VmId {
+    let labels = if label { json!({ON_HOST_FAILURE: RESTART}) } else { json!({}) };
+    let event = json!({
+        "specversion": "1.0", "id": name, "source": "/test", "type": "io.cellbus.job.provision.v1", "tenant": "acme",
+        "datacontenttype": "application/json",
+        "data": {"name": name, "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "x", "labels": labels},
+    });
+    let rule = TenantRule { from: TenantFrom::Attribute, known: &Tenants::Any };
+    let job = parse_structured(event.to_string().as_bytes(), rule, &Limits::default()).unwrap();
+    let id: JobId = job.id;
+    cluster.gateway().submit(vec![Arc::new(job)]).await.unwrap();
+    assert_eq!(cluster.gateway().wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    id.vm(0)
+}
+
+async fn place(cluster: &Cluster, vm: VmId) -> (HostId, VmState) {
+    let row = cluster.gateway().vm(vm).await.unwrap();
+    (row.host.unwrap(), row.state)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vms_of_a_dead_host_run_elsewhere_and_those_of_a_silent_one_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+    let set = |key: &str, value: &str| Override { key: key.into(), value: value.into(), flag: "--test".into() };
+    let overrides = vec![set("data_dir", folder.path().to_str().unwrap()), set("shards", "8")];
+    let config = Config::load(Sources { overrides, ..Sources::default() }).unwrap();
+    // Of each gear class two hosts.
+    let inventory = Inventory::generate(6, 1).unwrap();
+    let manager = inventory.managers[0].id();
+    let parts = Parts { config, inventory, latency: managers::Latency::None };
+    let mut cluster = Cluster::open(parts, env.clone()).await.unwrap();
+    cluster.add_cell();
+    cluster.ready(WAIT).await.unwrap();
+    let faults = cluster.fleet().faults(manager).unwrap();
+
+    let marked = made(&cluster, "marked", true).await;
+    let (dies, _) = place(&cluster, marked).await;
+    let (plain, cut_off) = (made(&cluster, "plain", false).await, made(&cluster, "cut-off", true).await);
+    assert!(faults.move_vm(plain, &dies));
+    let silent = cluster.gateway().hosts(Some(manager), None, 10).await.unwrap().items;
+    let silent = silent.into_iter().map(|row| row.id).find(|id| *id != dies).unwrap();
+    assert!(faults.move_vm(cut_off, &silent));
+    until(&env, "they are known there", || async {
+        let now = (place(&cluster, plain).await.0, place(&cluster, cut_off).await.0);
+        if now == (dies.clone(), silent.clone()) { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+
+    assert!(faults.silence_host(&silent) && faults.fence_host(&dies));
+    until(&env, "it runs elsewhere", || async {
+        let (at, state) = place(&cluster, marked).await;
+        if at != dies && state == VmState::Running { Ok(()) } else { Err(format!("{at} {state}")) }
+    })
+    .await;
+    let row = cluster.gateway().hosts(Some(manager), None, 10).await.unwrap().items;
+    let gear = |id: &HostId| row.iter().find(|row| row.id == *id).unwrap().labels["gear"].clone();
+    let (now, _) = place(&cluster, marked).await;
+    assert_eq!(gear(&now), gear(&dies));
+    let explained = cluster.gateway().explain_vm(marked).await.unwrap().vm.unwrap();
+    let called = explained.history.iter().filter(|(_, what)| what == "failover called").count();
+    assert_eq!(called, 1, "{:?}", explained.history);
+    for (vm, at) in [(plain, &dies), (cut_off, &silent)] {
+        assert_eq!(place(&cluster, vm).await.0, *at);
+        let explained = cluster.gateway().explain_vm(vm).await.unwrap().vm.unwrap();
+        assert!(!explained.history.iter().any(|(_, what)| what.contains("failover")), "{:?}", explained.history);
+    }
+    assert_eq!(cluster.fleet().violations().double_creates, 0);
+    cluster.stop(Duration::from_secs(10)).await;
+}
