@@ -141,3 +141,24 @@ fn client(command: impl AsyncFnOnce(Env) -> Result<()>) -> Result<()> {
     let env = env::real(runtime.handle().clone());
     runtime.block_on(command(env))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cellbus_simulator::managers::Latency;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn help_names_every_kind_of_latency_and_each_is_one() {
+        let cli = Cli::command();
+        for name in ["demo", "up", "sim-managers"] {
+            let command = cli.find_subcommand(name).expect("it is a command");
+            let latency = command.get_arguments().find(|argument| argument.get_id() == "latency");
+            let help = latency.and_then(|argument| argument.get_help()).expect("it has help").to_string();
+            for kind in ["none", "fast", "realistic", "500ms"] {
+                assert!(help.contains(kind), "{name}: {help}");
+                assert!(kind.parse::<Latency>().is_ok(), "{kind}");
+            }
+        }
+    }
+}

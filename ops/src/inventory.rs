@@ -42,7 +42,7 @@ pub(crate) struct Size {
     /// Take the hosts from a CSV with the columns name, cpu_milli, memory_mib, and optionally disk_gib and model
     #[arg(long, value_name = "FILE")]
     pub(crate) inventory: Option<PathBuf>,
-    /// How long simulated managers take: none, fast (median 20 ms) or realistic
+    /// How long simulated managers take: none, fast (median 20 ms), realistic, or a median of your own such as 500ms
     #[arg(long, value_name = "KIND", default_value = "fast")]
     pub(crate) latency: Latency,
 }

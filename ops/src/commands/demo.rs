@@ -64,7 +64,7 @@ pub(super) struct Command {
     /// Submit the jobs of this file as well, CloudEvents, one JSON a line
     #[arg(long, value_name = "FILE")]
     jobs: Option<PathBuf>,
-    /// How long simulated managers take: none, fast (median 20 ms) or realistic
+    /// How long simulated managers take: none, fast (median 20 ms), realistic, or a median of your own such as 500ms
     #[arg(long, value_name = "KIND", default_value = "fast")]
     latency: Latency,
     /// How to print the summary; json is one object, and stable

@@ -34,7 +34,7 @@ pub(super) struct Command {
     /// Keep their state in this directory [default: in memory only]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How long operations take: none, fast (median 20 ms) or realistic
+    /// How long operations take: none, fast (median 20 ms), realistic, or a median of your own such as 500ms
     #[arg(long, value_name = "KIND", default_value = "fast")]
     latency: Latency,
     /// The CA that signs members (PEM); with it, cells alone are served, by their certificates
