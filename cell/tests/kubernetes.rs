@@ -1,5 +1,6 @@
 //! The launcher for Kubernetes against an API server of the test's own, which does what the real one
-//! does with a Deployment's scale and with pods: versions, conflicts, refusals.
+//! does with a Deployment's scale and with pods: tokens that change, the rights of
+//! `ops/deploy/kubernetes/rbac.yaml` and no others, versions, conflicts, refusals, requests that are too many.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,11 +11,12 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::format::Build;
-use cellbus_bus::{Env, WallMs, env};
+use cellbus_bus::{Env, Mono, WallMs, env};
 use cellbus_cell::config::scale::Kubernetes;
 use cellbus_cell::controller::launcher::{Asking, Launcher as _, Wanted, kubernetes};
 use serde_json::{Value, json};
@@ -29,8 +31,11 @@ const SCALE: &str = "/apis/apps/v1/namespaces/cells/deployments/cellbus-cell/sca
 const PODS: &str = "/api/v1/namespaces/cells/pods";
 
 /// What the server holds, and what it was asked.
-#[derive(Default)]
 struct Cluster {
+    /// Who is let in.
+    token: &'static str,
+    /// What they may do.
+    rights: Vec<Right>,
     replicas: u32,
     version: u64,
     /// Every size that was written, oldest first.
@@ -45,14 +50,78 @@ struct Cluster {
     interfere: u32,
     /// Does what it is asked, but so often says nothing.
     silent: u32,
+    /// Wants to be left alone for so many seconds, so often, and when it said so last.
+    busy: (u64, u32),
+    said_busy: Option<Mono>,
+    /// How long it was left alone then.
+    left_alone: Option<Duration>,
+    env: Option<Env>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            token: "let-me-in",
+            rights: rights(),
+            replicas: 0,
+            version: 0,
+            applied: Vec::new(),
+            pods: Vec::new(),
+            marked: Vec::new(),
+            asked: 0,
+            refusal: None,
+            interfere: 0,
+            silent: 0,
+            busy: (0, 0),
+            said_busy: None,
+            left_alone: None,
+            env: None,
+        }
+    }
+}
+
+/// One rule of a Role.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Right {
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    #[serde(default)]
+    resource_names: Vec<String>,
+    verbs: Vec<String>,
+}
+
+/// Those of the controller, as its manifest gives them.
+fn rights() -> Vec<Right> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/deploy/kubernetes/rbac.yaml"));
+    let documents: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text.unwrap())
+        .map(|document| serde::Deserialize::deserialize(document).unwrap())
+        .collect();
+    let role = documents.into_iter().find(|document| document["kind"] == "Role").unwrap();
+    serde_json::from_value(role["rules"].clone()).unwrap()
+}
+
+/// What somebody wants to do: verb, group, resource, name.
+type Deed<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+impl Right {
+    /// As RBAC decides; without names a rule is for all of them.
+    fn allows(&self, (verb, group, resource, name): Deed<'_>) -> bool {
+        let has = |list: &[String], what: &str| list.iter().any(|one| one == what || one == "*");
+        has(&self.verbs, verb)
+            && has(&self.api_groups, group)
+            && has(&self.resources, resource)
+            && (self.resource_names.is_empty() || self.resource_names.iter().any(|one| one == name))
+    }
 }
 
 type Shared = Arc<Mutex<Cluster>>;
-type Answer = (StatusCode, Json<Value>);
+type Answer = Response;
 
-fn status(code: u16, message: &str) -> Answer {
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code});
-    (StatusCode::from_u16(code).unwrap(), Json(body))
+fn status(code: u16, reason: &str, message: &str) -> Answer {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+        "reason": reason, "code": code});
+    (StatusCode::from_u16(code).unwrap(), Json(body)).into_response()
 }
 
 fn scale(cluster: &Cluster) -> Answer {
@@ -62,29 +131,50 @@ fn scale(cluster: &Cluster) -> Answer {
         json!({"name": "cellbus-cell", "namespace": "cells", "resourceVersion": cluster.version.to_string()});
     let body = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec,
         "status": {"replicas": cluster.replicas}});
-    (StatusCode::OK, Json(body))
+    Json(body).into_response()
 }
 
-/// Whether the caller is who it should be, and what is answered if not.
-fn refused(cluster: &mut Cluster, headers: &HeaderMap) -> Option<Answer> {
+/// Whether the caller is who it should be and may do this, and what is answered if not.
+fn refused(cluster: &mut Cluster, headers: &HeaderMap, deed: Deed<'_>) -> Option<Answer> {
     cluster.asked += 1;
-    if headers.get("authorization").is_none_or(|value| value != "Bearer let-me-in") {
-        return Some(status(401, "Unauthorized"));
+    let now = cluster.env.as_ref().map(Env::mono);
+    if let (Some(now), Some(said)) = (now, cluster.said_busy.take()) {
+        cluster.left_alone = Some(now.since(said));
     }
-    cluster.refusal.map(|(code, message)| status(code, message))
+    if cluster.busy.1 > 0 {
+        // As priority and fairness does it: before anything else, and not in JSON.
+        cluster.busy.1 -= 1;
+        cluster.said_busy = now;
+        let text = "Too many requests, please try again later.";
+        let seconds = cluster.busy.0.to_string();
+        return Some((StatusCode::TOO_MANY_REQUESTS, [("retry-after", seconds)], text).into_response());
+    }
+    if headers.get("authorization").is_none_or(|value| value != &format!("Bearer {}", cluster.token)) {
+        return Some(status(401, "Unauthorized", "Unauthorized"));
+    }
+    if !cluster.rights.iter().any(|right| right.allows(deed)) {
+        let (verb, group, resource, name) = deed;
+        let message = format!("{resource} \"{name}\" is forbidden: cannot {verb} resource in API group \"{group}\"");
+        return Some(status(403, "Forbidden", &message));
+    }
+    cluster.refusal.map(|(code, message)| status(code, "", message))
 }
+
+const READ: Deed<'_> = ("get", "apps", "deployments/scale", "cellbus-cell");
+const WRITE: Deed<'_> = ("patch", "apps", "deployments/scale", "cellbus-cell");
 
 async fn read(State(shared): State<Shared>, headers: HeaderMap) -> Answer {
     let mut cluster = shared.lock().unwrap();
-    refused(&mut cluster, &headers).unwrap_or_else(|| scale(&cluster))
+    refused(&mut cluster, &headers, READ).unwrap_or_else(|| scale(&cluster))
 }
 
-async fn write(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn write(State(shared): State<Shared>, headers: HeaderMap, uri: Uri, body: Bytes) -> Answer {
     let silent = {
         let mut cluster = shared.lock().unwrap();
-        if let Some(answer) = refused(&mut cluster, &headers) {
+        if let Some(answer) = refused(&mut cluster, &headers, WRITE) {
             return answer;
         }
+        assert!(uri.query().is_some_and(|query| query.contains("fieldManager=cellbus-controller")), "{uri}");
         assert_eq!(headers["content-type"], "application/merge-patch+json");
         let patch: Value = serde_json::from_slice(&body).unwrap();
         if cluster.interfere > 0 {
@@ -92,7 +182,11 @@ async fn write(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) ->
             cluster.version += 1;
         }
         if patch["metadata"]["resourceVersion"].as_str() != Some(&cluster.version.to_string()) {
-            return status(409, "the object has been modified; please apply your changes to the latest version");
+            return status(
+                409,
+                "Conflict",
+                "the object has been modified; please apply your changes to the latest version",
+            );
         }
         cluster.replicas = u32::try_from(patch["spec"]["replicas"].as_u64().unwrap()).unwrap();
         cluster.version += 1;
@@ -116,30 +210,30 @@ struct Selected {
 
 async fn pods(State(shared): State<Shared>, headers: HeaderMap, Query(selected): Query<Selected>) -> Answer {
     let mut cluster = shared.lock().unwrap();
-    if let Some(answer) = refused(&mut cluster, &headers) {
+    if let Some(answer) = refused(&mut cluster, &headers, ("list", "", "pods", "")) {
         return answer;
     }
+    // It gives whole pods to whoever does not ask for less.
+    assert!(headers["accept"].to_str().unwrap().contains("as=PartialObjectMetadataList"));
     let address = selected.field.strip_prefix("status.podIP=").unwrap();
     let found = cluster.pods.iter().filter(|(of, _)| *of == address);
     let items: Vec<Value> = found.map(|(_, name)| json!({"metadata": {"name": name, "namespace": "cells"}})).collect();
     let list =
         json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items});
-    (StatusCode::OK, Json(list))
+    Json(list).into_response()
 }
 
 async fn mark(State(shared): State<Shared>, headers: HeaderMap, uri: Uri, body: Bytes) -> Answer {
     let mut cluster = shared.lock().unwrap();
-    if let Some(answer) = refused(&mut cluster, &headers) {
+    let name = uri.path().rsplit('/').next().unwrap().to_owned();
+    if let Some(answer) = refused(&mut cluster, &headers, ("patch", "", "pods", &name)) {
         return answer;
     }
     let patch: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(patch, json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-1"}}}));
-    let name = uri.path().rsplit('/').next().unwrap().to_owned();
     cluster.marked.push(name.clone());
-    (
-        StatusCode::OK,
-        Json(json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": name}})),
-    )
+    Json(json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": name}}))
+        .into_response()
 }
 
 fn router(shared: &Shared) -> Router {
@@ -150,15 +244,16 @@ fn router(shared: &Shared) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-/// A kubeconfig, as a person has it.
+/// A kubeconfig, as a person has it; its token is a file beside it, as pods have theirs.
 fn kubeconfig(folder: &Path, server: &str, ca: Option<&Path>) -> Kubernetes {
     let ca = ca.map_or_else(String::new, |path| format!(", certificate-authority: {}", path.display()));
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: here\n\
          clusters: [{{name: here, cluster: {{server: \"{server}\"{ca}}}}}]\n\
-         users: [{{name: me, user: {{token: let-me-in}}}}]\n\
+         users: [{{name: me, user: {{tokenFile: token}}}}]\n\
          contexts: [{{name: here, context: {{cluster: here, user: me, namespace: cells}}}}]\n"
     );
+    std::fs::write(folder.join("token"), "let-me-in").unwrap();
     let file = folder.join("kubeconfig");
     std::fs::write(&file, text).unwrap();
     Kubernetes {
@@ -173,19 +268,19 @@ struct Here {
     env: Env,
     cluster: Shared,
     launcher: Arc<Asking>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A server that answers, and a launcher that knows it.
 async fn here(cluster: Cluster, time_limit: Duration) -> Here {
     let (env, folder) = (env::real(tokio::runtime::Handle::current()), tempfile::tempdir().unwrap());
-    let cluster = Arc::new(Mutex::new(cluster));
+    let cluster = Arc::new(Mutex::new(Cluster { env: Some(env.clone()), ..cluster }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
     env.spawn("api server", serve(listener, router(&cluster)));
     let config = Kubernetes { time_limit, ..kubeconfig(folder.path(), &server, None) };
     let launcher = kubernetes::start(env.clone(), config);
-    Here { env, cluster, launcher, _folder: folder }
+    Here { env, cluster, launcher, folder }
 }
 
 async fn serve(listener: TcpListener, router: Router) {
@@ -214,6 +309,18 @@ impl Here {
 }
 
 const PATIENT: Duration = Duration::from_secs(20);
+
+fn cell(k: u64, state: MemberState) -> Member {
+    Member {
+        cell: format!("cell-{k}").parse().unwrap(),
+        role: Role::Cell,
+        address: format!("https://10.0.0.{k}:7070"),
+        state,
+        joined_at: WallMs(k),
+        beat: 1,
+        build: Build::current(),
+    }
+}
 
 fn wanted(desired: u32) -> Wanted {
     Wanted { desired, members: Vec::new() }
@@ -271,6 +378,52 @@ async fn a_refusal_has_a_code_and_its_words_and_is_tried_again() {
     }
 }
 
+/// A pod's token is replaced in its file every hour or so, and the old one ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_ended_is_read_again_from_its_file() {
+    let here = here(Cluster { replicas: 1, ..Cluster::default() }, PATIENT).await;
+    here.launcher.want(wanted(2));
+    here.until("two", |cluster| cluster.replicas, |replicas| *replicas == 2).await;
+    here.cluster(|cluster| cluster.token = "the-next");
+    here.launcher.want(wanted(3));
+    here.trouble("kubernetes_forbidden: ").await;
+    // As a projected volume does it: all at once.
+    let token = here.folder.path().join("token");
+    std::fs::write(token.with_extension("new"), "the-next").unwrap();
+    std::fs::rename(token.with_extension("new"), &token).unwrap();
+    here.until("three", |cluster| cluster.replicas, |replicas| *replicas == 3).await;
+    here.no_trouble().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_has_too_much_to_do_is_left_alone_for_as_long_as_it_says() {
+    // Longer than the first pause after a failure.
+    let here = here(Cluster { replicas: 1, busy: (4, 1), ..Cluster::default() }, PATIENT).await;
+    here.launcher.want(wanted(3));
+    let trouble = here.trouble("kubernetes_unreachable: ").await;
+    assert!(trouble.contains("429: Too many requests"), "{trouble}");
+    here.launcher.want(wanted(5));
+    here.until("five", |cluster| cluster.applied.clone(), |applied| *applied == [5]).await;
+    let left_alone = here.cluster(|cluster| cluster.left_alone).unwrap();
+    assert!(left_alone >= Duration::from_secs(4), "it was asked again after {left_alone:?}");
+    here.no_trouble().await;
+}
+
+/// Without the right to look at pods the size is set all the same, and chance says which one goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_missing_is_told() {
+    let mut rights = rights();
+    rights.retain(|right| !right.resources.contains(&"pods".to_owned()));
+    let pods = vec![("10.0.0.2", "cell-b")];
+    let here = here(Cluster { replicas: 2, pods, rights, ..Cluster::default() }, PATIENT).await;
+    let members = (1..=2).map(|k| cell(k, MemberState::Active)).collect();
+    here.launcher.want(Wanted { desired: 1, members });
+    here.until("one", |cluster| cluster.applied.clone(), |applied| *applied == [1]).await;
+    let trouble = here.trouble("kubernetes_forbidden: ").await;
+    assert!(trouble.contains("pods"), "{trouble}");
+    assert!(here.cluster(|cluster| cluster.marked.is_empty()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_answer_was_lost_is_not_made_again() {
     let here = here(Cluster { replicas: 1, silent: 1, ..Cluster::default() }, Duration::from_secs(2)).await;
@@ -306,15 +459,6 @@ async fn a_server_that_is_away_is_asked_again_until_it_is_there() {
 async fn the_youngest_cell_leaves_first_and_one_at_a_time() {
     let pods = vec![("10.0.0.1", "cell-a"), ("10.0.0.2", "cell-b"), ("10.0.0.3", "cell-c")];
     let here = here(Cluster { replicas: 3, pods, ..Cluster::default() }, PATIENT).await;
-    let cell = |k: u64, state| Member {
-        cell: format!("cell-{k}").parse().unwrap(),
-        role: Role::Cell,
-        address: format!("https://10.0.0.{k}:7070"),
-        state,
-        joined_at: WallMs(k),
-        beat: 1,
-        build: Build::current(),
-    };
     use MemberState::{Active, Draining};
     let mut members = vec![cell(1, Active), cell(2, Active), cell(3, Active)];
     here.launcher.want(Wanted { desired: 1, members: members.clone() });

@@ -23,6 +23,10 @@ pub(super) trait Ask: Send + Sync {
     /// told before, with success. What there is to be said about it for an operator, or why it failed.
     /// It is called anew after a failure, and dropped when the launcher is stopped.
     async fn ask(&self, wanted: &Wanted, again: bool) -> Result<Option<String>, String>;
+    /// After a failure: for how long whoever was asked does not want to be asked again.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Tells the newest, one call at a time: at once when it changes, now and then when it does not, and
@@ -112,7 +116,8 @@ impl Inner {
                     tracing::warn!(launcher, desired, trouble, "cells could not be asked for; trying again");
                     (told, failures) = (None, failures + 1);
                     self.state().trouble = Some(trouble);
-                    self.pace.pause(BACKOFF.after(failures), Heeds::OnlyStop).await;
+                    let pause = BACKOFF.after(failures).max(self.ask.rest().min(BACKOFF.longest));
+                    self.pace.pause(pause, Heeds::OnlyStop).await;
                 }
             }
         }

@@ -12,19 +12,24 @@
 //! Pods are taken away one at a time. The pod of the youngest cell is marked, so that the Deployment
 //! takes that one; its cell drains on SIGTERM. The next one goes when it has left.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::contract::{Member, MemberState, Role};
 use cellbus_bus::{Env, Mono};
+use hyper::Response;
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
+use tower::util::MapResponseLayer;
 
 use super::asking::{Ask, Asking};
 use super::{Wanted, leaves_next};
@@ -50,6 +55,8 @@ struct Kubernetes {
     env: Env,
     config: config::scale::Kubernetes,
     state: Mutex<State>,
+    /// Seconds for which the server wants to be left alone, as its last answer says.
+    rest: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -65,7 +72,7 @@ struct State {
 /// Has the Deployment of `config` have as many pods as cells are wanted.
 #[must_use]
 pub fn start(env: Env, config: config::scale::Kubernetes) -> Arc<Asking> {
-    Asking::start(env.clone(), Box::new(Kubernetes { env, config, state: Mutex::default() }))
+    Asking::start(env.clone(), Box::new(Kubernetes { env, config, state: Mutex::default(), rest: Arc::default() }))
 }
 
 #[async_trait]
@@ -76,7 +83,11 @@ impl Ask for Kubernetes {
     fn every(&self) -> Duration {
         READ_EVERY
     }
+    fn rest(&self) -> Duration {
+        Duration::from_secs(self.rest.load(Ordering::Relaxed))
+    }
     async fn ask(&self, wanted: &Wanted, _: bool) -> Result<Option<String>, String> {
+        self.rest.store(0, Ordering::Relaxed);
         let limit = self.config.time_limit;
         let asked = self.env.timeout(limit, self.turn(wanted)).await.unwrap_or(Err(Error::NoAnswer { limit }));
         asked.map_err(|error| {
@@ -135,13 +146,20 @@ impl Kubernetes {
                 read.map_err(Error::credentials)?
             }
         };
-        // What fails is shown, and tried again here: from a new reading, with the newest wish.
+        // What fails is shown, and tried again here: from a new reading, with the newest wish, and no
+        // sooner than the server says.
         config.default_retry = false;
+        let rest = Arc::clone(&self.rest);
+        let heed = MapResponseLayer::new(move |response: Response<_>| {
+            rest.store(retry_after(response.headers()), Ordering::Relaxed);
+            response
+        });
         let namespace = match self.config.namespace.as_str() {
             "" => config.default_namespace.clone(),
             named => named.to_owned(),
         };
-        let made = (Client::try_from(config).map_err(Error::credentials)?, namespace);
+        let built = ClientBuilder::try_from(config).map_err(Error::credentials)?;
+        let made = (built.with_layer(&heed).build(), namespace);
         self.state().client = Some(made.clone());
         Ok(made)
     }
@@ -176,6 +194,12 @@ impl Kubernetes {
             format!("the Deployment {name} has {there} of {wanted} pods: `kubectl describe replicaset` says what keeps the others")
         })
     }
+}
+
+/// Seconds; an API server names no dates.
+fn retry_after(headers: &HeaderMap) -> u64 {
+    let named = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    named.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Pods that the Deployment is to have; zero is not written out.
