@@ -156,6 +156,11 @@ impl<B: Broker> ClusterOn<B> {
         Ok(cluster)
     }
 
+    /// How many shards it has.
+    pub fn shards(&self) -> u16 {
+        self.shape.shards
+    }
+
     /// Where its files are; gone with it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -367,7 +372,9 @@ impl Cluster {
     }
 }
 
-fn rows(body: &Value) -> Vec<Value> {
+/// The rows of a list that has no pages.
+#[must_use]
+pub fn rows(body: &Value) -> Vec<Value> {
     let items = body.as_array().or_else(|| body["items"].as_array());
     items.cloned().unwrap_or_default()
 }

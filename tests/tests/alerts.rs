@@ -1,5 +1,5 @@
 //! The rules of `ops/alerts/`: what promtool says of them, that what they name exists, that each has its
-//! page; and Prometheus and Alertmanager themselves, over a cluster that loses a manager.
+//! page; and Prometheus and Alertmanager themselves, over a node that loses a manager, and a cluster where one was paused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -163,9 +163,6 @@ impl Rig {
         let up = Server::start(&folder.path().join("data"), &own).await?;
         Ok(Self { folder, managers: Some(managers), up })
     }
-    fn path(&self, name: &str) -> Result<String> {
-        self.folder.path().join(name).to_str().map(str::to_owned).context("paths of tests are UTF-8")
-    }
 }
 
 /// Everything in a process's metrics is in the table, with these labels; how many series there are.
@@ -268,63 +265,91 @@ fn fast_rules(into: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Prometheus over these processes, with our rules, and an Alertmanager that tells a webhook.
+struct Watch {
+    webhook: Webhook,
+    prometheus: Tool,
+    _alertmanager: Tool,
+}
+
+impl Watch {
+    /// It begins to look, with its files in `folder`.
+    async fn start(tools: &Path, folder: &Path, servers: &[&Server]) -> Result<Self> {
+        let webhook = Webhook::start()?;
+        let path = |name: &str| folder.join(name).to_str().map(str::to_owned).context("paths of tests are UTF-8");
+        let fast = folder.join("rules");
+        fs::create_dir(&fast)?;
+        fast_rules(&fast)?;
+        let config = path("alertmanager.yml")?;
+        let route = "route: {receiver: us, group_by: [alertname, manager], group_wait: 0s, group_interval: 1s}";
+        fs::write(
+            &config,
+            format!("{route}\nreceivers: [{{name: us, webhook_configs: [{{url: \"{}\"}}]}}]\n", webhook.url),
+        )?;
+        let (file, data) = (format!("--config.file={config}"), format!("--storage.path={}", path("alertmanager")?));
+        let arguments = [file.as_str(), &data, "--cluster.listen-address="];
+        let alertmanager =
+            Tool::start(&tools.join("alertmanager"), &arguments, folder.join("alertmanager.log")).await?;
+
+        let config = path("prometheus.yml")?;
+        let targets: Option<Vec<&str>> = servers.iter().map(|server| server.url.strip_prefix("http://")).collect();
+        let yaml = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+             rule_files: [\"{}/*.yml\"]\n\
+             alerting: {{alertmanagers: [{{static_configs: [{{targets: [\"{}\"]}}]}}]}}\n\
+             scrape_configs: [{{job_name: cellbus, static_configs: [{{targets: {:?}}}]}}]\n",
+            fast.display(),
+            alertmanager.address,
+            targets.context("addresses")?,
+        );
+        fs::write(&config, yaml)?;
+        let (file, data) = (format!("--config.file={config}"), format!("--storage.tsdb.path={}", path("prometheus")?));
+        let log = folder.join("prometheus.log");
+        let prometheus = Tool::start(&tools.join("prometheus"), &[&file, &data], log).await?;
+        let watch = Self { webhook, prometheus, _alertmanager: alertmanager };
+        watch.every_rule_is_evaluated().await?;
+        Ok(watch)
+    }
+
+    async fn every_rule_is_evaluated(&self) -> Result<()> {
+        wait_for("every rule to be evaluated", WAIT, async || {
+            let answer = self.prometheus.get("/api/v1/rules").await?;
+            let health = health(&answer);
+            let all = every_rule()?.len();
+            Ok(if health.get("ok") == Some(&all) { Ok(()) } else { Err(format!("{health:?} of {all}: {answer}")) })
+        })
+        .await
+    }
+
+    /// What the webhook was told of this alert with this status.
+    fn told(&self, alert: &str, status: &str) -> Vec<Value> {
+        let mut alerts = self.webhook.alerts();
+        alerts.retain(|told| told["labels"]["alertname"] == alert && told["status"] == status);
+        alerts
+    }
+
+    /// The first time that it is told.
+    async fn hears(&self, alert: &str, status: &str) -> Result<Value> {
+        wait_for("the alert at the webhook", WAIT, async || {
+            let told = self.told(alert, status).first().cloned();
+            Ok(told.ok_or_else(|| format!("{:?}", self.webhook.alerts())))
+        })
+        .await
+    }
+}
+
 /// A manager's process is killed: the alert comes to the webhook with its page. The manager is
 /// cordoned, as before maintenance: the alert ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_manager_is_heard_of_and_a_cordon_silences_it() -> Result<()> {
+    const ALERT: &str = "CellbusManagerDown";
     let Some(folder) = tools() else { return Ok(()) };
     let mut rig = Rig::start().await?;
-    let webhook = Webhook::start()?;
-
-    let fast = rig.folder.path().join("rules");
-    fs::create_dir(&fast)?;
-    fast_rules(&fast)?;
-    let config = rig.path("alertmanager.yml")?;
-    let route = "route: {receiver: us, group_by: [alertname, manager], group_wait: 0s, group_interval: 1s}";
-    fs::write(
-        &config,
-        format!("{route}\nreceivers: [{{name: us, webhook_configs: [{{url: \"{}\"}}]}}]\n", webhook.url),
-    )?;
-    let (file, data) = (format!("--config.file={config}"), format!("--storage.path={}", rig.path("alertmanager")?));
-    let arguments = [file.as_str(), &data, "--cluster.listen-address="];
-    let log = rig.folder.path().join("alertmanager.log");
-    let alertmanager = Tool::start(&folder.join("alertmanager"), &arguments, log).await?;
-
-    let config = rig.path("prometheus.yml")?;
-    let target = rig.up.url.strip_prefix("http://").context("an address")?;
-    let yaml = format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
-         rule_files: [\"{}/*.yml\"]\n\
-         alerting: {{alertmanagers: [{{static_configs: [{{targets: [\"{}\"]}}]}}]}}\n\
-         scrape_configs: [{{job_name: cellbus, static_configs: [{{targets: [\"{target}\"]}}]}}]\n",
-        fast.display(),
-        alertmanager.address,
-    );
-    fs::write(&config, yaml)?;
-    let (file, data) = (format!("--config.file={config}"), format!("--storage.tsdb.path={}", rig.path("prometheus")?));
-    let log = rig.folder.path().join("prometheus.log");
-    let prometheus = Tool::start(&folder.join("prometheus"), &[&file, &data], log).await?;
-
-    // Every rule is evaluated, with no error, and while all is well none of these speaks.
-    wait_for("every rule to be evaluated", WAIT, async || {
-        let answer = prometheus.get("/api/v1/rules").await?;
-        let health = health(&answer);
-        let all = every_rule()?.len();
-        Ok(if health.get("ok") == Some(&all) { Ok(()) } else { Err(format!("{health:?} of {all}: {answer}")) })
-    })
-    .await?;
-    let seen = |status: &str| {
-        let mut alerts = webhook.alerts();
-        alerts.retain(|alert| alert["labels"]["alertname"] == "CellbusManagerDown" && alert["status"] == status);
-        alerts
-    };
-    ensure!(seen("firing").is_empty(), "it fires while the manager is well: {:?}", webhook.alerts());
+    let watch = Watch::start(&folder, rig.folder.path(), &[&rig.up]).await?;
+    ensure!(watch.told(ALERT, "firing").is_empty(), "it fires while the manager is well");
 
     rig.managers.take().context("the managers run")?.kill()?;
-    let alert = wait_for("the alert at the webhook", WAIT, async || {
-        Ok(seen("firing").first().cloned().ok_or_else(|| format!("{:?}\n{}", webhook.alerts(), rig.up.log_tail())))
-    })
-    .await?;
+    let alert = watch.hears(ALERT, "firing").await.with_context(|| rig.up.log_tail())?;
     assert_eq!(alert["labels"]["manager"], "sim-0001");
     assert_eq!(alert["labels"]["severity"], "page");
     assert_eq!(alert["annotations"]["runbook_url"], "ops/docs/runbooks/CellbusManagerDown.md");
@@ -334,16 +359,44 @@ async fn a_dead_manager_is_heard_of_and_a_cordon_silences_it() -> Result<()> {
     );
 
     rig.up.succeed(&["managers", "cordon", "sim-0001"])?;
-    wait_for("the alert to end", WAIT, async || {
-        Ok(if seen("resolved").is_empty() { Err(format!("{:?}", webhook.alerts())) } else { Ok(()) })
-    })
-    .await?;
+    watch.hears(ALERT, "resolved").await?;
     // It ended as the manager is in maintenance, not as it is well.
     let text = rig.up.text("/metrics").await?;
     has_lines(
         &text,
         &["cellbus_manager_up{manager=\"sim-0001\"} 0", "cellbus_manager_cordoned{manager=\"sim-0001\"} 1"],
     )
+}
+
+/// One manager of a cluster of processes is paused and forgotten: that is heard of, once for all of them,
+/// and not any more when it is resumed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_one_manager_that_was_forgotten_is_heard_of() -> Result<()> {
+    const ALERT: &str = "CellbusPaused";
+    let Some(folder) = tools() else { return Ok(()) };
+    if left_out() {
+        return Ok(());
+    }
+    let cluster = Cluster::start(Shape { shards: 8, ..Shape::default() }, 2, 1).await?;
+    cluster.settled().await?;
+    let servers: Vec<&Server> = cluster.servers().collect();
+    let watch = Watch::start(&folder, cluster.folder(), &servers).await?;
+    ensure!(watch.told(ALERT, "firing").is_empty(), "it fires while nothing is paused");
+
+    // Ordered at one process, read at the others too.
+    cluster.cells[1].succeed(&["pause", "--manager", "sim-0003", "--reason", "its storage is ill"])?;
+    let alert = watch.hears(ALERT, "firing").await.with_context(|| cluster.cells[0].log_tail())?;
+    assert_eq!((&alert["labels"]["at"], &alert["labels"]["work"]), (&json!("manager"), &json!("all")));
+    assert_eq!(alert["labels"]["severity"], "ticket");
+    assert_eq!(alert["annotations"]["runbook_url"], "ops/docs/runbooks/CellbusPaused.md");
+    ensure!(alert["annotations"]["summary"].as_str().is_some_and(|text| text.starts_with("1 pauses of all work")));
+    ensure!(watch.told("CellbusPausesUnknown", "firing").is_empty(), "somebody does not know what is paused");
+    let fires: BTreeSet<String> = watch.told(ALERT, "firing").iter().map(|told| told["labels"].to_string()).collect();
+    ensure!(fires.len() == 1, "it is told for each process: {fires:?}");
+
+    cluster.directories[0].succeed(&["resume", "--manager", "sim-0003"])?;
+    watch.hears(ALERT, "resolved").await?;
+    Ok(())
 }
 
 /// How many rules are of which health.

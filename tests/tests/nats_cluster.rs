@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_bus::nats::{Config, Nats};
 use cellbus_tests::books::all_is_well;
-use cellbus_tests::cluster::{Cluster, Shape};
+use cellbus_tests::cluster::{Cluster, Shape, rows};
 use cellbus_tests::kills;
 use cellbus_tests::process::{Server, event, long, wait_for};
 use cellbus_tests::producers::{Producers, seed};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cells_and_directories_are_killed_and_nothing_is_lost() -> Result<()> {
@@ -236,6 +236,7 @@ async fn a_replica_that_is_cut_off_says_so_and_catches_up() -> Result<()> {
 /// Operations that remove something that may begin in a minute, at all managers together.
 const REMOVALS_PER_MINUTE: f64 = 60.0;
 const DESTRUCTIVE: &str = "cellbus_pauses{at=\"cluster\",work=\"destructive\"}";
+const AT_ONE: &str = "cellbus_pauses{at=\"manager\",work=\"all\"}";
 
 async fn value(server: &Server, name: &str) -> Result<f64> {
     let text = server.text("/metrics").await?;
@@ -247,11 +248,11 @@ async fn held(cluster: &Cluster) -> Result<u64> {
     cluster.managers.get("/sim/v1/status").await?.body["vms"].as_u64().context("how many VMs there are")
 }
 
-/// Waits until every process shows this many pauses of destructive work everywhere.
-async fn every_process_shows(cluster: &Cluster, pauses: f64) -> Result<()> {
+/// Waits until every process shows this many pauses of this kind, and no others.
+async fn every_process_shows(cluster: &Cluster, kind: &str, pauses: f64) -> Result<()> {
     for server in cluster.servers() {
         wait_for("the pause to be shown", Duration::from_secs(120), async || {
-            let (seen, listed) = (value(server, DESTRUCTIVE).await?, server.get("/v1/pauses").await?.body);
+            let (seen, listed) = (value(server, kind).await?, server.get("/v1/pauses").await?.body);
             let listed = listed["items"].as_array().map_or(usize::MAX, Vec::len);
             let good = seen == pauses && listed == pauses as usize;
             Ok(good.then_some(()).ok_or(format!("{seen}, {listed} listed")))
@@ -261,7 +262,7 @@ async fn every_process_shows(cluster: &Cluster, pauses: f64) -> Result<()> {
     Ok(())
 }
 
-/// The VMs of these whose deletes wait as they are paused.
+/// The VMs of these whose work waits as it is paused.
 async fn paused(cluster: &Cluster, vms: &[String]) -> Result<Vec<String>> {
     let mut paused = Vec::new();
     for vm in vms {
@@ -316,7 +317,7 @@ async fn an_emergency_stop_holds_everywhere_and_outlives_everything() -> Result<
     .await?;
     let kept = waiting.len() as u64;
     ensure!(kept > 0, "nothing is left to be kept");
-    every_process_shows(&cluster, 1.0).await?;
+    every_process_shows(&cluster, DESTRUCTIVE, 1.0).await?;
     let listed = cluster.directories[0].succeed(&["pauses"])?;
     ensure!(listed.contains("destructive") && listed.contains("runaway"), "{listed}");
     // Other work goes on.
@@ -340,7 +341,7 @@ async fn an_emergency_stop_holds_everywhere_and_outlives_everything() -> Result<
     }
     cluster.add_directory()?;
     cluster.ready().await?;
-    every_process_shows(&cluster, 1.0).await?;
+    every_process_shows(&cluster, DESTRUCTIVE, 1.0).await?;
     wait_for("every delete to wait again", Duration::from_secs(120), async || {
         let paused = paused(&cluster, &waiting).await?;
         Ok((paused == waiting).then_some(()).ok_or(format!("{} of {kept}", paused.len())))
@@ -351,7 +352,7 @@ async fn an_emergency_stop_holds_everywhere_and_outlives_everything() -> Result<
     // A producer goes on where nobody stops it, and the limit holds it.
     let began = Instant::now();
     cluster.cells[1].succeed(&["resume", "--destructive"])?;
-    every_process_shows(&cluster, 0.0).await?;
+    every_process_shows(&cluster, DESTRUCTIVE, 0.0).await?;
     let put_off = "cellbus_destructive_operations_total{result=\"put_off\"}";
     let begun = "cellbus_destructive_operations_total{result=\"begun\"}";
     wait_for("every delete to be done", Duration::from_secs(300), async || {
@@ -372,5 +373,121 @@ async fn an_emergency_stop_holds_everywhere_and_outlives_everything() -> Result<
     }
     ensure!(waited > 0.0, "the limit put nothing off");
     println!("{kept} VMs kept, then deleted in {:.1} s, put off {waited} times", began.elapsed().as_secs_f64());
+    cluster.audit().await
+}
+
+/// VMs at one manager, once they run.
+async fn provisioned(cluster: &Cluster, manager: &str, count: usize) -> Result<Vec<String>> {
+    let data = json!({"name": manager, "count": count, "vcpus": 1, "memory_mib": 64, "disk_gib": 1, "image": "x",
+        "require": {"manager": manager}});
+    let answer = cluster.cells[0].submit(&event("provision", manager, None, &data)).await?;
+    let job = answer.body["job_id"].as_str().with_context(|| format!("{answer:?}"))?.to_owned();
+    cluster.cells[0].succeed(&["job", "wait", &job])?;
+    let made = cluster.cells[0].all(&format!("/v1/jobs/{job}/vms")).await?;
+    let vms: Vec<String> = made.iter().filter_map(|vm| vm["id"].as_str().map(str::to_owned)).collect();
+    ensure!(vms.len() == count, "{made:?}");
+    Ok(vms)
+}
+
+/// Waits until every process shows a manager with this pause, by its owner's word.
+async fn every_process_shows_manager(cluster: &Cluster, manager: &str, paused: Option<&str>) -> Result<Value> {
+    let mut row = Value::Null;
+    for server in cluster.servers() {
+        row = wait_for("the manager's row to tell the pause", Duration::from_secs(120), async || {
+            let rows = server.all("/v1/managers").await?;
+            let row = rows.into_iter().find(|row| row["name"] == manager).unwrap_or_default();
+            let good = row["paused"].as_str() == paused && row["health"] == "healthy";
+            Ok(if good { Ok(row) } else { Err(row.to_string()) })
+        })
+        .await?;
+    }
+    Ok(row)
+}
+
+/// How many of these a manager itself says to run.
+async fn running(cluster: &Cluster, vms: &[String]) -> Result<usize> {
+    let mut running = 0;
+    for vm in vms {
+        let live = wait_for("the manager's own word", Duration::from_secs(120), async || {
+            let answer = cluster.cells[0].get(&format!("/v1/vms/{vm}/live")).await?;
+            Ok(if answer.status == 200 { Ok(answer.body) } else { Err(format!("{answer:?}")) })
+        })
+        .await?;
+        running += usize::from(live["power"] == "running");
+    }
+    Ok(running)
+}
+
+/// One manager is paused: nothing changes there, whichever cell fronts it, and all else goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_one_manager_holds_whoever_fronts_it() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    const PAUSED: &str = "sim-0000";
+    let mut cluster = Cluster::start(Shape { managers: 3, ..Shape::default() }, 3, 1).await?;
+    cluster.settled().await?;
+    let (here, elsewhere) = (provisioned(&cluster, PAUSED, 6).await?, provisioned(&cluster, "sim-0001", 3).await?);
+
+    let said = cluster.cells[2].succeed(&["pause", "--manager", PAUSED, "--reason", "its storage is ill"])?;
+    ensure!(said.contains(PAUSED) && said.contains("5 s from now"), "{said}");
+    every_process_shows(&cluster, AT_ONE, 1.0).await?;
+    let row = every_process_shows_manager(&cluster, PAUSED, Some("all")).await?;
+    ensure!(row["paused_why"].as_str().is_some_and(|why| why.contains("its storage is ill")), "{row}");
+    every_process_shows_manager(&cluster, "sim-0001", None).await?;
+
+    // Each process takes work for it, and it waits; that of the others is done.
+    for (index, vm) in here.iter().chain(&elsewhere).enumerate() {
+        let stop = event("stop", &format!("stop-{vm}"), Some(vm), &json!({}));
+        let answer = cluster.cells[index % 3].submit(&stop).await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        if elsewhere.contains(vm) {
+            let job = answer.body["job_id"].as_str().context("a job id")?;
+            cluster.directories[0].succeed(&["job", "wait", job])?;
+        }
+    }
+    ensure!(running(&cluster, &elsewhere).await? == 0);
+    let all_wait = async |cluster: &Cluster| {
+        wait_for("every stop to wait", Duration::from_secs(120), async || {
+            let waiting = paused(cluster, &here).await?.len();
+            Ok((waiting == here.len()).then_some(()).ok_or(format!("{waiting} wait")))
+        })
+        .await
+    };
+    all_wait(&cluster).await?;
+    // New VMs go where they may.
+    let data = json!({"name": "new", "count": 6, "vcpus": 1, "memory_mib": 64, "disk_gib": 1, "image": "x"});
+    let answer = cluster.cells[0].submit(&event("provision", "new", None, &data)).await?;
+    let job = answer.body["job_id"].as_str().context("a job id")?.to_owned();
+    cluster.cells[0].succeed(&["job", "wait", &job])?;
+    let made = cluster.cells[0].all(&format!("/v1/jobs/{job}/vms")).await?;
+    ensure!(made.len() == 6 && made.iter().all(|vm| vm["manager_name"] != PAUSED), "{made:?}");
+
+    // Its owner is killed: the next one holds it too.
+    let owner = row["cell"].as_str().context("somebody fronts it")?;
+    let cells = rows(&cluster.cells[0].get("/v1/cells").await?.body);
+    let address = cells.iter().find(|cell| cell["id"] == owner).context("its owner is a member")?["address"].clone();
+    let port = address.as_str().and_then(|address| address.rsplit(':').next()).context("a port")?.to_owned();
+    let fronting = cluster.cells.iter().position(|cell| cell.url.ends_with(&port)).context("it is one of ours")?;
+    cluster.cells.remove(fronting).kill()?;
+    cluster.settled().await?;
+    let row = every_process_shows_manager(&cluster, PAUSED, Some("all")).await?;
+    ensure!(row["cell"] != owner, "{row}");
+    all_wait(&cluster).await?;
+    ensure!(running(&cluster, &here).await? == here.len(), "something was stopped where all was paused");
+
+    // Another order lifts it not; the same one does.
+    let said = cluster.cells[0].succeed(&["resume"])?;
+    ensure!(said.contains("1 other pause stays in force"), "{said}");
+    every_process_shows(&cluster, AT_ONE, 1.0).await?;
+    ensure!(paused(&cluster, &here).await?.len() == here.len(), "the pause of another scope was lifted");
+    cluster.cells[1].succeed(&["resume", "--manager", PAUSED])?;
+    every_process_shows(&cluster, AT_ONE, 0.0).await?;
+    wait_for("every stop to be done", Duration::from_secs(120), async || {
+        let left = running(&cluster, &here).await?;
+        Ok((left == 0).then_some(()).ok_or(format!("{left} run")))
+    })
+    .await?;
+    cluster.no_violations().await?;
     cluster.audit().await
 }
