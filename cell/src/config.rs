@@ -39,7 +39,7 @@ pub use managers::{
 pub use nats::{Nats, SecretFrom, SignIn};
 pub use security::{Auth, MembersTls, Tls};
 pub use source::{File, Origin, Override, Sources};
-pub use traces::Otlp;
+pub use traces::{Otlp, OtlpTls};
 pub use value::Secret;
 pub(crate) use value::read_time;
 

@@ -34,7 +34,7 @@ use crate::http::Members;
 use crate::metrics;
 use crate::peers::{HttpPeers, LocalPeers, Peers};
 use crate::presence::Presence;
-use crate::security::MembersTls;
+use crate::security::{MembersTls, Security};
 #[cfg(feature = "otlp")]
 use crate::spans::Exporter;
 use crate::{Gateway, Process, front, runner};
@@ -66,6 +66,8 @@ pub struct Parts {
     pub build: Build,
     /// Whether there are other processes.
     pub reach: Reach,
+    /// Certificates of this process.
+    pub security: Security,
 }
 
 /// Whether there are other processes, and how they reach this one.
@@ -113,7 +115,7 @@ impl Node {
     /// Starts the directory, as many cells as are configured unless it is to have none, and the
     /// autoscaler where it belongs. It is ready a little later: [`Node::ready`].
     pub async fn start(parts: Parts, env: Env) -> Self {
-        let Parts { bus, record, config, names, fronts, drivers, role, build, reach } = parts;
+        let Parts { bus, record, config, names, fronts, drivers, role, build, reach, security } = parts;
         let (local, names) = (LocalPeers::default(), Arc::new(ManagerNames::new(names)));
         let peers: Arc<dyn Peers> = match &reach {
             Reach::Alone => Arc::new(local.clone()),
@@ -151,7 +153,9 @@ impl Node {
         let exporter = config
             .otlp
             .clone()
-            .and_then(|otlp| Exporter::open(&process.spans, otlp, &process.build().version, env.clone()));
+            .and_then(|otlp| Exporter::open(&process.spans, otlp, security, &process.build().version, env.clone()));
+        #[cfg(not(feature = "otlp"))]
+        drop(security);
         let cells = Arc::new(Cells {
             process: process.clone(),
             config,

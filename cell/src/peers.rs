@@ -227,7 +227,7 @@ pub enum Request {
     },
     /// Of a process of the directory: what its replica knows.
     Directory(Box<directory::Ask>),
-    /// Which traces jobs belong to that were accepted there.
+    /// Which traces jobs belong to whose home is there.
     Traces(Vec<JobId>),
 }
 

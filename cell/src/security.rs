@@ -30,6 +30,8 @@ use crate::metrics::security::Metrics;
 
 mod accept;
 mod certificates;
+#[cfg(feature = "otlp")]
+pub(crate) mod collector;
 mod identity;
 pub mod listener;
 mod members;
@@ -98,6 +100,8 @@ struct Inner {
     tls: Option<Watched<Arc<ServerConfig>>>,
     tokens: Option<Watched<Tokens>>,
     members: Option<MembersTls>,
+    #[cfg(feature = "otlp")]
+    collector: Option<Watched<reqwest::Client>>,
     metrics_open: bool,
     metrics: Option<Metrics>,
 }
@@ -144,8 +148,25 @@ impl Security {
             None => None,
             Some(files) => Some(MembersTls::open(files, env, &metrics).await?),
         };
+        #[cfg(feature = "otlp")]
+        let collector = match config.otlp.as_ref().map(|otlp| otlp.tls.clone()) {
+            Some(certificates) if certificates != config::OtlpTls::default() => {
+                let files = certificates.files();
+                let read = move |files: &[bytes::Bytes]| collector::client(&certificates, files);
+                Some(Watched::open("collector", files, Box::new(read), env, &metrics).await?)
+            }
+            Some(_) | None => None,
+        };
         let metrics_open = config.auth.metrics_open;
-        Ok(Self(Arc::new(Inner { tls, tokens, members, metrics_open, metrics: Some(metrics) })))
+        Ok(Self(Arc::new(Inner {
+            tls,
+            tokens,
+            members,
+            #[cfg(feature = "otlp")]
+            collector,
+            metrics_open,
+            metrics: Some(metrics),
+        })))
     }
 
     /// Reads the files again every `every`, until `stop`.
@@ -165,6 +186,10 @@ impl Security {
             if let Some(members) = &self.0.members {
                 members.look(&env).await;
             }
+            #[cfg(feature = "otlp")]
+            if let Some(collector) = &self.0.collector {
+                collector.look(&env).await;
+            }
         }
     }
 
@@ -177,6 +202,11 @@ impl Security {
     #[must_use]
     pub fn members(&self) -> Option<&MembersTls> {
         self.0.members.as_ref()
+    }
+    /// A way to the collector of traces by the certificates in force; `None`: there are none for it.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn collector(&self) -> Option<Arc<reqwest::Client>> {
+        self.0.collector.as_ref().map(Watched::now)
     }
     /// The tokens in force; `None` while authentication is off.
     pub(crate) fn tokens(&self) -> Option<Arc<Tokens>> {

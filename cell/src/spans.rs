@@ -8,9 +8,10 @@
 //! ```
 //!
 //! No job and no call carries anything for this: the id of a span that others are parts of is made of
-//! what it is about, so that every process knows it. The trace is the one that the job brought along,
-//! which the process of its home remembers for a while and others ask there, in the background; a job
-//! that brought none has a trace whose id is its own.
+//! what it is about, so that every process knows it. The trace is the one that the job brought along:
+//! it is in the job's durable record until its outcome is out, and the process of its home remembers it
+//! for a while after that. Others ask there, in the background. A job that brought none has a trace
+//! whose id is its own.
 //!
 //! Work is never held up: a span that finds the queue full is dropped and counted.
 
@@ -103,7 +104,7 @@ impl Spans {
     /// Remembers which trace a job belongs to, if its spans are wanted.
     pub(crate) fn learn(&self, job: &JobId, extensions: &BTreeMap<String, String>) {
         if self.want(job) {
-            self.learn_of(*job, extensions.get(TRACEPARENT).and_then(|text| Context::parse(text)));
+            self.learn_of(*job, Context::of(extensions));
         }
     }
     fn learn_of(&self, job: JobId, context: Option<Context>) {
@@ -173,6 +174,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// What a job with these extensions brought along, if anything that the standard allows.
+    pub(crate) fn of(extensions: &BTreeMap<String, String>) -> Option<Self> {
+        extensions.get(TRACEPARENT).and_then(|text| Self::parse(text))
+    }
+
     /// Reads `version-trace id-parent id-flags`, in lower case hexadecimal. What is not so is to be
     /// ignored, as the standard says.
     pub(crate) fn parse(text: &str) -> Option<Self> {

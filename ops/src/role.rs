@@ -79,6 +79,7 @@ pub(crate) async fn run(settings: &Settings, role: Role, build: Build, env: &Env
         role,
         build,
         reach,
+        security: security.clone(),
     };
     let node = Node::start(parts, env.clone()).await;
     if let (Some(backups), Some(controller)) = (backups, node.controller().cloned()) {

@@ -20,7 +20,7 @@ use cellbus_bus::ids::{CellId, ManagerName};
 use cellbus_cell::config::Config;
 use cellbus_cell::driver::Factories;
 use cellbus_cell::node::{self, Node, Reach};
-use cellbus_cell::security::MembersTls;
+use cellbus_cell::security::Security;
 use cellbus_cell::{Gateway, controller};
 use cellbus_directory::scale::Settings;
 
@@ -90,20 +90,15 @@ impl Cluster {
     /// # Errors
     /// When the data directory cannot be used, or managers of other processes cannot be reached.
     pub async fn open(parts: Parts, env: Env) -> Result<Self, Error> {
-        Self::open_with(parts, None, &Factories::new(), env).await
+        Self::open_with(parts, &Security::default(), &Factories::new(), env).await
     }
 
-    /// As [`Cluster::open`], with certificates by which managers of other processes know this one, and
+    /// As [`Cluster::open`], with the certificates of this process, and
     /// with drivers of real managers.
     ///
     /// # Errors
     /// As [`Cluster::open`].
-    pub async fn open_with(
-        parts: Parts,
-        members: Option<&MembersTls>,
-        factories: &Factories,
-        env: Env,
-    ) -> Result<Self, Error> {
+    pub async fn open_with(parts: Parts, security: &Security, factories: &Factories, env: Env) -> Result<Self, Error> {
         let Parts { config, inventory, latency } = parts;
         let bus = Embedded::open(bus_config(&config), env.clone())?;
         let record = node::cluster_record(bus.as_ref(), &env, config.shards, Formats::KNOWN).await?;
@@ -117,7 +112,7 @@ impl Cluster {
             env.clone(),
         )
         .await?;
-        let drivers = AllDrivers::alone(Arc::clone(&fleet), &config, members, factories, &env).await?;
+        let drivers = AllDrivers::alone(Arc::clone(&fleet), &config, security.members(), factories, &env).await?;
         let scale = config.scale.settings.clone();
         let parts = node::Parts {
             bus: bus.clone(),
@@ -129,6 +124,7 @@ impl Cluster {
             role: Role::Cell,
             build: Build::current(),
             reach: Reach::Alone,
+            security: security.clone(),
         };
         let node = Node::start(parts, env.clone()).await;
         Ok(Self { env, bus, fleet, node, scale })

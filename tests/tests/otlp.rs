@@ -1,5 +1,6 @@
 //! Traces of jobs at a collector of the test's own: one trace from the producer to the hypervisor, also
-//! across processes; and a collector that is away, which no job waits for.
+//! across processes, and over the death of the job's home; a collector with a CA of its own that asks who
+//! comes; and one that is away, which no job waits for.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "it drives the real binary from outside, in real time")]
@@ -15,8 +16,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use cellbus_bus::Bus as _;
+use cellbus_bus::ids::{JobId, ShardCount};
 use cellbus_bus::nats::testing::left_out;
-use cellbus_tests::cluster::{Cluster, Shape};
+use cellbus_tests::cluster::{Cluster, Shape, rows};
 use cellbus_tests::process::{Server, event, wait_for};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -79,9 +81,12 @@ impl Collector {
     async fn start(&self) -> Result<String> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
+        self.serve(listener);
+        Ok(address)
+    }
+    fn serve<L: axum::serve::Listener<Addr: std::fmt::Debug>>(&self, listener: L) {
         let router = Router::new().route("/v1/traces", post(take)).with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(address)
     }
     /// The spans of a trace, by name.
     fn of(&self, trace: &str) -> BTreeMap<String, Vec<(String, Span)>> {
@@ -204,6 +209,213 @@ async fn one_trace_goes_through_all_processes() -> Result<()> {
     let crossed = spans["operation create"].iter().filter(|(p, span)| step_of(span).is_some_and(|(home, _)| home != p));
     ensure!(crossed.count() > 0, "every operation was done beside its VM's home");
     Ok(())
+}
+
+/// A job is accepted by a home that dies before anything is done for it: the cell that takes its shard has
+/// its trace from the job's record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_goes_on_when_the_home_of_its_job_dies() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let (folder, collector) = (tempfile::tempdir()?, Collector::default());
+    let (address, headers) = (collector.start().await?, secret(folder.path())?);
+    let more = format!("[trace.otlp]\nendpoint = \"{address}\"\nheaders_file = \"{headers}\"\n");
+    let mut cluster = Cluster::start(Shape { more, ..Shape::default() }, 2, 1).await?;
+    cluster.settled().await?;
+    // What is accepted now waits.
+    cluster.cells[1].succeed(&["pause", "--reason", "until its home is gone"])?;
+
+    // A job whose home is the first cell, handed to that cell: nobody else has seen its trace.
+    let cells = rows(&cluster.cells[1].get("/v1/cells").await?.body);
+    let port = cluster.cells[0].url.rsplit(':').next().context("a port")?.to_owned();
+    let first = cells.iter().find(|cell| cell["address"].as_str().is_some_and(|address| address.ends_with(&port)));
+    let first = first.context("the first cell is a member")?["id"].clone();
+    let traced = format!("00-{TRACE}-{PRODUCER}-01");
+    let mut accepted = None;
+    for number in 0..64 {
+        let job = provision(&format!("taken-over-{number}"), 4, Some(&traced));
+        let [source, id] = ["source", "id"].map(|key| job[key].as_str().unwrap_or_default());
+        let shard = JobId::derive("acme", source, id).shard(ShardCount::new(cluster.shards()).context("shards")?);
+        let shards = rows(&cluster.cells[1].get("/v1/shards").await?.body);
+        if shards.iter().any(|row| row["shard"] == shard.index() && row["owner"] == first) {
+            let answer = cluster.cells[0].submit(&job).await?;
+            ensure!(answer.status == 202, "{answer:?}");
+            accepted = answer.body["job_id"].as_str().map(str::to_owned);
+            break;
+        }
+    }
+    let job = accepted.context("some job's home is the first cell")?;
+    wait_for("its first span", WAIT, async || {
+        Ok(collector.of(TRACE).get("submit").map(|_| ()).ok_or("none".to_owned()))
+    })
+    .await?;
+    cluster.cells.remove(0).kill()?;
+    cluster.settled().await?;
+    cluster.cells[0].succeed(&["resume"])?;
+    cluster.cells[0].succeed(&["job", "wait", &job])?;
+
+    let parts = ["submit", "job provision", "outcome", "step create", "operation create"];
+    let spans = wait_for("the whole trace", WAIT, async || {
+        let spans = collector.of(TRACE);
+        let counts = parts.map(|name| spans.get(name).map_or(0, Vec::len));
+        Ok(if counts == [1, 1, 1, 4, 4] { Ok(spans) } else { Err(format!("{counts:?} of {parts:?}")) })
+    })
+    .await
+    .with_context(|| cluster.cells[0].log_tail())?;
+    joined(&spans)?;
+    let [submitted, ended] = ["submit", "job provision"].map(|name| &spans[name][0].0);
+    ensure!(submitted != ended, "it ended where it was accepted");
+    let dropped = "cellbus_trace_spans_dropped_total{reason=\"unknown\"}";
+    ensure!(metric(&cluster.cells[0], dropped).await? == 0.0, "spans whose trace nobody knew");
+    Ok(())
+}
+
+// ── a collector that asks who comes ──
+
+/// A CA, and what it vouches for.
+struct Authority {
+    cert: rcgen::Certificate,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Result<Self> {
+        let mut params = rcgen::CertificateParams::new(Vec::new())?;
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate()?;
+        Ok(Self { cert: params.self_signed(&key)?, issuer: rcgen::Issuer::new(params, key) })
+    }
+    fn certify(&self, name: &str) -> Result<(rcgen::Certificate, rcgen::KeyPair)> {
+        let key = rcgen::KeyPair::generate()?;
+        Ok((rcgen::CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?, key))
+    }
+    /// A server of this authority that takes nobody else's clients.
+    fn server(&self) -> Result<tokio_rustls::TlsAcceptor> {
+        let (cert, key) = self.certify("localhost")?;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.cert.der().clone())?;
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&ring)).build()?;
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let config = rustls::ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![cert.der().clone()], key)?;
+        Ok(Arc::new(config).into())
+    }
+    /// Files for a process that this authority vouches for, put in place one after the other; gives its
+    /// certificate.
+    fn write(&self, folder: &std::path::Path) -> Result<Vec<u8>> {
+        let (cert, key) = self.certify("cellbus")?;
+        for (name, pem) in [("ca.pem", self.cert.pem()), ("own.pem", cert.pem()), ("own.key", key.serialize_pem())] {
+            let new = folder.join(format!("{name}.new"));
+            std::fs::write(&new, pem)?;
+            std::fs::rename(&new, folder.join(name))?;
+        }
+        Ok(cert.der().to_vec())
+    }
+}
+
+/// Connections by the acceptor of the moment, and whom it has let in.
+struct Guarded {
+    listener: TcpListener,
+    acceptor: Arc<Mutex<tokio_rustls::TlsAcceptor>>,
+    came: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl axum::serve::Listener for Guarded {
+    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    type Addr = std::net::SocketAddr;
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            let acceptor = self.acceptor.lock().unwrap().clone();
+            // Whoever is not let in goes away.
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            self.came.lock().unwrap().extend(shown.map(|cert| cert.to_vec()));
+            return (stream, address);
+        }
+    }
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// CA, certificate and key are those of the files, also when there are new ones; and a process that shows
+/// no certificate, or does not know the CA, delivers nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_is_known_by_its_own_ca_and_knows_who_comes() -> Result<()> {
+    let (folder, collector) = (tempfile::tempdir()?, Collector::default());
+    let (old, new) = (Authority::new("old")?, Authority::new("new")?);
+    let own = old.write(folder.path())?;
+    let (acceptor, came) = (Arc::new(Mutex::new(old.server()?)), Arc::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let endpoint = format!("trace.otlp.endpoint=https://localhost:{}", listener.local_addr()?.port());
+    collector.serve(Guarded { listener, acceptor: Arc::clone(&acceptor), came: Arc::clone(&came) });
+    let headers = format!("trace.otlp.headers_file={}", secret(folder.path())?);
+    let set = |name: &str, file: &str| format!("trace.otlp.{name}={}", folder.path().join(file).display());
+    let (ca, cert, key) = (set("ca", "ca.pem"), set("cert", "own.pem"), set("key", "own.key"));
+    let arguments = ["--cells", "1", "--hosts", "4", "--managers", "2", "--latency", "none"];
+    let up = async |data: &str, settings: &[&str]| {
+        let common = [endpoint.as_str(), &headers, "security.reload_interval=50ms"];
+        let settings = common.iter().chain(settings).flat_map(|set| ["--set", *set]);
+        let all: Vec<&str> = arguments.into_iter().chain(settings).collect();
+        Server::start(&folder.path().join(data), &all).await
+    };
+    let own_trace = async |server: &Server, id: &str| -> Result<String> {
+        let answer = server.submit(&provision(id, 1, None)).await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(answer.body["job_id"].as_str().context("an id")?.replace('-', ""))
+    };
+    let arrives = async |server: &Server, trace: &str| -> Result<()> {
+        let seen = async || Ok(collector.of(trace).get("job provision").map(|_| ()).ok_or("nothing".to_owned()));
+        wait_for("the trace", WAIT, seen).await.with_context(|| server.log_tail())
+    };
+
+    // Who does not know its CA does not go on; who shows nothing is not let in.
+    for (data, settings) in [("strange", &[][..]), ("nobody", &[ca.as_str()][..])] {
+        let stranger = up(data, settings).await?;
+        own_trace(&stranger, "in-vain").await?;
+        let refused = "cellbus_trace_spans_dropped_total{reason=\"refused\"}";
+        wait_for("its spans to be refused", WAIT, async || {
+            let count = metric(&stranger, refused).await?;
+            Ok((count > 0.0).then_some(()).ok_or(format!("{count}")))
+        })
+        .await?;
+    }
+    ensure!(collector.spans.lock().unwrap().is_empty(), "it takes from anybody");
+
+    let server = up("data", &[&ca, &cert, &key]).await?;
+    let trace = own_trace(&server, "first").await?;
+    arrives(&server, &trace).await?;
+    ensure!(came.lock().unwrap().last() == Some(&own), "it comes as somebody else");
+
+    // Both ends get certificates of another CA.
+    *acceptor.lock().unwrap() = new.server()?;
+    let own = new.write(folder.path())?;
+    let read = "cellbus_security_files_read_total{files=\"collector\"}";
+    wait_for("the new files to be read", WAIT, async || {
+        let text = server.text("/metrics").await?;
+        Ok(text.lines().any(|line| line == format!("{read} 1")).then_some(()).ok_or(server.log_tail()))
+    })
+    .await?;
+    let trace = own_trace(&server, "second").await?;
+    arrives(&server, &trace).await?;
+    ensure!(came.lock().unwrap().last() == Some(&own), "it comes with its old certificate");
+
+    // What is no certificate changes nothing, and is said.
+    std::fs::write(folder.path().join("own.pem"), "nothing")?;
+    wait_for("the broken file to be told", WAIT, async || {
+        let broken = metric(&server, "cellbus_security_file_broken{files=\"collector\"}").await?;
+        Ok((broken == 1.0).then_some(()).ok_or(format!("{broken}")))
+    })
+    .await?;
+    let trace = own_trace(&server, "third").await?;
+    arrives(&server, &trace).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cellbus_bus::contract::{Queue, QueueKind};
-use cellbus_bus::ids::{ManagerId, ShardId};
+use cellbus_bus::ids::{JobId, ManagerId, ShardId};
 use cellbus_workflows::autoscale::ShardReading;
 use futures::stream::StreamExt as _;
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use crate::gateway::{DEPTHS_AT_ONCE, ManagerRow, ShardRow, ShardState};
 use crate::gather::Gather;
 use crate::peers::{Decision, JobAnswer, Load, Request, Response, Summary, VmAnswer};
 use crate::runner::{self, Ask};
+use crate::spans::Context as TraceContext;
 
 /// How long a shard may take to answer a question that it can answer at once.
 const SHARD_LIMIT: Duration = Duration::from_secs(2);
@@ -115,7 +116,7 @@ impl Inner {
             Request::Changes => Response::Changes(
                 self.ask_all(Ask::Changes).await.into_iter().flat_map(|(_, changes)| changes).collect(),
             ),
-            Request::Traces(jobs) => Response::Traces(jobs.iter().map(|job| self.process.spans.trace(job)).collect()),
+            Request::Traces(jobs) => Response::Traces(self.traces(&jobs).await),
             Request::Drain(by) => {
                 tracing::info!(cell = %self.me.cell, who = by.who, from = by.from, "asked to drain");
                 self.draining.store(true, Ordering::Release);
@@ -126,6 +127,23 @@ impl Inner {
             // A cell is no directory.
             Request::Directory(_) => Response::NotMine,
         }
+    }
+
+    /// Which traces jobs belong to: what is remembered here, and of the others what their homes have on
+    /// record, as they have of all jobs that were accepted elsewhere before.
+    async fn traces(&self, jobs: &[JobId]) -> Vec<Option<Option<TraceContext>>> {
+        let remembered: Vec<_> = jobs.iter().map(|job| self.process.spans.trace(job)).collect();
+        let others: Vec<JobId> =
+            jobs.iter().zip(&remembered).filter(|(_, trace)| trace.is_none()).map(|(job, _)| *job).collect();
+        if others.is_empty() {
+            return remembered;
+        }
+        let answers = Arc::new(Gather::new(others.len()));
+        let make = |items| Ask::Traces { items, answers: Arc::clone(&answers) };
+        self.ask_by_shard(others.iter().map(|job| job.shard(self.process.count)).zip(others.iter().copied()), make);
+        self.process.env.timeout(SHARD_LIMIT, answers.full()).await;
+        let mut recorded = answers.take().into_iter();
+        remembered.into_iter().map(|trace| trace.or_else(|| recorded.next().flatten().flatten())).collect()
     }
 
     fn ask_by_shard<I>(&self, items: impl Iterator<Item = (ShardId, I)>, make: impl Fn(Vec<(usize, I)>) -> Ask) {
@@ -147,7 +165,7 @@ impl Inner {
     }
 
     /// Fills in those that were waited for in vain.
-    async fn as_they_are(&self, ids: &[cellbus_bus::ids::JobId], answers: Vec<Option<JobAnswer>>) -> Vec<JobAnswer> {
+    async fn as_they_are(&self, ids: &[JobId], answers: Vec<Option<JobAnswer>>) -> Vec<JobAnswer> {
         let late: Vec<_> = answers.iter().zip(ids).filter(|(answer, _)| answer.is_none()).map(|(_, id)| *id).collect();
         if late.is_empty() {
             return answers.into_iter().flatten().collect();
@@ -164,7 +182,7 @@ impl Inner {
     }
 
     /// A job that is not known is unknown for good only once its home has read its whole queue.
-    async fn tell_unread(&self, ids: &[cellbus_bus::ids::JobId], answers: &mut [JobAnswer]) {
+    async fn tell_unread(&self, ids: &[JobId], answers: &mut [JobAnswer]) {
         for (id, answer) in ids.iter().zip(answers) {
             let JobAnswer::Unknown { read } = *answer else { continue };
             let queue = Queue { shard: id.shard(self.process.count), kind: QueueKind::Jobs };

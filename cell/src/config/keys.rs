@@ -252,7 +252,7 @@ pub(super) const KEYS: &[Key] = &[
         "trace.otlp.endpoint",
         Kind::Text(2_048),
         "",
-        "the collector that gets spans of jobs, by OTLP over HTTP, such as `http://127.0.0.1:4318` (`/v1/traces` is added unless a path is named); https by the CAs of the system; empty: none are sent",
+        "the collector that gets spans of jobs, by OTLP over HTTP, such as `http://127.0.0.1:4318` (`/v1/traces` is added unless a path is named); https by the CAs of the system, or by `trace.otlp.ca`; empty: none are sent",
     ),
     key(
         "trace.otlp.headers_file",
@@ -260,6 +260,19 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "file with headers for it, one `name: value` a line, such as credentials; read again with each request",
     ),
+    key(
+        "trace.otlp.ca",
+        Kind::Text(4_096),
+        "",
+        "PEM file with the CA by which an https endpoint is known, and no other; not set: the CAs of the system",
+    ),
+    key(
+        "trace.otlp.cert",
+        Kind::Text(4_096),
+        "",
+        "PEM file with this process's certificate, for a collector that asks for one, its own first, then those that lead to the CA",
+    ),
+    key("trace.otlp.key", Kind::Text(4_096), "", "PEM file with its private key, not encrypted"),
     key(
         "trace.otlp.ratio",
         Kind::Ratio(0.0, 1.0),
@@ -336,7 +349,7 @@ pub(super) const KEYS: &[Key] = &[
         "security.reload_interval",
         Kind::Time(ms(50), secs(3_600)),
         "2s",
-        "how often the files of `tls`, `auth` and `members.tls` are looked at for changes",
+        "how often the files of `tls`, `auth`, `members.tls` and `trace.otlp` (`ca`, `cert`, `key`) are looked at for changes",
     ),
     key(
         "nats.urls",

@@ -129,6 +129,25 @@ fn listening_beyond_loopback_needs_a_word() {
 }
 
 #[test]
+fn certificates_for_a_collector_fit_together() {
+    let otlp = |endpoint: &str, more: &str| format!("[trace.otlp]\nendpoint = \"{endpoint}\"\n{more}");
+    let all = "ca = \"a\"\ncert = \"c\"\nkey = \"k\"\n";
+    let config = from_text(&otlp("https://c:4318", all)).unwrap();
+    let tls = config.otlp.as_ref().unwrap().tls.clone();
+    assert_eq!(tls.files().iter().filter_map(|file| file.to_str()).collect::<Vec<_>>(), ["a", "c", "k"]);
+    assert_eq!(from_text(&config.dump()).unwrap().otlp, config.otlp);
+    let ca = from_text(&otlp("https://c:4318", "ca = \"a\"\n")).unwrap().otlp.unwrap().tls;
+    assert!(ca.own.is_none() && ca.files().len() == 1);
+    assert!(errors(&otlp("https://c:4318", "cert = \"c\"\n"))[0].contains("set `trace.otlp.key` too"));
+    assert!(errors(&otlp("https://c:4318", "key = \"k\"\n"))[0].contains("set `trace.otlp.cert` too"));
+    let clear = errors(&otlp("http://127.0.0.1:4318", all));
+    assert!(
+        clear.len() == 3 && clear.iter().all(|error| error.contains("only with an https:// endpoint")),
+        "{clear:?}"
+    );
+}
+
+#[test]
 fn certificates_come_with_their_keys_and_members_with_tls() {
     assert!(errors("[tls]\ncert = \"c\"\n")[0].contains("set `tls.key` too"));
     assert!(errors("[tls]\nkey = \"c\"\n")[0].contains("set `tls.cert` too"));

@@ -8,7 +8,7 @@ const BROKEN: Described = Described::gauge(
     "cellbus_security_file_broken",
     "0 or 1",
     &["files"],
-    "1 while new files of this kind (tls, tokens, members) cannot be used and the old ones stay in force",
+    "1 while new files of this kind (tls, tokens, members, collector) cannot be used and the old ones stay in force",
     "The log says what is wrong with them: mend them before the old certificate runs out",
 );
 const READ: Described = Described::counter(

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::gather::Gather;
 use crate::peers::{Decision, JobAnswer, Until, VmAnswer, WorkAnswer};
+use crate::spans::Context as TraceContext;
 
 /// Jobs that are waited for in one shard. Beyond this, whoever asks is answered as things are.
 const WAITERS_MAX: usize = 200_000;
@@ -30,6 +31,7 @@ pub(crate) enum Ask {
     Changes(usize, Arc<Gather<Vec<Change>>>),
     Scale { limit: usize, before: Option<u64>, back: oneshot::Sender<Box<Scale>> },
     Capacity(oneshot::Sender<Box<History>>),
+    Traces { items: Vec<(usize, JobId)>, answers: Arc<Gather<Option<Option<TraceContext>>>> },
 }
 
 impl Ask {
@@ -44,6 +46,7 @@ impl Ask {
             }
             Self::Vms { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, VmAnswer::NotMine)),
             Self::Works { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, None)),
+            Self::Traces { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, None)),
             // Whoever asks is told by the slot that stays empty, or the dropped sender.
             Self::Explain(..)
             | Self::Parked(..)
@@ -116,6 +119,11 @@ impl Waiters {
             Ask::Capacity(back) => {
                 // Likewise.
                 let _ = back.send(Box::new(shard.capacity().clone()));
+            }
+            Ask::Traces { items, answers } => {
+                for (index, job) in items {
+                    answers.fill(index, shard.job_extensions(&job).map(TraceContext::of));
+                }
             }
         }
     }

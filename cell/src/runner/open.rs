@@ -269,6 +269,10 @@ impl Runner {
                         Record::Snapshot { id } if !void => {
                             replayed.named.insert(*id);
                         }
+                        // Its record is gone when its outcome is out, and spans of it may still be on their way.
+                        Record::JobAccepted { job } if !void => {
+                            self.process.spans.learn(&job.id, &job.extensions);
+                        }
                         // The state machine knows what to make of all others.
                         _ => {}
                     }

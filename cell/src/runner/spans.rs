@@ -32,7 +32,7 @@ pub(super) fn stepped(process: &Process, shard: &Shard, answered: &Answered, ste
 }
 
 /// Jobs that end with these records, of those whose spans are wanted. The traces of those that are
-/// accepted are remembered: a job's home keeps what it brought along only until it has ended.
+/// accepted are remembered: a job's home keeps what it brought along only until its outcome is out.
 pub(super) fn ended(process: &Process, records: &[Record]) -> Vec<(JobId, Outcome)> {
     let ends = records.iter().filter_map(|record| match record {
         Record::JobAccepted { job } => {
@@ -49,6 +49,12 @@ pub(super) fn ended(process: &Process, records: &[Record]) -> Vec<(JobId, Outcom
 pub(super) fn jobs(process: &Process, shard: &Shard, ended: Vec<(JobId, Outcome)>) {
     for (job, outcome) in ended {
         let Some(status) = shard.job(&job) else { continue };
+        // It may have been accepted elsewhere, and its record goes when its outcome is out.
+        if process.spans.trace(&job).is_none()
+            && let Some(extensions) = shard.job_extensions(&job)
+        {
+            process.spans.learn(&job, extensions);
+        }
         let now = process.env.wall();
         let failed = match outcome {
             Outcome::Succeeded => None,

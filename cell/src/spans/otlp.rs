@@ -21,6 +21,7 @@ use crate::Gateway;
 use crate::config;
 use crate::metrics::spans::{Dropped, Metrics};
 use crate::peers::{Peer, Request, Response};
+use crate::security::{Security, collector};
 
 /// Spans of one request.
 const BATCH_MAX: usize = 512;
@@ -48,6 +49,8 @@ pub(crate) struct Exporter {
     received: mpsc::Receiver<Span>,
     spans: Spans,
     metrics: Metrics,
+    security: Security,
+    /// Where there are no certificates for it.
     http: reqwest::Client,
     resource: Resource,
     /// Spans whose trace no home has said yet, and how often it was asked.
@@ -59,10 +62,15 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// One that gets what is handed to `spans` from now on. `None` if another does, or no client can
     /// be made, which is logged.
-    pub(crate) fn open(spans: &Spans, config: config::Otlp, version: &str, env: Env) -> Option<Self> {
-        crate::security::use_ring();
-        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
-        let http = client
+    pub(crate) fn open(
+        spans: &Spans,
+        config: config::Otlp,
+        security: Security,
+        version: &str,
+        env: Env,
+    ) -> Option<Self> {
+        let http = collector::builder()
+            .build()
             .inspect_err(|error| tracing::error!(%error, "no client for the collector of traces: none are sent"))
             .ok()?;
         let received = spans.open(config.ratio, config.queue_max)?;
@@ -73,6 +81,7 @@ impl Exporter {
             config,
             received,
             metrics,
+            security,
             http,
             resource,
             spans: spans.clone(),
@@ -207,7 +216,9 @@ impl Exporter {
     async fn post(&self, body: bytes::Bytes) -> Result<usize, Failed> {
         let mut headers = self.headers().await?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        let request = self.http.post(&self.config.endpoint).headers(headers).body(body);
+        // New certificates count for new connections.
+        let http = self.security.collector().map_or_else(|| self.http.clone(), |http| http.as_ref().clone());
+        let request = http.post(&self.config.endpoint).headers(headers).body(body);
         let answer = request.send().await.map_err(|error| Failed::passing(error.without_url().to_string()))?;
         let status = answer.status();
         if !status.is_success() {

@@ -65,7 +65,7 @@ impl Command {
 
         let (data, backups) = (config.data_dir.clone(), config.backup.clone());
         let parts = Parts { config, inventory, latency: size.latency };
-        let cluster = Cluster::open_with(parts, security.members(), &drivers::factories(), env.clone()).await;
+        let cluster = Cluster::open_with(parts, &security, &drivers::factories(), env.clone()).await;
         let cluster = cluster.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;
         metrics::embedded::register(metrics.registry(), Arc::clone(cluster.bus())).context("metrics")?;

@@ -71,6 +71,12 @@ impl Shard {
         })
     }
 
+    /// What a job brought along, kept until the event about its end is out.
+    #[must_use]
+    pub fn job_extensions(&self, id: &JobId) -> Option<&BTreeMap<String, String>> {
+        Some(&self.state.jobs.get(id)?.body.as_ref()?.extensions)
+    }
+
     /// Where a job is on its way, and the digest under its key, with nothing else: also of a job
     /// that is no longer listed while its key is remembered.
     #[must_use]
