@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::ShardId;
-use cellbus_directory::capacity::{Room, SAMPLE_EVERY, Sample};
-use cellbus_workflows::{CapacityView, ControlItem, Health, ManagerSummary};
+use cellbus_directory::capacity::{Adds, Disk, Room, SAMPLE_EVERY, Sample};
+use cellbus_workflows::{CapacityView, ClassSummary, ControlItem, Health, ManagerSummary};
 
 use crate::Process;
 
@@ -27,13 +27,15 @@ pub(crate) async fn sample(process: &Process) -> Infallible {
         if !owned {
             sent = None;
         } else if due {
-            let sample = of(&process.board.view());
+            let view = process.board.view();
+            let (sample, disk) = (of(&view, room), of(&view, disk));
             if sample.managers.is_empty() {
                 continue;
             }
-            let item = ControlItem::CapacitySampled { sample: sample.into() };
+            let room = ControlItem::CapacitySampled { sample: sample.into() };
+            let disk = ControlItem::DiskSampled { sample: disk.into() };
             let queue = Queue { shard, kind: QueueKind::Control };
-            match process.bus.publish(queue, vec![item.encode()]).await {
+            match process.bus.publish(queue, vec![room.encode(), disk.encode()]).await {
                 Ok(_) => sent = Some(now),
                 Err(error) => tracing::debug!(%error, "a sample of capacity was not kept; tried again"),
             }
@@ -41,26 +43,37 @@ pub(crate) async fn sample(process: &Process) -> Infallible {
     }
 }
 
-fn of(view: &CapacityView) -> Sample {
-    Sample::of(view.managers.iter().map(|manager| (manager.id, rooms(manager))))
+/// What is free at a class of hosts, and how much there is in all; the flag: whether any of it is free for
+/// anybody. What is free at a manager that takes nothing new is not.
+type Of<R> = fn(&ClassSummary, bool) -> R;
+
+fn room(class: &ClassSummary, open: bool) -> Room {
+    let free = |free: u64| if open { free } else { 0 };
+    Room {
+        vcpus_free: free(class.vcpus_free),
+        vcpus: class.vcpus_total,
+        memory_mib_free: free(class.memory_mib_free),
+        memory_mib: class.memory_mib_total,
+    }
+}
+
+fn disk(class: &ClassSummary, open: bool) -> Disk {
+    Disk { gib_free: if open { class.disk_gib_free } else { 0 }, gib: class.disk_gib_total }
+}
+
+fn of<R: Adds>(view: &CapacityView, room: Of<R>) -> Sample<R> {
+    Sample::of(view.managers.iter().map(|manager| (manager.id, rooms(manager, room))))
 }
 
 /// By gear; `None`: nothing is known of the manager.
-fn rooms(manager: &ManagerSummary) -> Option<Vec<(String, Room)>> {
+fn rooms<R: Adds>(manager: &ManagerSummary, room: Of<R>) -> Option<Vec<(String, R)>> {
     if manager.health == Health::Unknown {
         return None;
     }
-    let mut gears: BTreeMap<String, Room> = BTreeMap::new();
+    let mut gears: BTreeMap<String, R> = BTreeMap::new();
     for class in &manager.classes {
         let gear = gears.entry(class.labels.get("gear").cloned().unwrap_or_default()).or_default();
-        // What is free at a manager that takes nothing new is not free for anybody.
-        let open = |free: u64| if manager.cordoned { 0 } else { free };
-        *gear = gear.plus(Room {
-            vcpus_free: open(class.vcpus_free),
-            vcpus: class.vcpus_total,
-            memory_mib_free: open(class.memory_mib_free),
-            memory_mib: class.memory_mib_total,
-        });
+        *gear = gear.plus(room(class, !manager.cordoned));
     }
     Some(gears.into_iter().collect())
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cellbus_bus::ids::{CellId, Epoch, JobId, ManagerId, OpNumber, Seq, ShardId, VmId};
 use cellbus_bus::job::Digest;
-use cellbus_directory::capacity::History;
+use cellbus_directory::capacity::Histories;
 use cellbus_directory::record::{DeadLetter, Operator};
 use cellbus_directory::{JobState, Vm};
 use cellbus_workflows::autoscale::ShardReading;
@@ -288,7 +288,7 @@ pub enum Response {
     /// To [`Request::Scale`].
     Scale(Box<Scale>),
     /// To [`Request::Capacity`].
-    Capacity(Box<History>),
+    Capacity(Box<Histories>),
     /// To [`Request::Hosts`].
     Hosts(Vec<HostRow>),
     /// To [`Request::Live`].

@@ -32,10 +32,28 @@ pub struct Room {
     /// MiB in all.
     pub memory_mib: u64,
 }
-impl Room {
+/// The same of disk: samples of it came later, and lie beside the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// GiB.
+    pub gib_free: u64,
+    /// GiB in all.
+    pub gib: u64,
+}
+
+/// Amounts that add up.
+pub trait Adds: Copy + Default {
     /// Both together.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
+    fn plus(self, other: Self) -> Self;
+}
+impl Adds for Disk {
+    fn plus(self, other: Self) -> Self {
+        Self { gib_free: self.gib_free.saturating_add(other.gib_free), gib: self.gib.saturating_add(other.gib) }
+    }
+}
+impl Adds for Room {
+    fn plus(self, other: Self) -> Self {
         Self {
             vcpus_free: self.vcpus_free.saturating_add(other.vcpus_free),
             vcpus: self.vcpus.saturating_add(other.vcpus),
@@ -47,28 +65,28 @@ impl Room {
 
 /// How much room there was at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct Sample<R = Room> {
     /// At each manager of which it was known.
-    pub managers: Vec<(ManagerId, Room)>,
+    pub managers: Vec<(ManagerId, R)>,
     /// By the label `gear` of hosts, over all of these managers; empty for hosts without one.
-    pub gears: Vec<(String, Room)>,
+    pub gears: Vec<(String, R)>,
     /// At all of them.
-    pub whole: Room,
+    pub whole: R,
     /// Managers of which it was not known: where there are any, gears and the whole say too little.
     pub unknown: u32,
 }
 
-impl Sample {
+impl<R: Adds> Sample<R> {
     /// Of these managers, each with its rooms by gear; `None`: it is not known.
-    pub fn of(managers: impl Iterator<Item = (ManagerId, Option<Vec<(String, Room)>>)>) -> Self {
-        let mut sample = Self::default();
-        let mut gears: BTreeMap<String, Room> = BTreeMap::new();
+    pub fn of(managers: impl Iterator<Item = (ManagerId, Option<Vec<(String, R)>>)>) -> Self {
+        let mut sample = Self { managers: Vec::new(), gears: Vec::new(), whole: R::default(), unknown: 0 };
+        let mut gears: BTreeMap<String, R> = BTreeMap::new();
         for (manager, rooms) in managers {
             let Some(rooms) = rooms else {
                 sample.unknown += 1;
                 continue;
             };
-            let mut all = Room::default();
+            let mut all = R::default();
             for (gear, room) in rooms {
                 all = all.plus(room);
                 let of_gear = gears.entry(gear).or_default();
@@ -83,12 +101,27 @@ impl Sample {
 }
 
 /// Samples, oldest first, each with its time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct History(VecDeque<(WallMs, Arc<Sample>)>);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History<R = Room>(VecDeque<(WallMs, Arc<Sample<R>>)>);
 
-impl History {
+/// All that is kept of room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histories {
+    /// vCPUs and memory.
+    pub room: History,
+    /// Disk.
+    pub disk: History<Disk>,
+}
+
+impl<R> Default for History<R> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<R> History<R> {
     /// Adds one, and lets go of what is not to be kept any more. One that is older than the last is not added.
-    pub fn add(&mut self, at: WallMs, sample: &Arc<Sample>) {
+    pub fn add(&mut self, at: WallMs, sample: &Arc<Sample<R>>) {
         if self.0.back().is_some_and(|(last, _)| *last > at) {
             return;
         }
@@ -115,7 +148,7 @@ impl History {
         self.0.is_empty()
     }
     /// Oldest first.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (WallMs, &Sample)> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (WallMs, &Sample<R>)> {
         self.0.iter().map(|(at, sample)| (*at, sample.as_ref()))
     }
 }
@@ -129,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_month_is_kept_in_about_a_hundred_samples() {
-        let mut history = History::default();
+        let mut history: History = History::default();
         let sample = Arc::new(Sample::default());
         for hour in 0..24 * 60 {
             assert!(history.due(WallMs(hour * HOUR)));
@@ -172,5 +205,12 @@ mod tests {
         let bytes = cellbus_bus::codec::encode(&Record::CapacitySampled { sample: sample.into() });
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "012901105c8dde815a5b5830ba87a42e6d7496000102030401026731010203040102030405");
+
+        let disk = Disk { gib_free: 1, gib: 2 };
+        let sample =
+            Sample { managers: vec![(manager, disk)], gears: vec![("g1".to_owned(), disk)], whole: disk, unknown: 5 };
+        let bytes = cellbus_bus::codec::encode(&Record::DiskSampled { sample: sample.into() });
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "012b01105c8dde815a5b5830ba87a42e6d7496000102010267310102010205");
     }
 }

@@ -14,7 +14,7 @@ use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, T
 use cellbus_bus::job::{Job, Operation, Power, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::capacity::Sample;
+use crate::capacity::{Disk, Sample};
 use crate::failure::{Failure, Refusal};
 use crate::manager::ManagerMode;
 use crate::pause::Scope;
@@ -667,6 +667,11 @@ pub enum Record {
         mode: ManagerMode,
         /// Who.
         by: Operator,
+    },
+    /// How much disk there was, at the same time.
+    DiskSampled {
+        /// Then.
+        sample: Arc<Sample<Disk>>,
     },
 }
 

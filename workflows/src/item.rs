@@ -8,7 +8,7 @@ use cellbus_bus::codec;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{ControllerId, HostId, JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
-use cellbus_directory::capacity::Sample;
+use cellbus_directory::capacity::{Disk, Sample};
 use cellbus_directory::pause::Scope;
 use cellbus_directory::record::{CancelledBy, DeadLetter, Operator, ParkedDecision};
 use cellbus_directory::scale::{Decision, Leader, Settings};
@@ -231,6 +231,11 @@ pub enum ControlItem {
         from: HostId,
         /// A host of the same manager that has room for it.
         to: HostId,
+    },
+    /// The same of disk.
+    DiskSampled {
+        /// Now.
+        sample: Arc<Sample<Disk>>,
     },
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use cellbus_bus::ids::{JobId, VmId};
-use cellbus_directory::capacity::History;
+use cellbus_directory::capacity::Histories;
 use cellbus_directory::record::DeadLetter;
 use cellbus_workflows::{Change, Scale, Shard, Stats, VmExplanation};
 use foldhash::fast::FixedState;
@@ -30,7 +30,7 @@ pub(crate) enum Ask {
     DeadLetters(usize, Arc<Gather<Vec<Arc<DeadLetter>>>>),
     Changes(usize, Arc<Gather<Vec<Change>>>),
     Scale { limit: usize, before: Option<u64>, back: oneshot::Sender<Box<Scale>> },
-    Capacity(oneshot::Sender<Box<History>>),
+    Capacity(oneshot::Sender<Box<Histories>>),
     Traces { items: Vec<(usize, JobId)>, answers: Arc<Gather<Option<Option<TraceContext>>>> },
 }
 
@@ -118,7 +118,7 @@ impl Waiters {
             }
             Ask::Capacity(back) => {
                 // Likewise.
-                let _ = back.send(Box::new(shard.capacity().clone()));
+                let _ = back.send(Box::new(shard.capacity()));
             }
             Ask::Traces { items, answers } => {
                 for (index, job) in items {

@@ -19,7 +19,7 @@ const COLUMNS: &[Column] = &[
     column("WHY UNKNOWN", "why"),
 ];
 
-/// Show when vCPUs and memory run out at the growth of the last month, and how sure that is
+/// Show when vCPUs, memory and disk run out at the growth of the last month, and how sure that is
 #[derive(Debug, Args)]
 pub(super) struct Command {
     #[command(flatten)]

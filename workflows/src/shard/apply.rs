@@ -214,6 +214,7 @@ impl Shard {
                 self.state.modes.insert(*manager, *mode);
                 self.changed(at, by, format!("set manager {manager} to {mode}"));
             }
+            Record::DiskSampled { sample } => self.state.disk.add(at, sample),
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

@@ -157,7 +157,8 @@ impl Shard {
         parts.of(way.unkeyed()).changes.extend(state.changes);
         if self.id == ShardId::of_cluster(self.count) {
             let part = parts.of(ShardId::of_cluster(to));
-            (part.scale, part.pauses, part.capacity) = (state.scale, state.pauses, state.capacity);
+            (part.scale, part.pauses) = (state.scale, state.pauses);
+            (part.capacity, part.disk) = (state.capacity, state.disk);
         }
         for (vm, manager) in state.hold.found {
             parts.of(vm.shard(to)).hold.found.insert(vm, manager);
@@ -249,6 +250,9 @@ impl Carried {
         mine.pauses.extend(other.pauses);
         if mine.capacity.is_empty() {
             mine.capacity = other.capacity;
+        }
+        if mine.disk.is_empty() {
+            mine.disk = other.disk;
         }
     }
 
@@ -405,7 +409,8 @@ impl Way<'_> {
             | ControlItem::ScaleDecided { .. }
             | ControlItem::Pause { .. }
             | ControlItem::Resume { .. }
-            | ControlItem::CapacitySampled { .. } => ShardId::of_cluster(to),
+            | ControlItem::CapacitySampled { .. }
+            | ControlItem::DiskSampled { .. } => ShardId::of_cluster(to),
         };
         (vec![shard], body.clone())
     }

@@ -94,6 +94,11 @@ impl Shard {
                     self.record(ctx, Record::CapacitySampled { sample });
                 }
             }
+            ControlItem::DiskSampled { sample } => {
+                if self.state.disk.due(ctx.now) {
+                    self.record(ctx, Record::DiskSampled { sample });
+                }
+            }
         }
     }
 

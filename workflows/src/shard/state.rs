@@ -9,7 +9,7 @@ use cellbus_bus::contract::Position;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, Seq, VmId};
 use cellbus_bus::job::{Digest, Job, JobKind};
-use cellbus_directory::capacity::History;
+use cellbus_directory::capacity::{Disk, History};
 use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey};
 use cellbus_directory::{JobRow, JobState, ManagerMode, Outcome, Pauses, Record, Step, Vm, VmSummary, Work};
 use serde::{Deserialize, Serialize};
@@ -142,6 +142,8 @@ pub(crate) struct Durable {
     pub(crate) capacity: History,
     /// What operators have said of managers; of the others it is as configured.
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
+    /// How much disk; on the cluster's shard only.
+    pub(crate) disk: History<Disk>,
 }
 
 impl Durable {
@@ -171,6 +173,7 @@ impl Durable {
             pauses: Pauses::default(),
             capacity: History::default(),
             modes: BTreeMap::new(),
+            disk: History::default(),
         }
     }
 }
@@ -321,10 +324,12 @@ impl Machine {
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
     pub(crate) fn encode(&self, state: &Durable) -> Bytes {
-        let Durable { scale, hold, pauses, capacity, modes, .. } = state;
+        let Durable { scale, hold, pauses, capacity, modes, disk, .. } = state;
         let mut bytes = codec::encode(&(self, scale));
         // Each has its place behind those before it.
-        let last = if !modes.is_empty() {
+        let last = if !disk.is_empty() {
+            5
+        } else if !modes.is_empty() {
             4
         } else if !capacity.is_empty() {
             3
@@ -345,6 +350,9 @@ impl Machine {
         if last >= 4 {
             codec::encode_behind(modes, &mut bytes);
         }
+        if last >= 5 {
+            codec::encode_behind(disk, &mut bytes);
+        }
         Bytes::from(bytes)
     }
 
@@ -359,6 +367,7 @@ impl Machine {
             pauses: next(&mut parts)?,
             capacity: next(&mut parts)?,
             modes: next(&mut parts)?,
+            disk: next(&mut parts)?,
         };
         parts.end()?;
         Ok((machine, added))
@@ -372,6 +381,7 @@ pub(crate) struct Added {
     pub(crate) pauses: Pauses,
     pub(crate) capacity: History,
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
+    pub(crate) disk: History<Disk>,
 }
 
 fn next<T: Default + serde::de::DeserializeOwned>(parts: &mut codec::Parts<'_>) -> Result<T, codec::Error> {

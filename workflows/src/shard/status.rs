@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{JobId, Seq, TenantId, VmId};
 use cellbus_bus::job::{Digest, JobKind};
-use cellbus_directory::capacity::History;
+use cellbus_directory::capacity::Histories;
 use cellbus_directory::record::{DeadLetter, IntentKey};
 use cellbus_directory::{Failure, JobRow, JobState, Pauses, Vm, VmSummary};
 
@@ -250,8 +250,8 @@ impl Shard {
 
     /// How much room there was; kept on the cluster's shard.
     #[must_use]
-    pub fn capacity(&self) -> &History {
-        &self.state.capacity
+    pub fn capacity(&self) -> Histories {
+        Histories { room: self.state.capacity.clone(), disk: self.state.disk.clone() }
     }
 
     /// VMs with parked work.

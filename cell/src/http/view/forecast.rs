@@ -15,7 +15,7 @@ pub(in crate::http) struct OutlookView {
     of: &'static str,
     /// Which gear (empty: hosts without one) or manager; null for the cluster.
     name: Option<String>,
-    /// vcpus or memory_mib.
+    /// vcpus, memory_mib or disk_gib.
     resource: &'static str,
     /// What was free at the last sample, an hour ago at the most; null if there is none.
     free: Option<u64>,
