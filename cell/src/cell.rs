@@ -355,6 +355,9 @@ impl front::Outside for Inner {
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>) {
         self.effects.observed(&self.process, manager, vms);
     }
+    fn marked(&self, manager: ManagerId, mark: u64) {
+        self.effects.marked(&self.process, manager, mark);
+    }
     fn spans(&self) -> &Spans {
         &self.process.spans
     }
@@ -402,7 +405,14 @@ impl Elsewhere for Inner {
 
 /// The cell as its runners see it.
 impl Home for Inner {
-    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>, idle: bool) {
+    fn opened(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        cordons: Vec<(ManagerId, Option<HostId>)>,
+        marks: BTreeMap<ManagerId, u64>,
+        idle: bool,
+    ) {
         let managers = self.managers.iter().filter(|(id, _)| id.shard(self.process.count) == shard);
         for (id, config) in managers {
             let Some(driver) = self.drivers.connect(*id) else {
@@ -418,7 +428,7 @@ impl Home for Inner {
                 driver,
                 outside,
                 self.me.cell.clone(),
-                front::Found { cordons: cordons_of(id, &cordons), idle },
+                front::Found { cordons: cordons_of(id, &cordons), mark: marks.get(id).copied(), idle },
                 front::Shared {
                     board: Arc::clone(&self.process.board),
                     pauses: Arc::clone(&self.process.pauses),

@@ -21,6 +21,7 @@ mod finishing;
 mod holdings;
 pub mod hosts;
 pub mod limits;
+mod marks;
 mod opening;
 mod removals;
 mod shown;
@@ -42,7 +43,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::board::Board;
-use crate::driver::{Driver, Error, HeldVm, Inventory};
+use crate::driver::{Driver, Error, HeldVm, Inventory, Irregular};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
 use crate::metrics::work;
@@ -56,6 +57,7 @@ use desk::{Desk, Start};
 use done::Done;
 use finishing::Finishing;
 use holdings::Holdings;
+use marks::Marks;
 use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
 
@@ -82,6 +84,8 @@ pub(crate) trait Outside: Send + Sync {
     fn revoked(&self, manager: ManagerId, epoch: Epoch);
     /// Tells the homes of these VMs to read them again.
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
+    /// Tells the manager's shard which mark was left there.
+    fn marked(&self, manager: ManagerId, mark: u64);
     /// Where spans of its operations go.
     fn spans(&self) -> &Spans;
 }
@@ -143,6 +147,8 @@ pub(crate) struct Front {
 pub(crate) struct Found {
     /// What is kept off it, or off its hosts.
     pub(crate) cordons: Vec<Option<HostId>>,
+    /// The newest mark that was left there.
+    pub(crate) mark: Option<u64>,
     /// Whether nothing of ours is under way there, as the owner before has said.
     pub(crate) idle: bool,
 }
@@ -177,6 +183,9 @@ struct Work {
     /// How often in a row the manager was out of reach when changes were waited for, and nothing else
     /// was heard of it.
     unheard: u32,
+    /// As shown last.
+    irregular: Irregular,
+    marks: Marks,
     dirty: bool,
     published_at: cellbus_bus::Mono,
     finishing: Option<Finishing>,
@@ -197,7 +206,10 @@ impl Front {
         found: Found,
         shared: Shared,
     ) -> (Self, Handle) {
-        let Found { cordons, idle } = found;
+        let Found { cordons, mark, idle } = found;
+        if let Some(mark) = mark {
+            driver.expect(mark);
+        }
         let cordoned = cordons.contains(&None);
         let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
         let row = Arc::new(ArcSwap::from_pointee(ManagerRow { cordoned, ..row }));
@@ -247,6 +259,8 @@ impl Front {
             changes_awaited: false,
             changes_lost: false,
             unheard: 0,
+            irregular: Irregular::default(),
+            marks: Marks::default(),
             dirty: true,
             published_at: cellbus_bus::Mono::default(),
             finishing: None,
@@ -409,6 +423,11 @@ impl Front {
             );
         }
         work.changed.extend(not_yet);
+        self.look_at_ids(work);
+        if well && work.marks.due(now) {
+            let (driver, env) = (Arc::clone(driver), env.clone());
+            work.start(None, Box::pin(async move { Done::Marked(said(env.timeout(limit, driver.mark()).await)) }));
+        }
         if work.dirty || !work.desk.circuit.closed() {
             self.publish(work);
         }

@@ -28,6 +28,7 @@ mod snapshot;
 mod spans;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +127,15 @@ impl Handle {
 pub(crate) trait Home: Send + Sync {
     /// The shard is open under this epoch: the managers of its ids are fronted from now on.
     /// `idle`: nothing of ours is under way at them, as the owner before has said.
-    fn opened(&self, shard: ShardId, epoch: Epoch, cordons: Vec<(ManagerId, Option<HostId>)>, idle: bool);
+    /// `marks`: the newest that was left at each of them.
+    fn opened(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        cordons: Vec<(ManagerId, Option<HostId>)>,
+        marks: BTreeMap<ManagerId, u64>,
+        idle: bool,
+    );
     /// What its owner keeps new VMs off has changed.
     fn cordoned(&self, shard: ShardId, cordons: Vec<(ManagerId, Option<HostId>)>);
     /// Nobody acts for the shard here any more.

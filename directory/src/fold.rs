@@ -173,6 +173,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::Paused { .. }
         | Record::Resumed { .. }
         | Record::CapacitySampled { .. }
+        | Record::ManagerMarked { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -201,6 +201,13 @@ pub enum ControlItem {
         /// Now.
         sample: Arc<Sample>,
     },
+    /// To a manager's shard: its owner has left a mark at the manager.
+    ManagerMarked {
+        /// Which.
+        manager: ManagerId,
+        /// The mark.
+        mark: u64,
+    },
 }
 
 impl JobItem {

@@ -158,6 +158,7 @@ impl Shard {
         state.hold = added.hold;
         state.pauses = added.pauses;
         state.capacity = added.capacity;
+        state.marks = added.marks;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)

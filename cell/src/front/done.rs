@@ -25,6 +25,7 @@ pub(super) enum Done {
         result: Result<Inventory, Error>,
     },
     Changes(Result<Vec<Change>, Error>),
+    Marked(Result<Option<u64>, Error>),
     /// An answer to somebody who asked was sent.
     Told,
 }
@@ -35,6 +36,7 @@ impl Front {
         match done {
             Done::Op { ticket, vm, result } => {
                 work.aborts.remove(&ticket);
+                work.marks.changed();
                 // Only errors need randomness.
                 let random = if result.is_err() { self.env.random_u64() } else { 0 };
                 work.desk.ended(now, random, ticket, vm, result);
@@ -108,6 +110,11 @@ impl Front {
                 work.changes_lost = true;
                 if matches!(error, Error::Unreachable { .. }) {
                     self.unheard(work, now, &error.to_string());
+                }
+            }
+            Done::Marked(result) => {
+                if let Some(mark) = work.marks.left(now, result) {
+                    self.outside.marked(self.id(), mark);
                 }
             }
             Done::Told => {}

@@ -137,7 +137,8 @@ impl Runner {
     /// Tells process and cell that the shard is open here.
     pub(super) fn announce(&mut self, shard: &Shard, end: Seq) {
         self.process.routes.learn(self.shard, &self.me, shard.epoch(), end);
-        self.home.opened(self.shard, shard.epoch(), shard.cordons(), std::mem::take(&mut self.idle));
+        let idle = std::mem::take(&mut self.idle);
+        self.home.opened(self.shard, shard.epoch(), shard.cordons(), shard.marks(), idle);
         self.process.routes.set_unreadable(self.shard, false);
         self.show(ShardState::Open);
     }

@@ -134,6 +134,7 @@ fn of_record(record: &Record) -> About {
         Record::Paused { .. } => About::nothing("paused"),
         Record::Resumed { .. } => About::nothing("resumed"),
         Record::CapacitySampled { .. } => About::nothing("capacity_sampled"),
+        Record::ManagerMarked { manager, .. } => About::manager("manager_marked", *manager),
     }
 }
 

@@ -210,6 +210,9 @@ impl Shard {
                 self.state.pauses.apply(at, record);
             }
             Record::CapacitySampled { sample } => self.state.capacity.add(at, sample),
+            Record::ManagerMarked { manager, mark } => {
+                self.state.marks.insert(*manager, *mark);
+            }
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

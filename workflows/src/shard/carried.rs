@@ -147,6 +147,9 @@ impl Shard {
         for (manager, host) in state.cordons {
             parts.of(manager.shard(to)).cordons.insert((manager, host));
         }
+        for (manager, mark) in state.marks {
+            parts.of(manager.shard(to)).marks.insert(manager, mark);
+        }
         for (id, letter) in state.dead_letters {
             parts.of(way.letter(&letter)).dead_letters.insert(id, letter);
         }
@@ -227,6 +230,7 @@ impl Carried {
         mine.keys.extend(other.keys);
         mine.parked.extend(other.parked);
         mine.cordons.extend(other.cordons);
+        mine.marks.extend(other.marks);
         mine.dead_letters.extend(other.dead_letters);
         mine.hold.found.extend(other.hold.found);
         // Oldest first, as retention takes them.
@@ -383,7 +387,9 @@ impl Way<'_> {
             | ControlItem::Observed { vm, .. }
             | ControlItem::Unpark { vm, .. }
             | ControlItem::Found { vm, .. } => vm.shard(to),
-            ControlItem::CordonManager { manager, .. } | ControlItem::CordonHost { manager, .. } => manager.shard(to),
+            ControlItem::CordonManager { manager, .. }
+            | ControlItem::CordonHost { manager, .. }
+            | ControlItem::ManagerMarked { manager, .. } => manager.shard(to),
             ControlItem::DeadLetter(letter) => self.letter(&letter),
             // Whoever keeps the letter drops it; the others have none by that name.
             ControlItem::DropDeadLetter { .. } => return (to.shards().collect(), body.clone()),

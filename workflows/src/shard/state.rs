@@ -140,6 +140,8 @@ pub(crate) struct Durable {
     pub(crate) pauses: Pauses,
     /// How much room there was; on the cluster's shard only.
     pub(crate) capacity: History,
+    /// The newest mark that was left at each manager.
+    pub(crate) marks: BTreeMap<ManagerId, u64>,
 }
 
 impl Durable {
@@ -168,6 +170,7 @@ impl Durable {
             hold: Hold::default(),
             pauses: Pauses::default(),
             capacity: History::default(),
+            marks: BTreeMap::new(),
         }
     }
 }
@@ -318,10 +321,12 @@ impl Machine {
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
     pub(crate) fn encode(&self, state: &Durable) -> Bytes {
-        let Durable { scale, hold, pauses, capacity, .. } = state;
+        let Durable { scale, hold, pauses, capacity, marks, .. } = state;
         let mut bytes = codec::encode(&(self, scale));
         // Each has its place behind those before it.
-        let last = if !capacity.is_empty() {
+        let last = if !marks.is_empty() {
+            4
+        } else if !capacity.is_empty() {
             3
         } else if !pauses.is_empty() {
             2
@@ -337,6 +342,9 @@ impl Machine {
         if last >= 3 {
             codec::encode_behind(capacity, &mut bytes);
         }
+        if last >= 4 {
+            codec::encode_behind(marks, &mut bytes);
+        }
         Bytes::from(bytes)
     }
 
@@ -350,6 +358,7 @@ impl Machine {
             hold: next(&mut parts)?,
             pauses: next(&mut parts)?,
             capacity: next(&mut parts)?,
+            marks: next(&mut parts)?,
         };
         parts.end()?;
         Ok((machine, added))
@@ -362,6 +371,7 @@ pub(crate) struct Added {
     pub(crate) hold: Hold,
     pub(crate) pauses: Pauses,
     pub(crate) capacity: History,
+    pub(crate) marks: BTreeMap<ManagerId, u64>,
 }
 
 fn next<T: Default + serde::de::DeserializeOwned>(parts: &mut codec::Parts<'_>) -> Result<T, codec::Error> {

@@ -235,6 +235,12 @@ impl Shard {
         self.state.cordons.iter().cloned().collect()
     }
 
+    /// The newest mark that was left at each manager.
+    #[must_use]
+    pub fn marks(&self) -> BTreeMap<ManagerId, u64> {
+        self.state.marks.clone()
+    }
+
     /// How many cells there are to be, and why; kept on the cluster's shard.
     #[must_use]
     pub fn scale(&self) -> &Scale {
