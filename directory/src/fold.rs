@@ -174,6 +174,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::Resumed { .. }
         | Record::CapacitySampled { .. }
         | Record::ManagerModeSet { .. }
+        | Record::ManagerMarked { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -232,6 +232,13 @@ pub enum ControlItem {
         /// A host of the same manager that has room for it.
         to: HostId,
     },
+    /// To a manager's shard: its owner has left a mark at the manager.
+    ManagerMarked {
+        /// Which.
+        manager: ManagerId,
+        /// The mark.
+        mark: u64,
+    },
 }
 
 impl JobItem {

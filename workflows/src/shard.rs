@@ -163,6 +163,7 @@ impl Shard {
         state.pauses = added.pauses;
         state.capacity = added.capacity;
         state.modes = added.modes;
+        state.marks = added.marks;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)

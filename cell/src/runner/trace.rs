@@ -135,6 +135,7 @@ fn of_record(record: &Record) -> About {
         Record::Resumed { .. } => About::nothing("resumed"),
         Record::CapacitySampled { .. } => About::nothing("capacity_sampled"),
         Record::ManagerModeSet { manager, .. } => About::manager("manager_mode_set", *manager),
+        Record::ManagerMarked { manager, .. } => About::manager("manager_marked", *manager),
     }
 }
 

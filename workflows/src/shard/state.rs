@@ -142,6 +142,8 @@ pub(crate) struct Durable {
     pub(crate) capacity: History,
     /// What operators have said of managers; of the others it is as configured.
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
+    /// The newest mark that was left at each manager.
+    pub(crate) marks: BTreeMap<ManagerId, u64>,
 }
 
 impl Durable {
@@ -171,6 +173,7 @@ impl Durable {
             pauses: Pauses::default(),
             capacity: History::default(),
             modes: BTreeMap::new(),
+            marks: BTreeMap::new(),
         }
     }
 }
@@ -321,10 +324,12 @@ impl Machine {
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
     pub(crate) fn encode(&self, state: &Durable) -> Bytes {
-        let Durable { scale, hold, pauses, capacity, modes, .. } = state;
+        let Durable { scale, hold, pauses, capacity, modes, marks, .. } = state;
         let mut bytes = codec::encode(&(self, scale));
         // Each has its place behind those before it.
-        let last = if !modes.is_empty() {
+        let last = if !marks.is_empty() {
+            5
+        } else if !modes.is_empty() {
             4
         } else if !capacity.is_empty() {
             3
@@ -345,6 +350,9 @@ impl Machine {
         if last >= 4 {
             codec::encode_behind(modes, &mut bytes);
         }
+        if last >= 5 {
+            codec::encode_behind(marks, &mut bytes);
+        }
         Bytes::from(bytes)
     }
 
@@ -359,6 +367,7 @@ impl Machine {
             pauses: next(&mut parts)?,
             capacity: next(&mut parts)?,
             modes: next(&mut parts)?,
+            marks: next(&mut parts)?,
         };
         parts.end()?;
         Ok((machine, added))
@@ -372,6 +381,7 @@ pub(crate) struct Added {
     pub(crate) pauses: Pauses,
     pub(crate) capacity: History,
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
+    pub(crate) marks: BTreeMap<ManagerId, u64>,
 }
 
 fn next<T: Default + serde::de::DeserializeOwned>(parts: &mut codec::Parts<'_>) -> Result<T, codec::Error> {
