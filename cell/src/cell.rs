@@ -358,6 +358,9 @@ impl front::Outside for Inner {
     fn died(&self, manager: ManagerId, vms: Vec<front::Stranded>) {
         self.effects.died(&self.process, manager, vms);
     }
+    fn marked(&self, manager: ManagerId, mark: u64) {
+        self.effects.marked(&self.process, manager, mark);
+    }
     fn spans(&self) -> &Spans {
         &self.process.spans
     }
@@ -422,7 +425,7 @@ impl Home for Inner {
                 driver,
                 outside,
                 self.me.cell.clone(),
-                front::Found { orders: orders_of(id, kept), idle },
+                front::Found { orders: orders_of(id, kept), mark: kept.marks.get(id).copied(), idle },
                 front::Shared {
                     board: Arc::clone(&self.process.board),
                     pauses: Arc::clone(&self.process.pauses),

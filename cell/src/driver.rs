@@ -181,6 +181,15 @@ pub enum Change {
     Missed,
 }
 
+/// What a person has to see to at a manager: VMs whose id is not beyond doubt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Irregular {
+    /// How many there are.
+    pub vms: u64,
+    /// The first of them, in words; empty if there are none.
+    pub detail: String,
+}
+
 /// A manager.
 ///
 /// An implementer MUST:
@@ -241,6 +250,23 @@ pub trait Driver: Send + Sync {
     }
     /// What it can do at once, and what it cannot promise.
     fn limits(&self) -> Limits;
+    /// The newest mark ([`Driver::mark`]) that was left at the manager, by this owner or one before: where it
+    /// is not there, the manager is older than it was (put back from a backup, say), nothing is done to it,
+    /// and every call is answered as [`Error::Unreachable`]. Said before [`Driver::open`].
+    fn expect(&self, _mark: u64) {}
+    /// Leaves a mark at the manager, newer than any that was left there. `None`: it takes none.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn mark(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+    /// VMs that carry an id of ours in a way that is not as it must be, as far as this session has heard:
+    /// two of one id, one whose id was changed. They are shown, and nothing is done about them. Cheap: it is
+    /// looked at once a second.
+    fn irregular(&self) -> Irregular {
+        Irregular::default()
+    }
 }
 
 /// What a manager can do at once, and what it cannot promise.

@@ -119,6 +119,16 @@ impl Effects {
         }
     }
 
+    /// Tells a manager's shard which mark was left there. Nobody waits for it: what is lost here, the next
+    /// mark makes good.
+    pub(crate) fn marked(&self, process: &Process, manager: ManagerId, mark: u64) {
+        let queue = Queue { shard: manager.shard(process.count), kind: QueueKind::Control };
+        let items = vec![(queue, vec![ControlItem::ManagerMarked { manager, mark }.encode()])];
+        if self.items.put(Items { whose: None, items }).is_err() {
+            tracing::warn!(%manager, "a mark was dropped: too much waits to be published");
+        }
+    }
+
     /// Publishes items for ever.
     pub(crate) async fn run_items(&self, process: &Process) {
         loop {

@@ -22,6 +22,7 @@ mod finishing;
 mod holdings;
 pub mod hosts;
 pub mod limits;
+mod marks;
 mod opening;
 mod orders;
 mod removals;
@@ -44,7 +45,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::board::Board;
-use crate::driver::{Driver, Error, HeldVm, Inventory};
+use crate::driver::{Driver, Error, HeldVm, Inventory, Irregular};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
 use crate::metrics::work;
@@ -60,6 +61,7 @@ pub(crate) use died::Stranded;
 use done::Done;
 use finishing::Finishing;
 use holdings::Holdings;
+use marks::Marks;
 pub(crate) use orders::Orders;
 use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
@@ -89,6 +91,8 @@ pub(crate) trait Outside: Send + Sync {
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
     /// Tells the homes of these VMs that their hosts are dead.
     fn died(&self, manager: ManagerId, vms: Vec<Stranded>);
+    /// Tells the manager's shard which mark was left there.
+    fn marked(&self, manager: ManagerId, mark: u64);
     /// Where spans of its operations go.
     fn spans(&self) -> &Spans;
 }
@@ -150,6 +154,8 @@ pub(crate) struct Front {
 pub(crate) struct Found {
     /// What operators have said of it.
     pub(crate) orders: Orders,
+    /// The newest mark that was left there.
+    pub(crate) mark: Option<u64>,
     /// Whether nothing of ours is under way there, as the owner before has said.
     pub(crate) idle: bool,
 }
@@ -184,6 +190,9 @@ struct Work {
     /// How often in a row the manager was out of reach when changes were waited for, and nothing else
     /// was heard of it.
     unheard: u32,
+    /// As shown last.
+    irregular: Irregular,
+    marks: Marks,
     dirty: bool,
     published_at: cellbus_bus::Mono,
     finishing: Option<Finishing>,
@@ -205,7 +214,10 @@ impl Front {
         found: Found,
         shared: Shared,
     ) -> (Self, Handle) {
-        let Found { orders, idle } = found;
+        let Found { orders, mark, idle } = found;
+        if let Some(mark) = mark {
+            driver.expect(mark);
+        }
         let row = unknown_row(&config.name, Some(cell.clone()), epoch, "its owner is opening it");
         let row = Arc::new(ArcSwap::from_pointee(orders.shown(&config, row)));
         let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX));
@@ -254,6 +266,8 @@ impl Front {
             changes_awaited: false,
             changes_lost: false,
             unheard: 0,
+            irregular: Irregular::default(),
+            marks: Marks::default(),
             dirty: true,
             published_at: cellbus_bus::Mono::default(),
             finishing: None,
@@ -418,6 +432,11 @@ impl Front {
             );
         }
         work.changed.extend(not_yet);
+        self.look_at_ids(work);
+        if well && work.marks.due(now) {
+            let (driver, env) = (Arc::clone(driver), env.clone());
+            work.start(None, Box::pin(async move { Done::Marked(said(env.timeout(limit, driver.mark()).await)) }));
+        }
         if work.dirty || !work.desk.circuit.closed() {
             self.publish(work);
         }

@@ -175,6 +175,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::CapacitySampled { .. }
         | Record::ManagerModeSet { .. }
         | Record::DiskSampled { .. }
+        | Record::ManagerMarked { .. }
         | Record::Snapshot { .. } => {}
     }
 }

@@ -673,6 +673,15 @@ pub enum Record {
         /// Then.
         sample: Arc<Sample<Disk>>,
     },
+
+    // ── managers again, on shard(manager id) ──
+    /// A mark was left at a manager: one that comes back without it is older than it was.
+    ManagerMarked {
+        /// Which.
+        manager: ManagerId,
+        /// The mark. They only grow.
+        mark: u64,
+    },
 }
 
 /// Who calls a job off.

@@ -238,7 +238,7 @@ async fn two_vcenters_are_managers_and_one_that_forgets_is_left_alone() -> Resul
     assert!(kept.len() == 5 && kept.iter().all(|vm| vm["state"] != "lost"), "{kept:?}");
     let audit = server.run(&["audit"])?;
     assert!(String::from_utf8_lossy(&audit.stdout).contains(name), "{audit:?}");
-    assert!(server.log().contains("came back without the epoch"), "{}", server.log_tail());
+    assert!(server.log().contains("came back without what was left there"), "{}", server.log_tail());
     assert_eq!(vcsim.control("/calls?method=Destroy_Task"), "0");
     Ok(())
 }

@@ -237,6 +237,13 @@ pub enum ControlItem {
         /// Now.
         sample: Arc<Sample<Disk>>,
     },
+    /// To a manager's shard: its owner has left a mark at the manager.
+    ManagerMarked {
+        /// Which.
+        manager: ManagerId,
+        /// The mark.
+        mark: u64,
+    },
 }
 
 impl JobItem {

@@ -164,6 +164,7 @@ impl Shard {
         state.capacity = added.capacity;
         state.modes = added.modes;
         state.disk = added.disk;
+        state.marks = added.marks;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)

@@ -37,7 +37,7 @@ pub(super) fn dump(config: &Config, settings: &BTreeMap<&'static str, (Value, Or
             ManagerKind::Vsphere(vsphere) => {
                 out.push_str("kind = \"vsphere\"\n");
                 for (key, value) in vsphere.keys() {
-                    let _ = writeln!(out, "{key} = {}", toml::Value::String(value));
+                    let _ = writeln!(out, "{key} = {value}");
                 }
             }
             ManagerKind::Libvirt(libvirt) => {

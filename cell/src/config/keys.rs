@@ -518,7 +518,7 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
         "or the SHA-256 of that certificate itself, as 64 hexadecimal digits with or without colons",
     ),
     key("vsphere.datacenter", Kind::Text(80), "", "the datacenter by name; not set: the only one that there is"),
-    key("vsphere.folder", Kind::Text(80), "cellbus", "folder of Cellbus's own for its VMs, made if it is not there"),
+    key("vsphere.folder", Kind::Text(80), "cellbus", "folder of Cellbus's own for its VMs, which is made by hand"),
     key(
         "vsphere.datastore",
         Kind::Text(80),
@@ -533,6 +533,12 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
         "folder of templates below the datacenter's VM folder: the one with an image's name is cloned. Not set: VMs are made empty",
     ),
     key(
+        "vsphere.linked_clones",
+        Kind::Flag,
+        "false",
+        "whether a clone's disk lies over the current snapshot of its template, in place of a copy of it: made in seconds, and as large as the template's",
+    ),
+    key(
         "libvirt.hosts",
         Kind::Names(1_000),
         "",
@@ -543,6 +549,12 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
         Kind::Names(1_000),
         "",
         "names of those that are gone for good: they are not asked, and what was on them is taken to be gone",
+    ),
+    key(
+        "libvirt.gear",
+        Kind::Names(1_000),
+        "",
+        "gear classes of hosts, each `name=class`: a job that requires `gear` goes to hosts of that class",
     ),
     key(
         "libvirt.domain",
@@ -563,6 +575,12 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
         Kind::Text(4_096),
         "",
         "path of a kernel on the hosts that is booted in place of what is on the disk",
+    ),
+    key(
+        "libvirt.seed_from",
+        Kind::Text(1_024),
+        "",
+        "where cloud-init gets user data from: an address of http or https that ends with `/`; guests can read it",
     ),
     key("libvirt.initrd", Kind::Text(4_096), "", "path of its first file system"),
     key("libvirt.cmdline", Kind::Text(1_024), "", "what it is told"),

@@ -235,6 +235,8 @@ fn a_vcenter_says_how_it_is_trusted_and_signed_in_to() {
         (format!("{sound}vsphere.password_env = \"P\"\n"), "managers[0].vsphere.password_env"),
         (sound.replace("vsphere.password_file = \"p\"", ""), "managers[0].vsphere.password_file"),
         (format!("{sound}vsphere.folder = \"a/b\"\n"), "managers[0].vsphere.folder"),
+        (format!("{sound}vsphere.linked_clones = true\n"), "managers[0].vsphere.linked_clones"),
+        (format!("{sound}vsphere.templates = \"t\"\nvsphere.linked_clones = true\n"), ""),
         (format!("{sound}vsphere.password = \"hunter2\"\n"), "managers.vsphere.password"),
     ] {
         match of(&wrong) {
@@ -253,10 +255,12 @@ fn libvirt_hosts_are_named_and_reached_safely() {
     let sound = hosts(
         "\"h1=qemu+tls://h1.example/system\", \"h2=qemu+ssh://cellbus@h2.example/system\", \"t=test:///default\"",
     ) + "libvirt.out = [\"h2\"]\nlibvirt.pool = \"disks\"\nlibvirt.images = \"images\"\nlibvirt.kernel = \"/k\"\n\
-           libvirt.shared_storage = true\nlibvirt.domain = \"qemu\"\nlibvirt.stop_grace = \"5s\"\n";
+           libvirt.shared_storage = true\nlibvirt.domain = \"qemu\"\nlibvirt.stop_grace = \"5s\"\n\
+           libvirt.gear = [\"t=g3\"]\nlibvirt.seed_from = \"https://seeds.example/all/\"\n";
     let config = of(&sound).unwrap();
     let ManagerKind::Libvirt(libvirt) = &config.managers[0].kind else { panic!("{config:?}") };
     assert_eq!(libvirt.hosts.iter().map(|host| host.out).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(libvirt.hosts[2].gear.as_ref().map(|gear| gear.as_str()), Some("g3"));
     assert_eq!((libvirt.host_disk_gib, libvirt.stop_grace.as_secs()), (10 << 10, 5));
     assert_eq!(from_text(&config.dump()).unwrap().managers, config.managers);
     for (wrong, key) in [
@@ -274,6 +278,14 @@ fn libvirt_hosts_are_named_and_reached_safely() {
         (sound.replace("libvirt.pool = \"disks\"\n", ""), "libvirt.images"),
         (sound.replace("\"disks\"", "\"a/b\""), "libvirt.pool"),
         (sound.replace("\"/k\"", "\"k\""), "libvirt.kernel"),
+        (sound.replace("t=g3", "h9=g3"), "libvirt.gear"),
+        (sound.replace("t=g3", "t"), "libvirt.gear"),
+        (sound.replace("t=g3", "t=a b"), "libvirt.gear"),
+        (sound.replace("\"t=g3\"", "\"t=g3\", \"t=g4\""), "libvirt.gear"),
+        (sound.replace("/all/", "/all"), "libvirt.seed_from"),
+        (sound.replace("/all/", "/a;i=1/"), "libvirt.seed_from"),
+        (sound.replace("https://seeds", "ftp://seeds"), "libvirt.seed_from"),
+        (sound.replace("https://seeds", "https://me:hunter2@seeds"), "libvirt.seed_from"),
     ] {
         let errors = of(&wrong).unwrap_err();
         assert!(errors.iter().any(|error| error.key.ends_with(key)), "{wrong}: {errors:?}");

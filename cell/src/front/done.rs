@@ -26,6 +26,7 @@ pub(super) enum Done {
     },
     Changes(Result<Vec<Change>, Error>),
     DeadHosts(Result<Vec<HostId>, Error>),
+    Marked(Result<Option<u64>, Error>),
     /// An answer to somebody who asked was sent.
     Told,
 }
@@ -36,6 +37,7 @@ impl Front {
         match done {
             Done::Op { ticket, vm, result } => {
                 work.aborts.remove(&ticket);
+                work.marks.changed();
                 // Only errors need randomness.
                 let random = if result.is_err() { self.env.random_u64() } else { 0 };
                 work.desk.ended(now, random, ticket, vm, result);
@@ -112,6 +114,11 @@ impl Front {
                 }
             }
             Done::DeadHosts(result) => self.dead_hosts(work, result),
+            Done::Marked(result) => {
+                if let Some(mark) = work.marks.left(now, result) {
+                    self.outside.marked(self.id(), mark);
+                }
+            }
             Done::Told => {}
         }
     }

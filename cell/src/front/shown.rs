@@ -50,6 +50,8 @@ impl Front {
             hosts_open: classes.iter().map(|class| class.hosts_open).sum(),
             vms: desk.holdings.present(),
             foreign_vms: desk.holdings.foreign_vms,
+            irregular_vms: work.irregular.vms,
+            irregular_why: work.irregular.detail.clone(),
             running: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), slots.running(*kind))).collect(),
             waiting: Kind::ALL.iter().map(|kind| (kind.as_str().to_owned(), desk.waiting(*kind))).collect(),
             vcpus: sum(|c| c.vcpus_free, |c| c.vcpus_total),
@@ -70,6 +72,22 @@ impl Front {
                 running_max: slots.operations_max(),
             },
         );
+    }
+
+    /// VMs whose id is not beyond doubt are told when they come or go.
+    pub(super) fn look_at_ids(&self, work: &mut Work) {
+        let irregular = self.driver.irregular();
+        if irregular == work.irregular {
+            return;
+        }
+        let (manager, vms, detail) = (&self.config.name, irregular.vms, irregular.detail.as_str());
+        if vms == 0 {
+            tracing::info!(%manager, "the ids of all VMs are beyond doubt again");
+        } else {
+            tracing::warn!(%manager, vms, detail, "the id of a VM is not beyond doubt");
+        }
+        work.irregular = irregular;
+        work.dirty = true;
     }
 
     pub(super) fn host_rows(&self, work: &Work) -> Vec<HostRow> {
@@ -124,6 +142,8 @@ pub(crate) fn unknown_row(name: &ManagerName, cell: Option<CellId>, epoch: Epoch
         hosts_open: 0,
         vms: 0,
         foreign_vms: 0,
+        irregular_vms: 0,
+        irregular_why: String::new(),
         running: BTreeMap::new(),
         waiting: BTreeMap::new(),
         vcpus: FreeOf::default(),

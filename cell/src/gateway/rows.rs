@@ -248,6 +248,10 @@ pub struct ManagerRow {
     pub vms: u64,
     /// VMs that it holds beside those.
     pub foreign_vms: u64,
+    /// VMs there whose id is not beyond doubt.
+    pub irregular_vms: u64,
+    /// The first of those, in words; empty if there are none.
+    pub irregular_why: String,
     /// Operations under way, by kind (`create`, `relocate`, `power`, `snapshot`, `other`).
     pub running: BTreeMap<String, u32>,
     /// Operations that wait for their turn, by kind.

@@ -42,6 +42,8 @@ fn manager(number: usize) -> ManagerRow {
         hosts_open: 4,
         vms: 1,
         foreign_vms: 2,
+        irregular_vms: 0,
+        irregular_why: String::new(),
         running: BTreeMap::from([("create".into(), 2), ("power".into(), 1)]),
         waiting: BTreeMap::new(),
         vcpus: of,
@@ -140,6 +142,7 @@ fn series(metrics: &Metrics) -> usize {
 #[tokio::test]
 async fn what_is_shown_is_what_is_described() {
     let (_folder, metrics) = everything(1, 1);
+    metrics.managers.show([&ManagerRow { irregular_vms: 1, ..manager(0) }].into_iter());
     let described: BTreeMap<&str, Described> =
         super::described().iter().flat_map(|(_, all)| all.iter()).map(|one| (one.name, *one)).collect();
     let mut seen = BTreeSet::new();
@@ -199,6 +202,13 @@ fn a_manager_that_another_process_fronts_now_is_not_shown_any_more() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+    // What is to be seen to has a series only while it is there.
+    assert!(!text.contains("cellbus_manager_irregular_vms"), "{text}");
+    let two = ManagerRow { irregular_vms: 2, ..manager(1) };
+    metrics.managers.show([&two, &rows[1]].into_iter());
+    assert!(metrics.text().unwrap().contains("cellbus_manager_irregular_vms{manager=\"vc-0001\"} 2"));
+    metrics.managers.show(rows.iter());
+    assert!(!metrics.text().unwrap().contains("cellbus_manager_irregular_vms"));
     let before = series(&metrics);
     metrics.managers.show(rows[1..].iter());
     let text = metrics.text().unwrap();

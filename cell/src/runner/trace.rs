@@ -136,6 +136,7 @@ fn of_record(record: &Record) -> About {
         Record::CapacitySampled { .. } => About::nothing("capacity_sampled"),
         Record::ManagerModeSet { manager, .. } => About::manager("manager_mode_set", *manager),
         Record::DiskSampled { .. } => About::nothing("disk_sampled"),
+        Record::ManagerMarked { manager, .. } => About::manager("manager_marked", *manager),
     }
 }
 

@@ -30,6 +30,7 @@ import (
 	"reflect"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,10 +44,13 @@ type controls struct {
 	mu       sync.Mutex
 	down     bool
 	lose     bool
+	loseFor  string
 	fault    string
 	faultFor string
 	creating map[string]time.Time
 	calls    map[string]int
+	bodies   map[string]string
+	waiters  map[types.ManagedObjectReference]*waiter
 	model    *simulator.Model
 }
 
@@ -73,13 +77,16 @@ func (c *controls) sdk(inner http.Handler) http.Handler {
 		}
 		c.mu.Lock()
 		down := c.down
-		lose := c.lose && operation[name]
+		lose := c.lose && (name == c.loseFor || c.loseFor == "" && operation[name])
 		if lose {
 			c.lose = false
 		}
 		if !down {
 			c.calls[name]++
 			c.calls[name+" "+object]++
+			if operation[name] {
+				c.bodies[name] = string(body)
+			}
 		}
 		c.mu.Unlock()
 		if down {
@@ -110,6 +117,12 @@ func cut(w http.ResponseWriter) {
 func (c *controls) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	if ctx.Session == nil && (m.Name == "RetrievePropertiesEx" || m.Name == "ContinueRetrievePropertiesEx") {
 		return nil, &types.NotAuthenticated{}
+	}
+	if _, ok := m.Body.(*types.WaitForUpdatesEx); ok {
+		if w := c.waiterOf(ctx, m.This); w != nil {
+			m.This = w.self
+			return w, nil
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,6 +164,14 @@ func (c *controls) vm(name string) *simulator.VirtualMachine {
 	return nil
 }
 
+// folder of this name below the datacenter's VM folder, made if it is not there.
+func (c *controls) folder(name string) *simulator.Folder {
+	registry, ctx := c.model.Map(), c.model.Service.Context
+	vms := registry.Get(registry.All("Datacenter")[0].(*simulator.Datacenter).VmFolder).(*simulator.Folder)
+	vms.CreateFolder(ctx, &types.CreateFolder{This: vms.Self, Name: name})
+	return registry.FindByName(name, vms.ChildEntity).(*simulator.Folder)
+}
+
 func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	done := func(ok bool) {
@@ -165,7 +186,7 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		done(err == nil)
 	case "/lose":
 		c.mu.Lock()
-		c.lose = true
+		c.lose, c.loseFor = true, q.Get("method")
 		c.mu.Unlock()
 	case "/fail":
 		c.mu.Lock()
@@ -183,14 +204,52 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/calls":
 		c.mu.Lock()
 		n := 0
-		if name := q.Get("vm"); name == "" {
-			n = c.calls[q.Get("method")]
+		if method := q.Get("method"); method == "" {
+			// All of them.
+			for name, count := range c.calls {
+				if !strings.Contains(name, " ") {
+					n += count
+					defer fmt.Fprintf(w, "\n%s %d", name, count)
+				}
+			}
+		} else if name := q.Get("vm"); name == "" {
+			n = c.calls[method]
 		} else if vm := c.vm(name); vm != nil {
-			n = c.calls[q.Get("method")+" "+vm.Self.Value]
+			n = c.calls[method+" "+vm.Self.Value]
 		}
 		c.mu.Unlock()
 		fmt.Fprint(w, n)
-	case "/power", "/delete", "/rename", "/annotate":
+	case "/vms":
+		// Those that Cellbus has made.
+		for _, entity := range c.model.Map().All("VirtualMachine") {
+			if vm := entity.(*simulator.VirtualMachine); vm.Config.Annotation != "" {
+				fmt.Fprintln(w, vm.Name)
+			}
+		}
+	case "/body":
+		// The last call of a method, as it was sent.
+		c.mu.Lock()
+		fmt.Fprint(w, c.bodies[q.Get("method")])
+		c.mu.Unlock()
+	case "/unmount":
+		// A host loses a datastore; its VMs stay where they are.
+		for _, entity := range c.model.Map().All("HostSystem") {
+			if host := entity.(*simulator.HostSystem); host.Name == q.Get("host") {
+				left := []types.ManagedObjectReference{}
+				for _, ref := range host.Datastore {
+					if c.model.Map().Get(ref).(*simulator.Datastore).Name != q.Get("datastore") {
+						left = append(left, ref)
+					}
+				}
+				c.model.Map().Update(c.model.Service.Context, host, []types.PropertyChange{{Name: "datastore", Val: left}})
+			}
+		}
+	case "/datastore":
+		// Which one a VM lies on.
+		if vm := c.vm(q.Get("vm")); vm != nil {
+			fmt.Fprint(w, c.model.Map().Get(vm.Datastore[0]).(*simulator.Datastore).Name)
+		}
+	case "/power", "/delete", "/rename", "/annotate", "/uuid", "/copy":
 		// By somebody else, through the SDK's own handlers.
 		vm := c.vm(q.Get("vm"))
 		if vm == nil {
@@ -209,6 +268,15 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			} else {
 				vm.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: vm.Self})
 			}
+		case "/uuid":
+			// As a vCenter does when it finds an id twice.
+			c.model.Map().Update(ctx, vm, []types.PropertyChange{{Name: "config.instanceUuid", Val: q.Get("to")}})
+		case "/copy":
+			// With its note, in a folder of its own.
+			folder := c.folder("copies")
+			folder.CreateVMTask(ctx, &types.CreateVM_Task{This: folder.Self, Pool: *vm.ResourcePool, Host: vm.Runtime.Host,
+				Config: types.VirtualMachineConfigSpec{Name: q.Get("name"), Annotation: vm.Config.Annotation,
+					Files: &types.VirtualMachineFileInfo{VmPathName: "[LocalDS_0] copy-" + q.Get("name")}}})
 		case "/rename":
 			vm.RenameTask(ctx, &types.Rename_Task{This: vm.Self, NewName: q.Get("to")})
 		case "/annotate":
@@ -294,7 +362,8 @@ func run() error {
 	hosts := flag.Int("hosts", 2, "hosts of the one cluster")
 	machines := flag.Int("vms", 0, "VMs that are there already")
 	folder := flag.String("folder", "cellbus", "folder below the datacenter's VM folder; empty: none")
-	template := flag.String("template", "", "name of a template in the folder `templates`")
+	template := flag.String("template", "", "name of a template with a snapshot in the folder `templates`")
+	datastores := flag.Int("datastores", 1, "datastores, which all hosts have")
 	user := flag.String("user", "cellbus", "who may sign in")
 	password := flag.String("password", "", "with what; empty: anything")
 	keys := flag.String("keys", "", "folder for certificate and key, which are made if they are not there; ca.pem is their authority's")
@@ -303,7 +372,7 @@ func run() error {
 
 	model := simulator.VPX()
 	model.Datacenter, model.Cluster, model.ClusterHost, model.Host = 1, 1, *hosts, 0
-	model.Machine, model.Datastore = *machines, 1
+	model.Machine, model.Datastore = *machines, *datastores
 	if *template != "" && model.Machine == 0 {
 		model.Machine = 1
 	}
@@ -312,7 +381,7 @@ func run() error {
 	}
 	defer model.Remove()
 	simulator.TaskDelay.MethodDelay = map[string]int{"LockHandoff": 0}
-	c := &controls{model: model, creating: map[string]time.Time{}, calls: map[string]int{}}
+	c := &controls{model: model, creating: map[string]time.Time{}, calls: map[string]int{}, bodies: map[string]string{}, waiters: map[types.ManagedObjectReference]*waiter{}}
 	registry := model.Map()
 	registry.Handler = c.before
 	for _, entity := range registry.All("HostSystem") {
@@ -332,6 +401,8 @@ func run() error {
 		there := registry.FindByName("templates", vms.ChildEntity).(*simulator.Folder)
 		vm := registry.All("VirtualMachine")[0].(*simulator.VirtualMachine)
 		vm.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: vm.Self})
+		time.Sleep(100 * time.Millisecond)
+		vm.CreateSnapshotTask(ctx, &types.CreateSnapshot_Task{This: vm.Self, Name: "base"})
 		time.Sleep(100 * time.Millisecond)
 		vm.RenameTask(ctx, &types.Rename_Task{This: vm.Self, NewName: *template})
 		there.MoveIntoFolderTask(ctx, &types.MoveIntoFolder_Task{This: there.Self, List: []types.ManagedObjectReference{vm.Self}})

@@ -215,6 +215,9 @@ impl Shard {
                 self.changed(at, by, format!("set manager {manager} to {mode}"));
             }
             Record::DiskSampled { sample } => self.state.disk.add(at, sample),
+            Record::ManagerMarked { manager, mark } => {
+                self.state.marks.insert(*manager, *mark);
+            }
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

@@ -151,6 +151,9 @@ impl Shard {
         for (manager, mode) in state.modes {
             parts.of(manager.shard(to)).modes.insert(manager, mode);
         }
+        for (manager, mark) in state.marks {
+            parts.of(manager.shard(to)).marks.insert(manager, mark);
+        }
         for (id, letter) in state.dead_letters {
             parts.of(way.letter(&letter)).dead_letters.insert(id, letter);
         }
@@ -233,6 +236,7 @@ impl Carried {
         mine.parked.extend(other.parked);
         mine.cordons.extend(other.cordons);
         mine.modes.extend(other.modes);
+        mine.marks.extend(other.marks);
         mine.dead_letters.extend(other.dead_letters);
         mine.hold.found.extend(other.hold.found);
         // Oldest first, as retention takes them.
@@ -397,7 +401,8 @@ impl Way<'_> {
             ControlItem::HostDied { .. } => return (Vec::new(), body.clone()),
             ControlItem::CordonManager { manager, .. }
             | ControlItem::CordonHost { manager, .. }
-            | ControlItem::SetManagerMode { manager, .. } => manager.shard(to),
+            | ControlItem::SetManagerMode { manager, .. }
+            | ControlItem::ManagerMarked { manager, .. } => manager.shard(to),
             ControlItem::DeadLetter(letter) => self.letter(&letter),
             // Whoever keeps the letter drops it; the others have none by that name.
             ControlItem::DropDeadLetter { .. } => return (to.shards().collect(), body.clone()),

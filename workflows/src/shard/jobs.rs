@@ -89,6 +89,11 @@ impl Shard {
             ControlItem::Audited { read, cleared } => self.managers_audited(ctx, &read, &cleared),
             ControlItem::Pause { scope, reason, by } => self.pause(ctx, scope, reason, by),
             ControlItem::Resume { scope, by } => self.resume(ctx, scope, by),
+            ControlItem::ManagerMarked { manager, mark } => {
+                if self.state.marks.get(&manager).is_none_or(|known| *known < mark) {
+                    self.record(ctx, Record::ManagerMarked { manager, mark });
+                }
+            }
             ControlItem::CapacitySampled { sample } => {
                 if self.state.capacity.due(ctx.now) {
                     self.record(ctx, Record::CapacitySampled { sample });

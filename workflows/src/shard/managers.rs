@@ -21,13 +21,19 @@ pub struct Kept {
     pub cordons: Vec<(ManagerId, Option<HostId>)>,
     /// Whether they are used, as far as an operator has said so.
     pub modes: BTreeMap<ManagerId, ManagerMode>,
+    /// The newest mark that was left at each.
+    pub marks: BTreeMap<ManagerId, u64>,
 }
 
 impl Shard {
     /// What is kept here of managers.
     #[must_use]
     pub fn managers_kept(&self) -> Kept {
-        Kept { cordons: self.state.cordons.iter().cloned().collect(), modes: self.state.modes.clone() }
+        Kept {
+            cordons: self.state.cordons.iter().cloned().collect(),
+            modes: self.state.modes.clone(),
+            marks: self.state.marks.clone(),
+        }
     }
 
     /// An operator says whether a manager is used.

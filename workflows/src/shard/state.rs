@@ -144,6 +144,8 @@ pub(crate) struct Durable {
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
     /// How much disk; on the cluster's shard only.
     pub(crate) disk: History<Disk>,
+    /// The newest mark that was left at each manager.
+    pub(crate) marks: BTreeMap<ManagerId, u64>,
 }
 
 impl Durable {
@@ -174,6 +176,7 @@ impl Durable {
             capacity: History::default(),
             modes: BTreeMap::new(),
             disk: History::default(),
+            marks: BTreeMap::new(),
         }
     }
 }
@@ -324,10 +327,12 @@ impl Machine {
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
     pub(crate) fn encode(&self, state: &Durable) -> Bytes {
-        let Durable { scale, hold, pauses, capacity, modes, disk, .. } = state;
+        let Durable { scale, hold, pauses, capacity, modes, disk, marks, .. } = state;
         let mut bytes = codec::encode(&(self, scale));
         // Each has its place behind those before it.
-        let last = if !disk.is_empty() {
+        let last = if !marks.is_empty() {
+            6
+        } else if !disk.is_empty() {
             5
         } else if !modes.is_empty() {
             4
@@ -353,6 +358,9 @@ impl Machine {
         if last >= 5 {
             codec::encode_behind(disk, &mut bytes);
         }
+        if last >= 6 {
+            codec::encode_behind(marks, &mut bytes);
+        }
         Bytes::from(bytes)
     }
 
@@ -368,6 +376,7 @@ impl Machine {
             capacity: next(&mut parts)?,
             modes: next(&mut parts)?,
             disk: next(&mut parts)?,
+            marks: next(&mut parts)?,
         };
         parts.end()?;
         Ok((machine, added))
@@ -382,6 +391,7 @@ pub(crate) struct Added {
     pub(crate) capacity: History,
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
     pub(crate) disk: History<Disk>,
+    pub(crate) marks: BTreeMap<ManagerId, u64>,
 }
 
 fn next<T: Default + serde::de::DeserializeOwned>(parts: &mut codec::Parts<'_>) -> Result<T, codec::Error> {

@@ -48,6 +48,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) boot: Option<Boot<'a>>,
     /// The file that takes what it writes to its serial console.
     pub(crate) console: Option<&'a str>,
+    /// Where cloud-init gets user data from.
+    pub(crate) seed_from: Option<&'a str>,
 }
 
 /// A kernel that is booted in place of what is on the disk.
@@ -76,7 +78,11 @@ pub(crate) fn machine(machine: &Machine<'_>) -> String {
         // How cloud-init hears who this is, with no disk of its own for it.
         open(to, "sysinfo", &[("type", "smbios")]);
         open(to, "system", &[]);
-        let seed = format!("ds=nocloud;i={};h={}", record.id, record.name);
+        let mut seed = format!("ds=nocloud;i={};h={}", record.id, record.name);
+        if let Some(from) = machine.seed_from {
+            seed.push_str(";s=");
+            seed.push_str(from);
+        }
         leaf(to, "entry", &[("name", "serial")], &seed);
         close(to, "system");
         close(to, "sysinfo");
@@ -381,6 +387,7 @@ mod tests {
             network: Some("lan <1>"),
             boot: Some(Boot { kernel: "/k", initrd: Some("/i"), cmdline: "console=ttyS0 \"x\"" }),
             console: Some("/log/c"),
+            seed_from: Some("http://seeds.example/"),
         })
     }
 
@@ -392,7 +399,9 @@ mod tests {
         assert_eq!((read.vcpus, read.memory_mib, read.name.as_str()), (2, 2048, name_of(record.id).as_str()));
         assert_eq!(read.record, Some(Record::Vm(Box::new(record.clone()))));
         assert_eq!(vm_of(&read.name), Some(record.id));
-        for part in ["file=\"/pool/a&amp;b.qcow2\"", "network=\"lan &lt;1&gt;\"", "ds=nocloud;i=", "host-model"] {
+        for part in
+            ["file=\"/pool/a&amp;b.qcow2\"", "network=\"lan &lt;1&gt;\"", ";s=http://seeds.example/<", "host-model"]
+        {
             assert!(document.contains(part), "{part}: {document}");
         }
         let test = machine(&Machine {
@@ -405,6 +414,7 @@ mod tests {
             network: None,
             boot: None,
             console: None,
+            seed_from: None,
         });
         assert!(!test.contains("smbios") && !test.contains("disk type"), "{test}");
     }

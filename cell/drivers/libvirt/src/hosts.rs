@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cellbus_bus::Env;
-use cellbus_bus::ids::{Epoch, HostId, VmId};
+use cellbus_bus::ids::{Epoch, HostId, ShortName, VmId};
+use cellbus_bus::job::Labels;
 use cellbus_cell::config::LibvirtHost;
 use cellbus_cell::driver::{Change, Error, HeldVm};
 use tokio::sync::Semaphore;
@@ -34,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) name: HostId,
     uri: String,
     pub(crate) out: bool,
+    gear: Option<ShortName>,
     calls: Arc<Semaphore>,
     connection: Mutex<Option<Arc<Connect>>>,
     /// What is given out of it; `None` while nobody has counted, or when others changed it. Held while
@@ -53,6 +55,7 @@ impl Host {
             name: host.name.clone(),
             uri: host.uri.clone(),
             out: host.out,
+            gear: host.gear.clone(),
             calls: Arc::new(Semaphore::new(CALLS_OF_HOST_MAX)),
             connection: Mutex::default(),
             taken: tokio::sync::Mutex::new(None),
@@ -61,6 +64,11 @@ impl Host {
             seen: Mutex::default(),
             changes,
         }
+    }
+
+    /// What jobs may ask of it.
+    pub(crate) fn labels(&self) -> Labels {
+        self.gear.iter().map(|gear| ("gear".to_owned(), gear.to_string())).collect()
     }
 
     /// Whether what is known to be given out may be wrong by now; asked, it is taken to be known.

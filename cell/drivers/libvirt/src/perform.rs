@@ -172,6 +172,7 @@ impl Manager {
                 cmdline: &boot.cmdline,
             }),
             console: console.as_deref(),
+            seed_from: self.config.seed_from.as_deref(),
         });
         {
             let mut taken = host.taken.lock().await;

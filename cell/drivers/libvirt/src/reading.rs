@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use cellbus_bus::ids::VmId;
-use cellbus_bus::job::{Labels, Size};
+use cellbus_bus::job::Size;
 use cellbus_cell::driver::{self, Error, HeldVm, Inventory};
 use futures::future::join_all;
 use uuid::Uuid;
@@ -203,7 +203,7 @@ impl Manager {
 
 impl Host {
     fn shown(&self, vcpus: u32, memory_mib: u64, disk_gib: u64, usable: bool) -> driver::Host {
-        driver::Host { id: self.name.clone(), vcpus, memory_mib, disk_gib, labels: Labels::new(), usable }
+        driver::Host { id: self.name.clone(), vcpus, memory_mib, disk_gib, labels: self.labels(), usable }
     }
     fn set_room(&self, cpus: u32, memory_mib: u64, disk_gib: u64) {
         let room = Room { vcpus: u64::from(cpus), memory_mib, disk_gib };

@@ -1,13 +1,14 @@
 //! What changed at a vCenter, from a property collector: it tells what is new since it was asked last.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cellbus_bus::ids::VmId;
-use cellbus_cell::driver::Change;
+use cellbus_cell::driver::{Change, Irregular};
 use tokio::sync::watch;
 
+use crate::claims::Claims;
 use crate::read::{HOST, VM};
 use crate::session::Session;
 use crate::soap::Failure;
@@ -32,10 +33,27 @@ pub(crate) struct Listener {
 #[derive(Default)]
 struct Listening {
     at: Option<Position>,
-    /// The names of VMs of ours by reference: one that is gone is told by that alone.
-    names: BTreeMap<Ref, VmId>,
-    heard: Vec<Change>,
+    /// Which VMs are ours, by reference: one that is gone is told by that alone.
+    claims: Claims,
+    heard: Heard,
     failed: Option<Failure>,
+}
+
+/// What is to be told, each once.
+#[derive(Default)]
+struct Heard {
+    hosts: bool,
+    missed: bool,
+    vms: BTreeSet<VmId>,
+}
+
+impl Heard {
+    fn take(&mut self) -> Vec<Change> {
+        let Self { hosts, missed, vms } = std::mem::take(self);
+        let whole = [(missed, Change::Missed), (hosts, Change::Hosts)];
+        let whole = whole.into_iter().filter_map(|(heard, change)| heard.then_some(change));
+        whole.chain(vms.into_iter().map(Change::Vm)).collect()
+    }
 }
 
 #[derive(Clone)]
@@ -56,14 +74,20 @@ impl Listener {
         Ok(())
     }
 
+    /// VMs whose id is not beyond doubt.
+    pub(crate) fn irregular(&self) -> Irregular {
+        locked(&self.state).claims.irregular()
+    }
+
     /// Waits for changes. What was heard for a caller that has gone is given to the next.
     pub(crate) async fn changes(&self, session: &Arc<Session>) -> Result<Vec<Change>, Failure> {
         loop {
             let mut asking = self.asking.lock().await;
             {
                 let mut state = locked(&self.state);
-                if !state.heard.is_empty() {
-                    return Ok(std::mem::take(&mut state.heard));
+                let heard = state.heard.take();
+                if !heard.is_empty() {
+                    return Ok(heard);
                 }
                 if let Some(failure) = state.failed.take() {
                     return Err(failure);
@@ -98,7 +122,7 @@ async fn listen(session: &Arc<Session>, state: &Mutex<Listening>) {
         // The last one came to nothing: what was told meanwhile is missed.
         None => match begin(session).await {
             Ok(anew) => {
-                *locked(state) = Listening { heard: vec![Change::Missed], ..anew };
+                *locked(state) = Listening { heard: Heard { missed: true, ..Heard::default() }, ..anew };
                 return;
             }
             Err(failure) => Err(failure),
@@ -135,6 +159,8 @@ async fn begin(session: &Arc<Session>) -> Result<Listening, Failure> {
         "name",
         "config.annotation",
         "config.changeVersion",
+        "config.instanceUuid",
+        "config.template",
         "config.hardware.numCPU",
         "config.hardware.memoryMB",
         "runtime.powerState",
@@ -156,7 +182,7 @@ async fn begin(session: &Arc<Session>) -> Result<Listening, Failure> {
             break;
         }
     }
-    state.heard.clear();
+    state.heard = Heard::default();
     state.at = Some(at);
     Ok(state)
 }
@@ -188,31 +214,18 @@ async fn wait_for(session: &Session, at: &Position, seconds: u64) -> Result<Opti
 impl Listening {
     fn take(&mut self, update: &Element) {
         let Some(object) = update.child("obj").and_then(Ref::of) else { return };
-        let mut tell = |change: Change| {
-            if !self.heard.contains(&change) {
-                self.heard.push(change);
-            }
-        };
         if object.kind == HOST {
-            return tell(Change::Hosts);
-        }
-        let known = self.names.get(&object).copied();
-        if update.text_of("kind") == "leave" {
-            known.map(Change::Vm).into_iter().for_each(tell);
-            self.names.remove(&object);
+            self.heard.hosts = true;
             return;
         }
-        let name = update.all("changeSet").find(|change| change.text_of("name") == "name");
-        let named = name.and_then(|change| change.child("val")).map(|name| name.text.parse::<VmId>().ok());
-        known.map(Change::Vm).into_iter().for_each(&mut tell);
-        match named {
-            Some(Some(id)) => {
-                tell(Change::Vm(id));
-                self.names.insert(object, id);
-            }
-            // It was given another name.
-            Some(None) => drop(self.names.remove(&object)),
-            None => {}
+        self.heard.vms.extend(self.claims.id(&object));
+        if update.text_of("kind") == "leave" {
+            self.claims.gone(&object);
+            return;
         }
+        let news = update.all("changeSet").map(|change| (change.text_of("name"), change.text_of("val")));
+        self.claims.heard(&object, news);
+        // Under the name that it has now, too.
+        self.heard.vms.extend(self.claims.id(&object));
     }
 }

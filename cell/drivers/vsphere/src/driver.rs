@@ -8,7 +8,7 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerName, OpNumber, VmId};
 use cellbus_bus::job::Size;
 use cellbus_cell::config::Vsphere;
-use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Irregular, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use tokio::sync::oneshot;
 
@@ -17,6 +17,7 @@ use crate::read::{HostSeen, Hosts};
 use crate::session::Session;
 use crate::signing::Memory;
 use crate::soap::Failure;
+use crate::spec::Network;
 use crate::tasks::Own;
 use crate::vim::Ref;
 
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     reserving: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<()>>>>,
     reserved: Mutex<BTreeMap<VmId, (HostId, Size)>>,
     listener: Listener,
+    pub(crate) known: Mutex<Known>,
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -64,6 +66,15 @@ pub(crate) struct Inner {
 struct Tombstones {
     numbers: BTreeMap<VmId, OpNumber>,
     order: VecDeque<VmId>,
+}
+
+/// What hardly ever changes, and every create needs. Asked for again once hosts were read anew, or a create
+/// has failed.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// The resource pool of what a host belongs to.
+    pub(crate) pools: BTreeMap<Ref, Ref>,
+    pub(crate) network: Option<Network>,
 }
 
 /// Room on a host for a VM that is not there yet; given back when dropped.
@@ -80,7 +91,7 @@ impl Drop for Reserved<'_> {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -108,9 +119,18 @@ impl Inner {
         Arc::clone(&locked(&self.hosts))
     }
     async fn read_hosts(&self) -> Result<Arc<Hosts>, Failure> {
-        let hosts = Arc::new(self.session()?.hosts(self.vsphere.datastore.as_deref()).await?);
+        let hosts = self.session()?.hosts(self.vsphere.datastore.as_deref()).await?;
+        Ok(self.hosts_read(hosts))
+    }
+    fn hosts_read(&self, hosts: Hosts) -> Arc<Hosts> {
+        let hosts = Arc::new(hosts);
         *locked(&self.hosts) = Arc::clone(&hosts);
-        Ok(hosts)
+        self.forget();
+        hosts
+    }
+    /// What is known and may have changed is asked for again.
+    pub(crate) fn forget(&self) {
+        *locked(&self.known) = Known::default();
     }
 
     /// Waits for the turn of this VM: operations on one go one after the other.
@@ -215,6 +235,7 @@ impl VsphereDriver {
             reserving: Mutex::default(),
             reserved: Mutex::default(),
             listener: Listener::default(),
+            known: Mutex::default(),
             memory,
         };
         Self { inner: Arc::new(inner), opening: tokio::sync::Mutex::default() }
@@ -245,7 +266,7 @@ impl Driver for VsphereDriver {
 
     async fn inventory(&self) -> Result<Inventory, Error> {
         let (inventory, hosts) = self.inner.session()?.inventory(self.inner.vsphere.datastore.as_deref()).await?;
-        *locked(&self.inner.hosts) = Arc::new(hosts);
+        self.inner.hosts_read(hosts);
         Ok(inventory)
     }
 
@@ -287,5 +308,18 @@ impl Driver for VsphereDriver {
 
     fn limits(&self) -> Limits {
         LIMITS
+    }
+
+    fn expect(&self, mark: u64) {
+        let mut memory = self.inner.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.mark = memory.mark.max(Some(mark));
+    }
+
+    async fn mark(&self) -> Result<Option<u64>, Error> {
+        Ok(Some(self.inner.session()?.mark().await?))
+    }
+
+    fn irregular(&self) -> Irregular {
+        self.inner.listener.irregular()
     }
 }

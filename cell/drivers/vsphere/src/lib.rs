@@ -24,6 +24,7 @@ use cellbus_cell::config::{Manager, ManagerKind, Vsphere};
 use cellbus_cell::driver::{Connect, Driver, Factory, FactoryError};
 
 mod changes;
+mod claims;
 mod driver;
 mod fault;
 mod note;

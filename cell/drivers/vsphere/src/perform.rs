@@ -13,7 +13,7 @@ use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, CreateSpec};
 
-use crate::driver::{Inner, Reserved};
+use crate::driver::{Inner, Reserved, locked};
 use crate::note::Note;
 use crate::read::{HostSeen, VmSeen};
 use crate::soap::Failure;
@@ -98,14 +98,14 @@ impl Inner {
     /// As it is after the operation, with its note closed.
     async fn close(&self, vm: VmId, number: OpNumber, with: impl FnOnce(&mut Note)) -> Done {
         let session = self.session()?;
-        let seen = session.find(vm).await?.ok_or_else(|| refused(Error::NotFound))?;
+        let mut seen = session.find(vm).await?.ok_or_else(|| refused(Error::NotFound))?;
         let mut note = ours(&seen)?.clone();
         (note.op, note.doing) = (number, false);
         with(&mut note);
         if Some(&note) != seen.note.as_ref() {
             session.carry_out("ReconfigVM_Task", &seen.this, &[spec::change(&note, None, None, None)]).await?;
         }
-        let seen = VmSeen { note: Some(note), ..seen };
+        seen.note = Some(note);
         self.facts(&seen).await
     }
 
@@ -120,19 +120,30 @@ impl Inner {
         let host = op.host.as_ref().ok_or_else(|| invalid("a create names its host"))?;
         let reserved = self.reserve(host, op.vm, spec.size, None).await?;
         let seen = &reserved.host;
-        let datastore = datastore(&reserved, spec.size.disk_gib)?;
         let pool = self.pool(seen).await?;
         let (folder, note) = (session.place()?.folder.clone(), Note::of(op.vm, op.number, spec));
         let task = match &self.vsphere.templates {
             None => {
+                let datastore = datastore(&reserved, spec.size.disk_gib)?;
                 let network = self.network().await?;
                 let name = self.hosts().datastores.get(&datastore).map(|it| it.name.clone()).unwrap_or_default();
                 let config = spec::empty(op.vm, &note, spec.size, &name, network.as_ref());
                 session.begin("CreateVM_Task", &folder, &[config, pool.xml("pool"), seen.this.xml("host")]).await
             }
             Some(templates) => {
-                let template = self.template(templates, &spec.template.image).await?;
-                let spec = spec::clone(op.vm, &note, spec.size, &seen.this, &pool, &datastore);
+                let image = &spec.template.image;
+                let template = self.template(templates, image).await?;
+                let over = if self.vsphere.linked_clones {
+                    Some(self.below(&template, image, spec.size.disk_gib).await?)
+                } else {
+                    None
+                };
+                let datastore = match &over {
+                    None => datastore(&reserved, spec.size.disk_gib)?,
+                    Some(below) => linked_to(&reserved, below)?,
+                };
+                let snapshot = over.as_ref().map(|below| &below.snapshot);
+                let spec = spec::clone(op.vm, &note, spec.size, (&seen.this, &pool, &datastore), snapshot);
                 let parts = [folder.xml("folder"), text("name", op.vm.to_string()), spec];
                 session.begin("CloneVM_Task", &template, &parts).await
             }
@@ -153,7 +164,10 @@ impl Inner {
             Ok(()) => {}
             // An earlier try has made it, or is about to.
             Err(Failure::Fault(fault)) if fault.kind == "DuplicateName" => {}
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                self.forget();
+                return Err(failure);
+            }
         }
         let appears = async {
             loop {
@@ -199,7 +213,9 @@ impl Inner {
             // The template's own size is the least.
             let kib: u64 = disk.child("capacityInKB").and_then(Element::number).unwrap_or(0);
             note.disk_gib = spec.size.disk_gib.max(kib >> 20);
-            if let Some(grown) = spec::grown(&disk, spec.size.disk_gib) {
+            if !self.vsphere.linked_clones
+                && let Some(grown) = spec::grown(&disk, spec.size.disk_gib)
+            {
                 let change = spec::change(&note, None, None, Some(grown));
                 session.carry_out("ReconfigVM_Task", &seen.this, &[change]).await?;
             }
@@ -220,8 +236,35 @@ impl Inner {
         if at.kind == crate::read::VM { Ok(at) } else { Err(invalid(format!("{image} is no template"))) }
     }
 
+    /// What a clone of this template with a disk of this size lies over.
+    async fn below(&self, template: &Ref, image: &str, disk_gib: u64) -> Result<Below, Failure> {
+        let names = ["snapshot", "datastore", "config.hardware.device"];
+        let seen = self.session()?.look(template, &names).await?.ok_or_else(|| refused(Error::NotFound))?;
+        let snapshot = seen.properties.get("snapshot").and_then(|tree| tree.child("currentSnapshot"));
+        let snapshot = snapshot.and_then(Ref::of);
+        let none = || invalid(format!("the template {image} has no snapshot, which linked clones lie over"));
+        let snapshot = snapshot.ok_or_else(none)?;
+        let devices = seen.properties.get("config.hardware.device");
+        let disk = devices.and_then(|devices| devices.children.iter().find(|device| device.kind == "VirtualDisk"));
+        let has: u64 = disk.and_then(|disk| disk.child("capacityInKB")?.number()).unwrap_or(0) >> 20;
+        if disk_gib > has {
+            let detail = format!("the disk of the template {image} has {has} GiB, and one of a linked clone stays so");
+            return Err(invalid(detail));
+        }
+        Ok(Below { snapshot, datastores: seen.references("datastore") })
+    }
+
     async fn network(&self) -> Result<Option<Network>, Failure> {
         let Some(name) = &self.vsphere.network else { return Ok(None) };
+        if let Some(known) = locked(&self.known).network.clone() {
+            return Ok(Some(known));
+        }
+        let network = self.find_network(name).await?;
+        locked(&self.known).network = Some(network.clone());
+        Ok(Some(network))
+    }
+
+    async fn find_network(&self, name: &str) -> Result<Network, Failure> {
         let session = self.session()?;
         let missing = || refused(Error::Permanent { detail: format!("there is no network {name} (vsphere.network)") });
         let datacenter = session.place()?.datacenter.clone();
@@ -229,22 +272,23 @@ impl Inner {
         let folder = folder.and_then(|it| it.reference("networkFolder")).ok_or_else(missing)?;
         let found = session.child(&folder, name).await?.ok_or_else(missing)?;
         if found.kind != "DistributedVirtualPortgroup" {
-            return Ok(Some(Network::Standard(name.clone())));
+            return Ok(Network::Standard(name.to_owned()));
         }
         let group = session.look(&found, &["key", "config.distributedVirtualSwitch"]).await?.ok_or_else(missing)?;
         let switch = group.reference("config.distributedVirtualSwitch").ok_or_else(missing)?;
         let switch = session.look(&switch, &["uuid"]).await?.ok_or_else(missing)?;
-        Ok(Some(Network::Distributed {
-            port_group: group.text("key").to_owned(),
-            switch: switch.text("uuid").to_owned(),
-        }))
+        Ok(Network::Distributed { port_group: group.text("key").to_owned(), switch: switch.text("uuid").to_owned() })
     }
 
     async fn pool(&self, host: &HostSeen) -> Result<Ref, Failure> {
+        if let Some(known) = locked(&self.known).pools.get(&host.compute).cloned() {
+            return Ok(known);
+        }
         let compute = self.session()?.look(&host.compute, &["resourcePool"]).await?;
-        compute
-            .and_then(|it| it.reference("resourcePool"))
-            .ok_or_else(|| no_room(format!("{} belongs to no resource pool", host.host.id)))
+        let pool = compute.and_then(|it| it.reference("resourcePool"));
+        let pool = pool.ok_or_else(|| no_room(format!("{} belongs to no resource pool", host.host.id)))?;
+        locked(&self.known).pools.insert(host.compute.clone(), pool.clone());
+        Ok(pool)
     }
 
     async fn disk(&self, vm: &Ref) -> Result<Option<Element>, Failure> {
@@ -296,6 +340,13 @@ impl Inner {
             }
             _ => None,
         };
+        // Its disks go along where the host has not the datastores that they lie on, or is not to use them.
+        let storage = match &reserved {
+            Some(reserved) if seen.datastores.iter().any(|it| !reserved.host.datastores.contains(it)) => {
+                Some(datastore(reserved, note.disk_gib)?.xml("datastore"))
+            }
+            Some(_) | None => None,
+        };
         let session = self.session()?;
         if !again {
             let marked = Note { op: op.number, doing: true, ..note };
@@ -325,9 +376,11 @@ impl Inner {
                 session.carry_out("RemoveSnapshot_Task", &snapshot, &[text("removeChildren", "false")]).await?;
             }
             Step::Relocate(_) => {
-                let host = &reserved.as_ref().expect("it was reserved above").host;
+                let reserved = reserved.as_ref().expect("it was reserved above");
+                let host = &reserved.host;
                 let pool = self.pool(host).await?;
-                let spec = crate::xml::node("spec", &[pool.xml("pool"), host.this.xml("host")]);
+                let spec = [storage.unwrap_or_default(), pool.xml("pool"), host.this.xml("host")];
+                let spec = crate::xml::node("spec", &spec);
                 session.carry_out("RelocateVM_Task", vm, &[spec]).await?;
             }
         }
@@ -448,6 +501,22 @@ fn datastore(reserved: &Reserved<'_>, gib: u64) -> Result<Ref, Failure> {
     let most = reserved.free.iter().max_by_key(|(_, free)| **free).filter(|(_, free)| **free >= gib);
     let none = || no_room(format!("no datastore of {} has {gib} GiB free", reserved.host.host.id));
     most.map(|(datastore, _)| datastore.clone()).ok_or_else(none)
+}
+
+/// What a linked clone lies over.
+struct Below {
+    snapshot: Ref,
+    /// Where the template lies.
+    datastores: Vec<Ref>,
+}
+
+/// The datastore for a clone that is linked to this: one of its own, which the host must have in any case.
+fn linked_to(reserved: &Reserved<'_>, below: &Below) -> Result<Ref, Failure> {
+    let host = &reserved.host;
+    let there = below.datastores.iter().all(|datastore| host.datastores.contains(datastore));
+    let most = below.datastores.iter().filter(|_| there).max_by_key(|datastore| reserved.free.get(datastore));
+    let none = || no_room(format!("{} has not the datastore of the template", host.host.id));
+    most.cloned().ok_or_else(none)
 }
 
 /// The note of a VM that is to be changed.

@@ -1,6 +1,7 @@
 //! What a vCenter holds: hosts, and VMs with what Cellbus wrote of them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use cellbus_bus::ids::{HostId, OpNumber, ShortName, VmId};
 use cellbus_bus::job::{Labels, Size};
@@ -8,6 +9,7 @@ use cellbus_cell::driver::{HeldVm, Host, Inventory};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 
+use crate::claims::identity;
 use crate::note::Note;
 use crate::session::Session;
 use crate::soap::Failure;
@@ -21,6 +23,7 @@ const DATASTORE: &str = "Datastore";
 
 const VM_PROPERTIES: &[&str] = &[
     "name",
+    "parent",
     "config.annotation",
     "config.instanceUuid",
     "config.template",
@@ -29,6 +32,7 @@ const VM_PROPERTIES: &[&str] = &[
     "runtime.powerState",
     "runtime.host",
     "snapshot",
+    "datastore",
 ];
 const HOST_PROPERTIES: &[&str] = &[
     "name",
@@ -127,9 +131,13 @@ pub(crate) struct VmSeen {
     pub(crate) this: Ref,
     pub(crate) id: VmId,
     pub(crate) note: Option<Note>,
-    pub(crate) instance_uuid: String,
+    instance_uuid: String,
+    /// The folder that it lies in.
+    parent: Option<Ref>,
     pub(crate) power: PowerState,
     pub(crate) host: Option<Ref>,
+    /// What it lies on.
+    pub(crate) datastores: Vec<Ref>,
     pub(crate) vcpus: u32,
     pub(crate) memory_mib: u64,
     pub(crate) snapshots: Vec<Snapshot>,
@@ -147,9 +155,10 @@ pub(crate) struct Snapshot {
 }
 
 impl VmSeen {
-    /// `None`: its name says that it is none of ours.
+    /// `None`: it is none of ours.
     fn of(object: &Object) -> Option<Self> {
-        let id = object.text("name").parse::<VmId>().ok()?;
+        let note = Note::read(object.text("config.annotation"));
+        let id = identity(object.text("name"), object.text("config.instanceUuid"), note.as_ref().map(|note| note.vm))?;
         if object.text("config.template") == "true" {
             return None;
         }
@@ -161,19 +170,26 @@ impl VmSeen {
         Some(Self {
             this: object.this.clone(),
             id,
-            note: Note::read(object.text("config.annotation")),
+            note,
             instance_uuid: object.text("config.instanceUuid").to_owned(),
+            parent: object.reference("parent"),
             power: match object.text("runtime.powerState") {
                 "poweredOn" => PowerState::Running,
                 "suspended" => PowerState::Suspended,
                 _ => PowerState::Stopped,
             },
             host: object.reference("runtime.host"),
+            datastores: object.references("datastore"),
             vcpus: object.number("config.hardware.numCPU").unwrap_or(0),
             memory_mib: object.number("config.hardware.memoryMB").unwrap_or(0),
             snapshots,
             tasks: Vec::new(),
         })
+    }
+    /// Of two with one id, the one in Cellbus's own folder is the VM: a look-up finds it first, too.
+    fn before(&self, other: &Self, folder: &Ref) -> bool {
+        let rank = |seen: &Self| (seen.parent.as_ref() == Some(folder), seen.known_by_its_id());
+        rank(self) > rank(other)
     }
     /// Whether the vCenter knows it by the id that its name says.
     pub(crate) fn known_by_its_id(&self) -> bool {
@@ -194,6 +210,10 @@ impl VmSeen {
             // One that a person gave a name that Cellbus does not take is none that a job could mean.
             snapshots: self.snapshots.iter().filter_map(|it| it.name.parse::<ShortName>().ok()).collect(),
         }
+    }
+    /// `None`: it has no note, or its host is not listed.
+    fn held_on_any(&self, hosts: &Hosts) -> Option<HeldVm> {
+        self.held_on(hosts.name(self.host.as_ref()?)?.clone())
     }
     fn held_on(&self, host: HostId) -> Option<HeldVm> {
         let note = self.note.as_ref()?;
@@ -255,41 +275,28 @@ impl Session {
         ];
         let objects = self.viewed(&[HOST, DATASTORE, VM], &wanted).await?;
         let hosts = Hosts::of(&objects, datastore);
-        let mut vms: BTreeMap<VmId, HeldVm> = BTreeMap::new();
+        let folder = self.place()?.folder.clone();
+        let mut ours: BTreeMap<VmId, VmSeen> = BTreeMap::new();
         let mut foreign_vms = 0;
         for object in objects.iter().filter(|object| object.this.kind == VM) {
-            let seen = VmSeen::of(object);
-            let name = object.text("name");
-            if seen.is_none() && Note::read(object.text("config.annotation")).is_some() {
-                tracing::warn!(
-                    vm = name,
-                    "a VM carries a note of Cellbus's and another name: a clone, or it was renamed"
-                );
-            }
-            let host = seen.as_ref().and_then(|seen| hosts.name(seen.host.as_ref()?)).cloned();
-            let held = seen.as_ref().zip(host).and_then(|(seen, host)| {
-                if !seen.known_by_its_id() {
-                    tracing::warn!(
-                        vm = name,
-                        instance_uuid = seen.instance_uuid,
-                        "the vCenter knows a VM by another id"
-                    );
-                }
-                seen.held_on(host)
-            });
-            match held {
-                Some(held) if !vms.contains_key(&held.id) => {
-                    vms.insert(held.id, held);
-                }
-                Some(held) => {
-                    tracing::error!(vm = %held.id, "there are two VMs of this id; the second is left alone");
+            // What is irregular about it the listener tells.
+            let Some(seen) = VmSeen::of(object).filter(|seen| seen.held_on_any(&hosts).is_some()) else {
+                foreign_vms += 1;
+                continue;
+            };
+            match ours.entry(seen.id) {
+                Entry::Vacant(place) => drop(place.insert(seen)),
+                Entry::Occupied(mut place) => {
                     foreign_vms += 1;
+                    if seen.before(place.get(), &folder) {
+                        place.insert(seen);
+                    }
                 }
-                None => foreign_vms += 1,
             }
         }
+        let vms = ours.values().filter_map(|seen| seen.held_on_any(&hosts)).collect();
         let listed = hosts.by_name.values().map(|seen| seen.host.clone()).collect();
-        Ok((Inventory { hosts: listed, vms: vms.into_values().collect(), foreign_vms }, hosts))
+        Ok((Inventory { hosts: listed, vms, foreign_vms }, hosts))
     }
 
     /// The VM of this id, wherever it was moved to; `None` if there is none now.

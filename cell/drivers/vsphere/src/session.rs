@@ -11,10 +11,11 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerName};
 use cellbus_cell::config::Vsphere;
 
-use crate::signing::{Content, Memory, Place, SignedIn, Who};
+use crate::signing::{Content, Left, Memory, Place, SignedIn, Who, left_in, left_of, mark_name};
 use crate::soap::{Client, Failure};
+use crate::tasks::Followed;
 use crate::vim::{LIMIT, Ref};
-use crate::xml::Element;
+use crate::xml::{Element, text};
 
 #[derive(Clone)]
 struct Opened {
@@ -33,6 +34,7 @@ pub(crate) struct Session {
     signed_in: AtomicU64,
     revoked: AtomicBool,
     told: AtomicBool,
+    followed: Followed,
 }
 
 impl Session {
@@ -55,11 +57,15 @@ impl Session {
             signed_in: AtomicU64::new(0),
             revoked: AtomicBool::new(false),
             told: AtomicBool::new(false),
+            followed: Followed::default(),
         })
     }
 
     pub(crate) fn env(&self) -> &Env {
         self.client.env()
+    }
+    pub(crate) fn followed(&self) -> &Followed {
+        &self.followed
     }
     fn opened(&self) -> Result<Opened, Failure> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Failure::Revoked)
@@ -108,10 +114,9 @@ impl Session {
         // Beside the session that others use: until it is known to be the vCenter that was opened, nobody
         // may read from it what is not there.
         let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
-        let held = match signed_in.newest(&opened.place.folder).await {
-            Ok(Some(newest)) if newest == opened.epoch => Ok(()),
-            Ok(Some(newest)) if newest > opened.epoch => Err(Failure::Revoked),
-            Ok(_) => Err(self.lost(opened.epoch)),
+        let held = match signed_in.left(&opened.place.folder).await {
+            Ok(left) if left.newest() > Some(opened.epoch) => Err(Failure::Revoked),
+            Ok(left) => self.holds(&left, Some(opened.epoch)),
             Err(failure) => Err(failure),
         };
         if let Err(failure) = held {
@@ -125,7 +130,8 @@ impl Session {
     }
 
     /// Takes the vCenter over under this epoch, ending older sessions of this manager's owners. It must
-    /// hold an epoch at least as new as the last one that this process opened it under.
+    /// hold an epoch at least as new as the last one that this process opened it under, and the newest mark
+    /// that the manager's shard knows of.
     pub(crate) async fn open(&self, epoch: Epoch) -> Result<(), Failure> {
         let _one = self.signing_in.lock().await;
         if self.revoked.load(Ordering::Acquire) {
@@ -134,14 +140,13 @@ impl Session {
         let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
         let opening = async {
             let place = signed_in.place().await?;
-            let held = signed_in.newest(&place.folder).await?;
-            if held > Some(epoch) {
+            let left = signed_in.left(&place.folder).await?;
+            if left.newest() > Some(epoch) {
                 return Err(Failure::Revoked);
             }
-            if let Some(last) = self.who.memory().opened.filter(|last| held < Some(*last)) {
-                return Err(self.lost(last));
-            }
-            signed_in.mark(&place.folder, epoch).await?;
+            let last = self.who.memory().opened;
+            self.holds(&left, last)?;
+            signed_in.own(&place.folder, epoch).await?;
             signed_in.end_others(epoch).await?;
             Ok(place)
         };
@@ -161,13 +166,37 @@ impl Session {
         }
     }
 
-    /// The vCenter does not hold what it held: said once to whoever watches the log, and to every caller.
-    fn lost(&self, epoch: Epoch) -> Failure {
-        let failure = self.who.older(epoch);
-        if !self.told.swap(true, Ordering::AcqRel) {
+    /// The vCenter must hold what was left there. That it does not is said once to whoever watches the log,
+    /// and to every caller.
+    fn holds(&self, left: &Left, epoch: Option<Epoch>) -> Result<(), Failure> {
+        let held = self.who.holds(left, epoch);
+        if let Err(failure) = &held
+            && !self.told.swap(true, Ordering::AcqRel)
+        {
             tracing::error!(manager = %self.who.manager, "{failure}");
         }
-        failure
+        held
+    }
+
+    /// Leaves a mark, newer than any that is there or was left before. The folder of the last is given
+    /// another name, so that there is one at any time; an answer that was lost is found out by looking again.
+    pub(crate) async fn mark(&self) -> Result<u64, Failure> {
+        let folder = self.place()?.folder.clone();
+        let left = left_of(self.retrieve(&left_in(&folder)).await)?;
+        if left.newest() > self.epoch() {
+            return Err(self.over(Failure::Revoked));
+        }
+        self.holds(&left, self.epoch())?;
+        let last = left.marked();
+        let mark = last.map_or(0, |(mark, _)| *mark) + 1;
+        match last {
+            Some((_, last)) => {
+                self.carry_out("Rename_Task", last, &[text("newName", mark_name(mark))]).await?;
+            }
+            None => drop(self.call("CreateFolder", &folder, &[text("name", mark_name(mark))]).await?),
+        }
+        self.who.memory().mark = Some(mark);
+        Ok(mark)
     }
 
     /// Remembers that a newer owner has opened the manager.

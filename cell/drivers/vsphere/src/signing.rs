@@ -15,7 +15,9 @@ use crate::vim::{LIMIT, Object, Ref, Step, from, properties};
 use crate::xml::{Element, text};
 
 /// What folders that hold an epoch are named by.
-const MARK: &str = "cellbus-epoch-";
+const EPOCH: &str = "cellbus-epoch-";
+/// And the one that holds the newest mark.
+const MARK: &str = "cellbus-mark-";
 /// Bytes of a file with a password.
 const PASSWORD_BYTES_MAX: usize = 4_096;
 
@@ -28,6 +30,8 @@ const REFUSED: Duration = Duration::from_secs(90);
 pub(crate) struct Memory {
     /// The epoch that it was opened under last.
     pub(crate) opened: Option<Epoch>,
+    /// The newest mark that was left there, by this process or as its shard says.
+    pub(crate) mark: Option<u64>,
     /// The digest of a password that was refused, and when.
     refused: Option<([u8; 32], Mono)>,
 }
@@ -64,12 +68,24 @@ impl Who {
     }
 
     /// The vCenter answers, and does not hold what it held: nothing may be concluded from what is not there.
-    pub(crate) fn older(&self, epoch: Epoch) -> Failure {
+    fn older(&self, missing: &[String]) -> Failure {
         Failure::NoAnswer(format!(
-            "{} came back without the epoch {epoch} that it was opened under: it is empty, or older than it was, and \
-             nothing is done to it; a folder {MARK}{epoch} in the folder {} says that it is to be taken as it is now",
-            self.manager, self.vsphere.folder
+            "{} came back without what was left there: it is empty, or older than it was, and nothing is done to it; \
+             the folder {} with {} in it says that it is to be taken as it is now",
+            self.manager,
+            self.vsphere.folder,
+            missing.join(" and ")
         ))
+    }
+
+    /// Whether the vCenter holds everything that this process, or the manager's shard, knows to have been
+    /// left there. `epoch`: the one that it must hold at the least.
+    pub(crate) fn holds(&self, left: &Left, epoch: Option<Epoch>) -> Result<(), Failure> {
+        let mark = self.memory().mark;
+        let epoch = epoch.filter(|epoch| left.newest() < Some(*epoch)).map(|epoch| format!("{EPOCH}{epoch}"));
+        let mark = mark.filter(|mark| left.mark() < Some(*mark)).map(|mark| format!("{MARK}{mark}"));
+        let missing: Vec<String> = epoch.into_iter().chain(mark).collect();
+        if missing.is_empty() { Ok(()) } else { Err(self.older(&missing)) }
     }
 
     async fn password(&self, env: &Env) -> Result<Secret, String> {
@@ -112,6 +128,60 @@ pub(crate) struct Place {
     pub(crate) datacenter: Ref,
     pub(crate) vm_folder: Ref,
     pub(crate) folder: Ref,
+}
+
+/// What was left in Cellbus's folder.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// Epochs, each with its folder.
+    epochs: Vec<(Epoch, Ref)>,
+    /// Marks, likewise: one, as a rule.
+    marks: Vec<(u64, Ref)>,
+}
+
+impl Left {
+    fn of(folders: Vec<Object>) -> Self {
+        let number = |name: &str, kind| name.strip_prefix(kind)?.parse::<u64>().ok();
+        let mut left = Self::default();
+        for folder in folders {
+            if let Some(epoch) = number(folder.text("name"), EPOCH) {
+                left.epochs.push((Epoch(epoch), folder.this));
+            } else if let Some(mark) = number(folder.text("name"), MARK) {
+                left.marks.push((mark, folder.this));
+            }
+        }
+        left
+    }
+    /// The newest epoch.
+    pub(crate) fn newest(&self) -> Option<Epoch> {
+        self.epochs.iter().map(|(epoch, _)| *epoch).max()
+    }
+    fn mark(&self) -> Option<u64> {
+        self.marks.iter().map(|(mark, _)| *mark).max()
+    }
+    /// The newest mark, with its folder.
+    pub(crate) fn marked(&self) -> Option<&(u64, Ref)> {
+        self.marks.iter().max()
+    }
+}
+
+/// Names, and what the folder itself is asked for.
+pub(crate) fn left_in(folder: &Ref) -> [String; 2] {
+    let step = Step { kind: "Folder", path: "childEntity", then: &[] };
+    [properties("Folder", &["name"]), from(folder, true, &[step])]
+}
+
+pub(crate) fn left_of(answered: Result<Vec<Object>, Failure>) -> Result<Left, Failure> {
+    match answered {
+        // The folder itself is gone, and everything with it.
+        Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => Ok(Left::default()),
+        answered => Ok(Left::of(answered?)),
+    }
+}
+
+/// A mark's folder by name.
+pub(crate) fn mark_name(mark: u64) -> String {
+    format!("{MARK}{mark}")
 }
 
 /// Signed in, beside whatever session others use.
@@ -204,39 +274,27 @@ impl<'a> SignedIn<'a> {
         Ok(Place { datacenter: datacenter.this.clone(), vm_folder, folder })
     }
 
-    /// The epochs that the vCenter holds, each with its folder.
-    async fn epochs(&self, folder: &Ref) -> Result<Vec<(Epoch, Ref)>, Failure> {
-        let step = Step { kind: "Folder", path: "childEntity", then: &[] };
-        let there = match self.look(&[properties("Folder", &["name"]), from(folder, true, &[step])]).await {
-            // The folder itself is gone, and every epoch with it.
-            Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => Vec::new(),
-            answered => answered?,
-        };
-        let epoch = |name: &str| name.strip_prefix(MARK)?.parse().ok().map(Epoch);
-        Ok(there.into_iter().filter_map(|object| Some((epoch(object.text("name"))?, object.this))).collect())
-    }
-
-    /// The newest of them.
-    pub(crate) async fn newest(&self, folder: &Ref) -> Result<Option<Epoch>, Failure> {
-        Ok(self.epochs(folder).await?.iter().map(|(epoch, _)| *epoch).max())
+    /// What was left in Cellbus's folder.
+    pub(crate) async fn left(&self, folder: &Ref) -> Result<Left, Failure> {
+        left_of(self.look(&left_in(folder)).await)
     }
 
     /// Writes down that this epoch has the manager, and drops older ones.
-    pub(crate) async fn mark(&self, folder: &Ref, epoch: Epoch) -> Result<(), Failure> {
-        match self.call("CreateFolder", folder, &[text("name", format!("{MARK}{}", epoch.0))]).await {
+    pub(crate) async fn own(&self, folder: &Ref, epoch: Epoch) -> Result<(), Failure> {
+        match self.call("CreateFolder", folder, &[text("name", format!("{EPOCH}{}", epoch.0))]).await {
             Ok(_) => {}
             Err(Failure::Fault(fault)) if fault.kind == "DuplicateName" => {}
             Err(failure) => return Err(failure),
         }
-        let epochs = self.epochs(folder).await?;
+        let epochs = self.left(folder).await?.epochs;
         // Of two who do this at once, the later one to look sees both.
         if epochs.iter().any(|(other, _)| *other > epoch) {
             return Err(Failure::Revoked);
         }
-        for (_, mark) in epochs.iter().filter(|(older, _)| *older < epoch) {
+        for (_, older) in epochs.iter().filter(|(older, _)| *older < epoch) {
             // Whatever somebody put into it is taken off the inventory at worst, never deleted. Where a
             // vCenter does not do that, it stays: it is only untidy.
-            let _ = self.call("UnregisterAndDestroy_Task", mark, &[]).await;
+            let _ = self.call("UnregisterAndDestroy_Task", older, &[]).await;
         }
         Ok(())
     }
@@ -292,6 +350,7 @@ mod tests {
                 datastore: None,
                 network: None,
                 templates: None,
+                linked_clones: false,
             },
             manager: "m".parse().unwrap(),
             identity: identity.to_owned(),

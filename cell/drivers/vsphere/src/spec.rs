@@ -88,9 +88,16 @@ fn card(network: &Network) -> String {
     typed("device", "VirtualVmxnet3", &[text("key", CARD.to_string()), backing, text("addressType", "generated")])
 }
 
-/// A clone of a template.
-pub(crate) fn clone(id: VmId, note: &Note, size: Size, host: &Ref, pool: &Ref, datastore: &Ref) -> String {
-    let location = [datastore.xml("datastore"), pool.xml("pool"), host.xml("host")];
+/// A clone of a template; `over`: with a disk that lies over this snapshot of it.
+pub(crate) fn clone(
+    id: VmId,
+    note: &Note,
+    size: Size,
+    (host, pool, datastore): (&Ref, &Ref, &Ref),
+    over: Option<&Ref>,
+) -> String {
+    let linked = over.map(|_| text("diskMoveType", "createNewChildDiskBacking")).unwrap_or_default();
+    let location = [datastore.xml("datastore"), linked, pool.xml("pool"), host.xml("host")];
     let head = [text("instanceUuid", id.to_string()), text("annotation", note.text())];
     node(
         "spec",
@@ -99,6 +106,7 @@ pub(crate) fn clone(id: VmId, note: &Note, size: Size, host: &Ref, pool: &Ref, d
             text("template", "false"),
             node("config", &[head.concat(), shape(size).concat()]),
             text("powerOn", "false"),
+            over.map(|snapshot| snapshot.xml("snapshot")).unwrap_or_default(),
         ],
     )
 }

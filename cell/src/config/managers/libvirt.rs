@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::Uri;
-use cellbus_bus::ids::HostId;
+use cellbus_bus::ids::{HostId, InvalidId, ShortName};
 
 use super::super::Settings;
 
@@ -32,6 +32,8 @@ pub struct Libvirt {
     pub cold_moves: bool,
     /// How long a guest may take to shut down before it is powered off.
     pub stop_grace: Duration,
+    /// Where cloud-init gets user data from; `None`: there is none.
+    pub seed_from: Option<String>,
 }
 
 /// One host.
@@ -43,6 +45,8 @@ pub struct LibvirtHost {
     pub uri: String,
     /// Whether an operator has said that it is gone for good: it is not asked anything.
     pub out: bool,
+    /// Its gear class, which jobs may ask for; `None`: it has none.
+    pub gear: Option<ShortName>,
 }
 
 /// What runs the guests.
@@ -99,6 +103,20 @@ impl Settings {
         if let Some(unknown) = out.iter().find(|name| hosts.iter().all(|host| host.name.as_str() != name.as_str())) {
             return Err(("libvirt.out", format!("{unknown} is none of `libvirt.hosts`")));
         }
+        for text in self.names("libvirt.gear") {
+            let wrong = |why: String| ("libvirt.gear", format!("{text}: {why}"));
+            let (name, class) = text.split_once('=').ok_or_else(|| wrong("write name=class".to_owned()))?;
+            let class: ShortName = class.parse().map_err(|error: InvalidId| wrong(error.to_string()))?;
+            let host = hosts.iter_mut().find(|host| host.name.as_str() == name);
+            let host = host.ok_or_else(|| wrong(format!("{name} is none of `libvirt.hosts`")))?;
+            if host.gear.replace(class).is_some() {
+                return Err(wrong(format!("{name} stands here twice")));
+            }
+        }
+        let seed_from = some("libvirt.seed_from");
+        if let Some(url) = &seed_from {
+            seed(url).map_err(|why| ("libvirt.seed_from", why.to_owned()))?;
+        }
         for key in ["libvirt.pool", "libvirt.images", "libvirt.network"] {
             if self.text(key).contains('/') {
                 return Err((key, "the name that libvirt has for it, with no `/`".to_owned()));
@@ -135,14 +153,33 @@ impl Settings {
             shared_storage: self.flag("libvirt.shared_storage"),
             cold_moves: self.flag("libvirt.cold_moves"),
             stop_grace: self.time("libvirt.stop_grace"),
+            seed_from,
         })
     }
+}
+
+/// What cloud-init takes as the place of a seed, and SMBIOS and a line of it can hold.
+fn seed(url: &str) -> Result<(), &'static str> {
+    let parsed = url.parse::<Uri>().map_err(|_| "it is no URL")?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.authority().is_none() {
+        return Err("an address of http or https");
+    }
+    if parsed.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("passwords do not stand here: guests can read it");
+    }
+    if !url.ends_with('/') || parsed.query().is_some() {
+        return Err("it ends with `/`: cloud-init puts `user-data` and `meta-data` behind it");
+    }
+    if url.contains(';') || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("`;` ends it in what the guest is told");
+    }
+    Ok(())
 }
 
 /// `name=uri`.
 fn host(text: &str, out: &[String]) -> Result<LibvirtHost, String> {
     let Some((name, uri)) = text.split_once('=') else { return Err("write name=uri".to_owned()) };
-    let name: HostId = name.parse().map_err(|error: cellbus_bus::ids::InvalidId| error.to_string())?;
+    let name: HostId = name.parse().map_err(|error: InvalidId| error.to_string())?;
     let Some((scheme, rest)) = uri.split_once("://") else { return Err("a URI of libvirt has ://".to_owned()) };
     match scheme {
         "qemu" | "qemu+unix" | "qemu+tls" | "qemu+ssh" | "qemu+libssh" | "qemu+libssh2" | "test" => {}
@@ -162,7 +199,7 @@ fn host(text: &str, out: &[String]) -> Result<LibvirtHost, String> {
     if parsed.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("no_verify"))) {
         return Err("no_verify lets whoever is in between do anything to this host".to_owned());
     }
-    Ok(LibvirtHost { out: out.iter().any(|gone| gone == name.as_str()), name, uri: uri.to_owned() })
+    Ok(LibvirtHost { out: out.iter().any(|gone| gone == name.as_str()), name, uri: uri.to_owned(), gear: None })
 }
 
 impl Libvirt {
@@ -172,6 +209,8 @@ impl Libvirt {
         let names = |names: Vec<String>| toml::Value::Array(names.into_iter().map(toml::Value::String).collect());
         let hosts = self.hosts.iter().map(|host| format!("{}={}", host.name, host.uri)).collect();
         let out: Vec<String> = self.hosts.iter().filter(|host| host.out).map(|host| host.name.to_string()).collect();
+        let gear = self.hosts.iter().filter_map(|host| Some(format!("{}={}", host.name, host.gear.as_ref()?)));
+        let gear: Vec<String> = gear.collect();
         let mut keys = vec![
             ("libvirt.hosts", names(hosts)),
             ("libvirt.domain", text(self.domain.as_str())),
@@ -183,7 +222,11 @@ impl Libvirt {
         if !out.is_empty() {
             keys.push(("libvirt.out", names(out)));
         }
+        if !gear.is_empty() {
+            keys.push(("libvirt.gear", names(gear)));
+        }
         let optional = [
+            ("libvirt.seed_from", &self.seed_from),
             ("libvirt.pool", &self.pool),
             ("libvirt.images", &self.images),
             ("libvirt.network", &self.network),

@@ -27,6 +27,8 @@ pub struct Vsphere {
     pub network: Option<String>,
     /// Folder of templates below the datacenter's VM folder; `None`: VMs are made empty.
     pub templates: Option<String>,
+    /// Whether a clone's disk lies over its template's.
+    pub linked_clones: bool,
 }
 
 /// Why the certificate of a vCenter is believed.
@@ -96,6 +98,10 @@ impl Settings {
         if folder.is_empty() || folder.contains(['/', '%', '\\']) {
             return wrong("vsphere.folder", "the name of one folder, with no `/`, `\\` or `%`");
         }
+        let (templates, linked_clones) = (some("vsphere.templates"), self.flag("vsphere.linked_clones"));
+        if linked_clones && templates.is_none() {
+            return wrong("vsphere.linked_clones", "what is cloned stands in `vsphere.templates`, which is not set");
+        }
         Ok(Vsphere {
             address,
             trust,
@@ -105,7 +111,8 @@ impl Settings {
             folder,
             datastore: some("vsphere.datastore"),
             network: some("vsphere.network"),
-            templates: some("vsphere.templates"),
+            templates,
+            linked_clones,
         })
     }
 }
@@ -124,8 +131,8 @@ fn thumbprint(text: &str) -> Option<[u8; 32]> {
 }
 
 impl Vsphere {
-    /// As `[[managers]]` has it.
-    pub(in super::super) fn keys(&self) -> Vec<(&'static str, String)> {
+    /// As `[[managers]]` has it: each value as TOML.
+    pub(in super::super) fn keys(&self) -> Vec<(&'static str, toml::Value)> {
         let print = |print: &[u8; 32]| print.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let trust = match &self.trust {
             Trust::Authorities(file) => ("vsphere.ca", file.display().to_string()),
@@ -149,6 +156,7 @@ impl Vsphere {
             ("vsphere.templates", &self.templates),
         ];
         let set = optional.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
-        fixed.into_iter().chain(set).collect()
+        let texts = fixed.into_iter().chain(set).map(|(key, value)| (key, toml::Value::String(value)));
+        texts.chain([("vsphere.linked_clones", toml::Value::Boolean(self.linked_clones))]).collect()
     }
 }

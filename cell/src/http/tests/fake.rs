@@ -319,6 +319,8 @@ impl Api for Fake {
             hosts_open: 1,
             vms: 1,
             foreign_vms: 0,
+            irregular_vms: 1,
+            irregular_why: "2 VMs have the id f44dec3f-0dad-599c-bfc4-bbe000698666".into(),
             running: BTreeMap::from([("create".into(), 2), ("power".into(), 1)]),
             waiting: BTreeMap::new(),
             vcpus: FreeOf::default(),

@@ -166,6 +166,10 @@ pub(in crate::http) struct ManagerView {
     vms: u64,
     /// VMs that it holds beside those.
     foreign_vms: u64,
+    /// VMs there whose id is not beyond doubt: two of one id, one whose id was changed.
+    irregular_vms: u64,
+    /// The first of those, in words; empty if there are none.
+    irregular_why: String,
     /// Operations under way.
     running: u32,
     /// Operations under way, by kind.
@@ -215,6 +219,8 @@ impl From<gateway::ManagerRow> for ManagerView {
             hosts_open: row.hosts_open,
             vms: row.vms,
             foreign_vms: row.foreign_vms,
+            irregular_vms: row.irregular_vms,
+            irregular_why: row.irregular_why,
             running: row.running.values().sum(),
             running_by_kind: row.running,
             waiting: row.waiting.values().sum(),

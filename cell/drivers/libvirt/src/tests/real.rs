@@ -105,7 +105,7 @@ impl Daemon {
         self.answers().await;
     }
     fn host(&self) -> LibvirtHost {
-        LibvirtHost { name: format!("h{}", self.index).parse().unwrap(), uri: self.uri(), out: false }
+        LibvirtHost { name: format!("h{}", self.index).parse().unwrap(), uri: self.uri(), out: false, gear: None }
     }
     fn make_pool(&self, path: &Path) {
         let connection = Connect::open(Some(&self.uri())).unwrap();
@@ -191,6 +191,7 @@ fn config(dir: &Path, hosts: Vec<LibvirtHost>) -> Libvirt {
         cold_moves: true,
         // The guest knows no power button.
         stop_grace: Duration::from_secs(1),
+        seed_from: None,
     }
 }
 
@@ -376,7 +377,7 @@ async fn what_others_do_is_heard() {
 async fn a_process_that_is_to_be_killed() {
     let Ok(dir) = std::env::var("CELLBUS_LIBVIRT_KILLED") else { return };
     let uri = format!("qemu+unix:///session?socket={dir}/0/run/libvirt/libvirt-sock");
-    let host = LibvirtHost { name: "h0".parse().unwrap(), uri, out: false };
+    let host = LibvirtHost { name: "h0".parse().unwrap(), uri, out: false, gear: None };
     let manager = manager(&config(Path::new(&dir), vec![host]));
     let driver = LibvirtDriver::new(Arc::clone(&manager));
     driver.open(Epoch(1)).await.unwrap();

@@ -33,6 +33,7 @@ fn rig(hosts: u32) -> Rig {
         name: format!("h{index}").parse().unwrap(),
         uri: format!("test://{}", node.display()),
         out: false,
+        gear: (index == 0).then(|| "g3".parse().unwrap()),
     };
     let config = Libvirt {
         hosts: (0..hosts).map(host).collect(),
@@ -46,6 +47,7 @@ fn rig(hosts: u32) -> Rig {
         shared_storage: false,
         cold_moves: true,
         stop_grace: Duration::from_secs(60),
+        seed_from: None,
     };
     Rig { manager: Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env())), _dir: dir }
 }
@@ -259,6 +261,7 @@ async fn thousands_of_domains_are_read() {
                 network: None,
                 boot: None,
                 console: None,
+                seed_from: None,
             };
             calls::define(&connection, &crate::domain::machine(&machine)).unwrap();
         }
@@ -269,6 +272,8 @@ async fn thousands_of_domains_are_read() {
     let inventory = driver.inventory().await.unwrap();
     eprintln!("{} VMs read in {:?}", inventory.vms.len(), env().mono().since(began));
     assert_eq!((inventory.vms.len(), inventory.foreign_vms), (VMS as usize, 2));
+    let gears: Vec<_> = inventory.hosts.iter().map(|host| host.labels.get("gear").map(String::as_str)).collect();
+    assert_eq!(gears, [Some("g3"), None]);
     let full = driver.perform(&create(VMS, 1, "h0")).await;
     assert!(matches!(full, Err(Error::NoRoom { .. })), "{full:?}");
     // More tombstones than are kept.

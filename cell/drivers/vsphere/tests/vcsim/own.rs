@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::ids::{Epoch, HostId, JobId, VmId};
+use cellbus_bus::ids::{Epoch, HostId, JobId, OpNumber, VmId};
 use cellbus_bus::job::{Size, StopMode};
 use cellbus_cell::driver::conformance::{self, op};
-use cellbus_cell::driver::{Change, Connect, Driver, Error, Factory as _, Op};
+use cellbus_cell::driver::{Change, Connect, Driver, Error, Factory as _, Irregular, Op};
 use cellbus_directory::vm::{PowerState, Template};
 use cellbus_vsphere::VsphereFactory;
 use cellbus_workflows::{Action, CreateSpec};
@@ -131,6 +131,75 @@ async fn vms_are_cloned_from_templates() {
 }
 
 #[tokio::test]
+async fn a_linked_clone_lies_over_the_snapshot_of_its_template() {
+    let Some(vcsim) = Vcsim::start(&["-template", "debian-12"]) else { return };
+    let more = "vsphere.templates = \"templates\"\nvsphere.linked_clones = true\n";
+    let (driver, hosts) = opened(&manager(&vcsim, more), 1).await;
+    let of_size = |index, disk_gib| {
+        let size = Size { disk_gib, ..spec(index).size };
+        let spec = CreateSpec { size, ..spec(index) };
+        Op { host: Some(hosts[1].clone()), ..op(vm(index), 1, Action::Create(Arc::new(spec))) }
+    };
+    // The disk of vcsim's VMs has 10 GiB: it stays as it is.
+    let refused = driver.perform(&of_size(0, 11)).await;
+    assert!(matches!(&refused, Err(Error::Invalid { detail }) if detail.contains("10 GiB")), "{refused:?}");
+    assert_eq!(vcsim.control("/calls?method=CloneVM_Task"), "0");
+    let facts = driver.perform(&of_size(0, 5)).await.unwrap().unwrap();
+    assert_eq!((facts.size.disk_gib, facts.power), (10, PowerState::Running));
+    let asked = vcsim.control("/body?method=CloneVM_Task");
+    assert!(asked.contains("<diskMoveType>createNewChildDiskBacking</diskMoveType>"), "{asked}");
+    assert!(asked.contains("<snapshot type=\"VirtualMachineSnapshot\">"), "{asked}");
+    // A host that has not the datastore of the template cannot take it.
+    let _ = vcsim.control(&format!("/unmount?host={}&datastore=LocalDS_0", hosts[1]));
+    let told = async { while !driver.inventory().await.unwrap().hosts.iter().any(|host| !host.usable) {} };
+    env().timeout(SOON, told).await.expect("it has no datastore");
+    let refused = driver.perform(&of_size(1, 5)).await;
+    assert!(matches!(refused, Err(Error::NoRoom { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn disks_go_along_to_the_datastore_that_is_to_be_used() {
+    let Some(vcsim) = Vcsim::start(&["-hosts", "2", "-datastores", "2"]) else { return };
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
+    let on = |index| vcsim.control(&format!("/datastore?vm={}", vm(index)));
+    driver.perform(&create(0, 1, &hosts[0])).await.unwrap();
+    let before = on(0);
+    let relocate =
+        |number, host: &HostId| Op { host: Some(host.clone()), ..op(vm(0), number, Action::Relocate(host.clone())) };
+    // Both hosts have it: nothing is copied.
+    driver.perform(&relocate(2, &hosts[1])).await.unwrap();
+    assert!(!vcsim.control("/body?method=RelocateVM_Task").contains("<datastore"));
+    assert_eq!(on(0), before);
+    // The host has it not, or the manager is not to use it any more. (vcsim cannot do without one that a VM
+    // was made on, so it is the latter here.)
+    let other = if before == "LocalDS_0" { "LocalDS_1" } else { "LocalDS_0" };
+    let (driver, _) = opened(&manager(&vcsim, &format!("vsphere.datastore = \"{other}\"\n")), 2).await;
+    let facts = driver.perform(&relocate(3, &hosts[0])).await.unwrap().unwrap();
+    assert_eq!((facts.host, on(0).as_str()), (hosts[0].clone(), other));
+}
+
+#[tokio::test]
+async fn a_password_may_stand_in_a_variable() {
+    // One that every process has.
+    let password = std::env::var("PATH").unwrap();
+    let Some(vcsim) = Vcsim::start(&["-password", &password]) else { return };
+    let in_variable = |name: &str| {
+        let file = format!("vsphere.password_file = '{}'", vcsim.folder().join("password").display());
+        let text = vcsim.config("vc", "");
+        assert!(text.contains(&file));
+        connect(text.replace(&file, &format!("vsphere.password_env = \"{name}\"")))
+    };
+    let missing = in_variable("CELLBUS_NO_SUCH_VARIABLE").connect().open(Epoch(1)).await;
+    assert!(
+        matches!(&missing, Err(Error::Transient { detail }) if detail.contains("CELLBUS_NO_SUCH_VARIABLE")),
+        "{missing:?}"
+    );
+    let wrong = in_variable("HOME").connect().open(Epoch(1)).await;
+    assert!(matches!(&wrong, Err(Error::Transient { detail }) if detail.contains("InvalidLogin")), "{wrong:?}");
+    opened(&in_variable("PATH"), 1).await;
+}
+
+#[tokio::test]
 async fn faults_of_a_vcenter_mean_what_they_say() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
     let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
@@ -200,6 +269,52 @@ async fn what_somebody_else_changed_is_not_taken_for_ours() {
     assert_eq!(inventory.foreign_vms, 3, "{:?}", inventory.vms);
 }
 
+/// Waits until what is told of ids that are not beyond doubt is so.
+async fn told(driver: &Arc<dyn Driver>, is: impl Fn(&Irregular) -> bool) {
+    let wait = async {
+        while !is(&driver.irregular()) {
+            // What concerns no VM of ours is not among the changes.
+            let _ = env().timeout(Duration::from_millis(100), driver.changes()).await;
+        }
+    };
+    env().timeout(SOON, wait).await.unwrap_or_else(|| panic!("{:?}", driver.irregular()));
+}
+
+#[tokio::test]
+async fn an_id_that_is_not_beyond_doubt_is_told() {
+    let Some(vcsim) = Vcsim::start(&["-vms", "1"]) else { return };
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
+    for index in 0..3 {
+        driver.perform(&create(index, 1, &hosts[0])).await.unwrap();
+    }
+    told(&driver, |irregular| irregular.vms == 0).await;
+    // Two with one id: ours is the one in our folder.
+    let _ = vcsim.control(&format!("/copy?vm={0}&name={0}", vm(0)));
+    let twice = format!("2 VMs have the id {}", vm(0));
+    told(&driver, |irregular| irregular.detail.contains(&twice)).await;
+    let inventory = driver.inventory().await.unwrap();
+    let held = inventory.vms.iter().find(|held| held.id == vm(0)).unwrap();
+    assert_eq!((inventory.vms.len(), held.facts.power), (3, PowerState::Running));
+    // A copy under another name.
+    let _ = vcsim.control(&format!("/copy?vm={}&name=web", vm(1)));
+    told(&driver, |irregular| irregular.detail.contains(&format!("web carries the note of {}", vm(1)))).await;
+    // Another id, as vCenters give one that is registered twice.
+    let _ = vcsim.control(&format!("/uuid?vm={}&to=f44dec3f-0dad-599c-bfc4-bbe000698666", vm(1)));
+    told(&driver, |irregular| irregular.detail.contains(&format!("knows {} by another id", vm(1)))).await;
+    // A name that somebody gave it: it is the same VM for all that.
+    let _ = vcsim.control(&format!("/rename?vm={}&to=db", vm(2)));
+    told(&driver, |irregular| irregular.detail.contains(&format!("{} was given the name db", vm(2)))).await;
+    assert_eq!(driver.inspect(vm(2)).await.unwrap().unwrap().op, OpNumber(1));
+    let stopped = driver.perform(&op(vm(2), 2, Action::Stop(StopMode::Hard))).await.unwrap().unwrap();
+    assert_eq!(stopped.power, PowerState::Stopped);
+    assert_eq!(driver.inventory().await.unwrap().vms.len(), 3);
+    driver.perform(&op(vm(2), 3, Action::Delete)).await.unwrap();
+    told(&driver, |irregular| !irregular.detail.contains("was given the name")).await;
+    // The next owner is told the same.
+    let (next, _) = opened(&manager(&vcsim, ""), 2).await;
+    told(&next, |irregular| irregular.vms == driver.irregular().vms).await;
+}
+
 #[tokio::test]
 async fn no_copy_is_pretended() {
     let Some(vcsim) = Vcsim::start(&[]) else { return };
@@ -250,6 +365,58 @@ async fn a_vcenter_that_came_back_empty_is_left_alone() {
     let _ = vcsim.control("/folder?name=cellbus-epoch-3");
     let (next, _) = opened(&to, 4).await;
     assert_eq!(next.inspect(vm(0)).await.unwrap(), None);
+}
+
+/// As above, but it has its folder, and an owner has come since who knows of it by the manager's shard only.
+#[tokio::test]
+async fn a_vcenter_that_came_back_older_is_known_by_whoever_owns_it_then() {
+    let Some(vcsim) = Vcsim::start(&[]) else { return };
+    let (driver, hosts) = opened(&manager(&vcsim, ""), 1).await;
+    assert_eq!(driver.mark().await.unwrap(), Some(1));
+    driver.perform(&create(0, 1, &hosts[0])).await.unwrap();
+    // An answer that was lost: what was left counts, and the next is newer.
+    let _ = vcsim.control("/lose?method=Rename_Task");
+    assert!(matches!(driver.mark().await, Err(Error::Unreachable { .. })));
+    assert_eq!(driver.mark().await.unwrap(), Some(3));
+    // An image of it from the time of the first mark.
+    let vcsim = vcsim.again(&[]);
+    let _ = vcsim.control("/folder?name=cellbus-epoch-1");
+    let _ = vcsim.control("/folder?name=cellbus-mark-1");
+    // Whoever had it open sees it by the mark alone: it holds the epoch.
+    let seen = async {
+        loop {
+            for answer in [driver.inspect(vm(0)).await.err(), driver.perform(&op(vm(0), 2, Action::Delete)).await.err()]
+            {
+                // At first a connection that is broken says no more.
+                let Some(Error::Unreachable { detail }) = &answer else { panic!("{answer:?}") };
+                if detail.contains("cellbus-mark-3") {
+                    return detail.clone();
+                }
+            }
+        }
+    };
+    let detail = env().timeout(SOON, seen).await.expect("it is known to be older");
+    assert!(!detail.contains("cellbus-epoch"), "{detail}");
+    // And so does a process that was started since.
+    let to = manager(&vcsim, "");
+    let next = to.connect();
+    next.expect(3);
+    for _ in 0..2 {
+        let Err(Error::Unreachable { detail }) = next.open(Epoch(2)).await else { panic!("it opened") };
+        assert!(detail.contains("cellbus-mark-3"), "{detail}");
+    }
+    assert_eq!(vcsim.control("/calls?method=Destroy_Task"), "0");
+    // An operator says that it is to be taken as it is.
+    let _ = vcsim.control("/folder?name=cellbus-mark-3");
+    next.open(Epoch(2)).await.unwrap();
+    assert_eq!(next.inspect(vm(0)).await.unwrap(), None);
+    assert_eq!(next.mark().await.unwrap(), Some(4));
+    // One that holds more than its shard knows is fine: the last mark may not have come to it.
+    let after = to.connect();
+    after.expect(3);
+    after.open(Epoch(3)).await.unwrap();
+    // Whoever was there before leaves none any more.
+    assert_eq!(next.mark().await, Err(Error::Revoked));
 }
 
 #[tokio::test]
