@@ -59,7 +59,12 @@ impl Sibling {
                 let (job, _) = work.job.uuid().as_u64_pair();
                 Some(Self { index: work.index, of: *of, job })
             }
-            Task::Create { .. } | Task::Operate(_) | Task::Inspect => None,
+            Task::Create { .. }
+            | Task::Operate(_)
+            | Task::Inspect
+            | Task::Adopt(_)
+            | Task::Rehome { .. }
+            | Task::DropStray { .. } => None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use cellbus_bus::ids::{Epoch, VmId};
-use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 
 use super::changes::Cursor;
@@ -67,6 +67,9 @@ impl Driver for SimulatedDriver {
             session.heard = next;
         }
         Ok(changes)
+    }
+    async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
+        self.manager.foreign(self.epoch()).await
     }
     fn limits(&self) -> Limits {
         self.manager.limits.clone()
