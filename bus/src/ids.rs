@@ -115,6 +115,15 @@ impl ManagerId {
     }
 }
 
+impl VmId {
+    /// The id that a VM gets which stands on a manager already and is taken in: always the same, so that
+    /// it is taken in once, whoever asks and how often.
+    #[must_use]
+    pub fn adopted(manager: ManagerId, key: &ForeignKey) -> Self {
+        Self(Uuid::new_v5(&NAMESPACE, &length_prefixed(&["adopted", &manager.to_string(), key.as_str()])))
+    }
+}
+
 macro_rules! name_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $max:literal, $first:expr, $rest:expr) => {
         $(#[$doc])*
@@ -181,6 +190,12 @@ name_id!(
 name_id!(
     /// A host, as its manager calls it; unique within that manager.
     HostId, "a host", "1 to 253 of [A-Za-z0-9._:-], the first alphanumeric", 253,
+    |b| b.is_ascii_alphanumeric(),
+    |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':')
+);
+name_id!(
+    /// A VM that Cellbus has not made, as its manager tells it from all others for as long as it lives.
+    ForeignKey, "a key of a VM", "1 to 128 of [A-Za-z0-9._:-], the first alphanumeric", 128,
     |b| b.is_ascii_alphanumeric(),
     |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':')
 );
@@ -361,6 +376,8 @@ mod tests {
             assert_eq!(id.shard(ShardCount::DEFAULT).index(), shard);
         }
         assert_eq!(ManagerId::derive("vc-eu-01").to_string(), "27235a8d-5052-5eef-86f1-51e4178d55a9");
+        let adopted = VmId::adopted(ManagerId::derive("vc-eu-01"), &"vm-42".parse().unwrap());
+        assert_eq!(adopted.to_string(), "58d41c3e-fb31-5dfc-962c-417ff8df5293");
         assert_eq!(NAMESPACE, Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"cellbus.io"));
     }
 

@@ -5,7 +5,7 @@
 //! conformance suite.
 
 use async_trait::async_trait;
-use cellbus_bus::ids::{Epoch, HostId, OpNumber, ShortName, TenantId, VmId, VmName};
+use cellbus_bus::ids::{Epoch, ForeignKey, HostId, OpNumber, ShortName, TenantId, VmId, VmName};
 use cellbus_bus::job::Labels;
 use cellbus_directory::VmFacts;
 use cellbus_workflows::Action;
@@ -148,6 +148,19 @@ pub struct HeldVm {
     pub anti_affinity: Option<ShortName>,
 }
 
+/// A VM that stands at a manager and is not Cellbus's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignVm {
+    /// What tells it from all others there, for as long as it lives.
+    pub key: ForeignKey,
+    /// What people call it there. Any text.
+    pub name: String,
+    /// Host, power, shape, snapshots.
+    pub facts: VmFacts,
+    /// Why it cannot be taken in as it is, in words.
+    pub unfit: Option<String>,
+}
+
 /// All that a manager holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inventory {
@@ -248,6 +261,14 @@ pub trait Driver: Send + Sync {
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         Ok(Vec::new())
     }
+    /// The VMs that stand there and are not Cellbus's, for [`Action::Adopt`]. A driver that has no adoption
+    /// says so ([`Error::Invalid`]), here and to the operation; that is what it does unless it says otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
+    async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
+        Err(no_adoption())
+    }
     /// What it can do at once, and what it cannot promise.
     fn limits(&self) -> Limits;
     /// The newest mark ([`Driver::mark`]) that was left at the manager, by this owner or one before: where it
@@ -267,6 +288,12 @@ pub trait Driver: Send + Sync {
     fn irregular(&self) -> Irregular {
         Irregular::default()
     }
+}
+
+/// What a driver says that cannot take in VMs which stand at its managers already.
+#[must_use]
+pub fn no_adoption() -> Error {
+    Error::Invalid { detail: "managers of this kind cannot have their VMs adopted yet".to_owned() }
 }
 
 /// What a manager can do at once, and what it cannot promise.

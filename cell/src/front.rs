@@ -45,7 +45,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::board::Board;
-use crate::driver::{Driver, Error, HeldVm, Inventory, Irregular};
+use crate::driver::{Driver, Error, ForeignVm, HeldVm, Inventory, Irregular};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
 use crate::metrics::work;
@@ -106,6 +106,7 @@ pub(crate) enum Message {
     Hosts(oneshot::Sender<Vec<HostRow>>),
     Live(VmId, oneshot::Sender<Result<Option<HeldVm>, String>>),
     Inventory(oneshot::Sender<Result<Inventory, String>>),
+    Foreign(oneshot::Sender<Result<Vec<ForeignVm>, String>>),
     /// Its shard is about to be let go, for another cell: nothing more begins. The sender is told once
     /// what has begun has ended; and whether nothing of ours is left under way at the manager.
     Finish(oneshot::Sender<bool>),
@@ -346,6 +347,17 @@ impl Front {
                     Box::pin(async move {
                         let held = said(env.timeout(limit, driver.inspect(vm)).await);
                         let _ = back.send(held.map_err(|error| error.to_string()));
+                        Done::Told
+                    }),
+                );
+            }
+            Message::Foreign(back) => {
+                let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
+                work.start(
+                    None,
+                    Box::pin(async move {
+                        let foreign = said(env.timeout(limit, driver.foreign()).await);
+                        let _ = back.send(foreign.map_err(|error| error.to_string()));
                         Done::Told
                     }),
                 );

@@ -17,6 +17,7 @@ use crate::directory::Directory;
 use crate::peers::{Peer, Request, Response};
 use crate::process::Process;
 
+mod adopt;
 mod audit;
 mod cluster;
 mod decommission;
@@ -28,16 +29,19 @@ mod letters;
 mod operators;
 mod pause;
 mod progress;
+mod repair;
 mod rows;
 mod scale;
 mod upgrade;
 mod vms;
 
+pub use adopt::{ADOPT_MAX, AdoptPlan, AdoptQuery, Adopting, Candidate};
 pub(crate) use cluster::DEPTHS_AT_ONCE;
 pub use decommission::{Decommission, Decommissioning, Stays};
 pub use error::{CODES, Error, Kind, What};
 pub use forecast::{ForecastRow, RoomOf};
 pub use pause::PausesShown;
+pub use repair::{Doubles, Orphans, RepairPlan, Repairs};
 pub use rows::{
     Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
     Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
@@ -70,13 +74,14 @@ pub struct Gateway {
 struct Inner {
     process: Process,
     audits: Mutex<VecDeque<Arc<audit::Running>>>,
+    adoptions: Mutex<VecDeque<Arc<adopt::Asked>>>,
 }
 
 impl Gateway {
     /// The gateway of a process.
     #[must_use]
     pub fn new(process: Process) -> Self {
-        Self { inner: Arc::new(Inner { process, audits: Mutex::new(VecDeque::new()) }) }
+        Self { inner: Arc::new(Inner { process, audits: Mutex::default(), adoptions: Mutex::default() }) }
     }
 
     /// The replica of the directory beside it, if it has one, for look-ups that must cost next to nothing.

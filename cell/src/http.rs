@@ -35,6 +35,7 @@ use crate::peers::wire;
 use crate::security::{Channel, Security};
 
 mod access;
+mod adopt;
 mod api;
 mod audit;
 mod body;

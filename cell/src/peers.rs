@@ -22,7 +22,7 @@ use cellbus_workflows::{Answer, Call, Change, JobStatus, ManagerSummary, Scale, 
 use serde::{Deserialize, Serialize};
 
 use crate::directory;
-use crate::driver::{HeldVm, Inventory};
+use crate::driver::{ForeignVm, HeldVm, Inventory};
 use crate::gateway::{HostRow, ManagerRow, ShardRow};
 
 mod connect;
@@ -212,6 +212,8 @@ pub enum Request {
     },
     /// All that a manager holds, read now.
     Inventory(ManagerId),
+    /// VMs that a manager has and that are not Cellbus's, read now.
+    Foreign(ManagerId),
     /// Dead letters that its shards keep.
     DeadLetters,
     /// Operators' changes that its shards keep.
@@ -237,7 +239,7 @@ impl Request {
     pub fn waits(&self) -> Duration {
         match self {
             Self::Jobs { limit, .. } | Self::Decided { limit, .. } => *limit,
-            Self::Live { .. } | Self::Inventory(_) => Duration::from_secs(60),
+            Self::Live { .. } | Self::Inventory(_) | Self::Foreign(_) => Duration::from_secs(60),
             Self::Directory(ask) => ask.waits(),
             Self::Vms(_)
             | Self::Works(_)
@@ -295,6 +297,8 @@ pub enum Response {
     Live(Option<Box<HeldVm>>),
     /// To [`Request::Inventory`].
     Inventory(Box<Inventory>),
+    /// To [`Request::Foreign`].
+    Foreign(Vec<ForeignVm>),
     /// To [`Request::DeadLetters`], with the shard that keeps each.
     DeadLetters(Vec<(ShardId, Arc<DeadLetter>)>),
     /// To [`Request::Changes`].

@@ -122,7 +122,9 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
                 std::sync::Arc::clone(template),
                 at,
             )),
-            Task::Operate(_) | Task::Inspect | Task::Failover { .. } => {}
+            Task::Adopt(adoption) => adopted(rows, Vm::adopted(work, adoption, at)),
+            Task::Operate(_) | Task::Inspect | Task::Failover { .. } | Task::Rehome { .. } | Task::DropStray { .. } => {
+            }
         },
         Record::StepBegun { vm, op, step, manager, host: _ } => {
             rows.change_vm(*vm, |row| row.step_begun(Doing { op: *op, step: *step, manager: *manager }, at));
@@ -178,6 +180,15 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::ManagerMarked { .. }
         | Record::Snapshot { .. } => {}
     }
+}
+
+/// A VM is taken in, in the place of its tombstone if there is one.
+fn adopted(rows: &mut impl Rows, vm: Vm) {
+    let mut buried = None;
+    rows.change_vm(vm.id, |known| buried = known.is_deleted().then_some(known.op));
+    let Some(op) = buried else { return rows.add_vm(vm) };
+    rows.forget_vm(vm.id);
+    rows.add_vm(Vm { op: vm.op.max(op), ..vm });
 }
 
 /// A provision for one VM has the VM's id and is the first work on it: until it has ended, what

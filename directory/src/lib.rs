@@ -34,7 +34,7 @@ pub use fold::{Fence, Tables};
 pub use job::{JobRow, JobState};
 pub use manager::ManagerMode;
 pub use pause::Pauses;
-pub use record::{Entry, IntentKey, Outcome, Record, Step, StepKind, StepResult, VmSummary, Work};
+pub use record::{Adoption, Entry, IntentKey, Outcome, Record, Step, StepKind, StepResult, VmSummary, Work};
 pub use replica::{Applied, JobFilter, ListError, Location, Page, Replica, Stats, VmFilter};
 pub use snapshot::ShardSnapshot;
 pub use tail::Tail;

@@ -181,7 +181,10 @@ mod tests {
     fn what_cannot_be_taken_back_is_destructive() {
         let removes: Vec<&str> =
             Step::ALL.iter().filter(|step| step.kind() == StepKind::Removes).map(|step| step.as_str()).collect();
-        assert_eq!(removes, ["undo-create", "revert", "snapshot-delete", "drop-source", "undo-copy", "delete"]);
+        assert_eq!(
+            removes,
+            ["undo-create", "revert", "snapshot-delete", "drop-source", "undo-copy", "delete", "drop-stray"]
+        );
     }
 
     /// What is written today must be read for ever: these bytes never change.

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use cellbus_bus::codec;
 use cellbus_bus::contract::{Position, SnapshotId};
 use cellbus_bus::env::WallMs;
-use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, TenantId, Term, VmId, VmName};
+use cellbus_bus::ids::{
+    CellId, Epoch, ForeignKey, HostId, JobId, ManagerId, OpNumber, Seq, TenantId, Term, VmId, VmName,
+};
 use cellbus_bus::job::{Job, Operation, Power, Size};
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +111,14 @@ pub enum Step {
     CheckSource,
     /// After its host died: bring it to another host of the same manager, from where it is started again.
     Failover,
+    /// Take in a VM that stands at its manager already.
+    Adopt,
+    /// Whether another manager has the VM than is known.
+    CheckStray,
+    /// Whether the manager that is known to have the VM still has it.
+    CheckHome,
+    /// Remove what another manager has of the VM beside its own.
+    DropStray,
 }
 /// What a step may do to what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,7 +136,7 @@ impl Step {
     #[must_use]
     pub const fn kind(self) -> StepKind {
         match self {
-            Self::Inspect | Self::CheckCopy | Self::CheckSource => StepKind::Reads,
+            Self::Inspect | Self::CheckCopy | Self::CheckSource | Self::CheckStray | Self::CheckHome => StepKind::Reads,
             Self::Create
             | Self::Start
             | Self::Stop
@@ -140,11 +150,13 @@ impl Step {
             | Self::Copy
             | Self::StartCopy
             | Self::UndoQuiesce
-            | Self::Failover => StepKind::Changes,
+            | Self::Failover
+            | Self::Adopt => StepKind::Changes,
             // A revert drops all that was written since the snapshot.
             Self::UndoCreate
             | Self::UndoCopy
             | Self::DropSource
+            | Self::DropStray
             | Self::Delete
             | Self::Revert
             | Self::SnapshotDelete => StepKind::Removes,
@@ -175,6 +187,10 @@ impl Step {
         Self::CheckCopy,
         Self::CheckSource,
         Self::Failover,
+        Self::Adopt,
+        Self::CheckStray,
+        Self::CheckHome,
+        Self::DropStray,
     ];
     /// As in metrics and messages.
     #[must_use]
@@ -203,6 +219,10 @@ impl Step {
             Self::CheckCopy => "check-copy",
             Self::CheckSource => "check-source",
             Self::Failover => "failover",
+            Self::Adopt => "adopt",
+            Self::CheckStray => "check-stray",
+            Self::CheckHome => "check-home",
+            Self::DropStray => "drop-stray",
         }
     }
 }
@@ -239,6 +259,19 @@ pub struct Work {
     pub task: Task,
 }
 
+impl Work {
+    /// Whether a job waits for its end. Else its `job` only tells it from other work on its VM.
+    #[must_use]
+    pub fn for_a_job(&self) -> bool {
+        match self.task {
+            Task::Create { .. } | Task::Operate(_) => true,
+            Task::Inspect | Task::Failover { .. } | Task::Adopt(_) | Task::Rehome { .. } | Task::DropStray { .. } => {
+                false
+            }
+        }
+    }
+}
+
 /// What is to be done to one VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
@@ -268,6 +301,37 @@ pub enum Task {
         /// Where it goes, in the same manager.
         to: HostId,
     },
+    /// Take it in: it stands at its manager already, and the directory does not know it.
+    Adopt(Arc<Adoption>),
+    /// Something of it was observed at another manager than is known: look which of them has it.
+    Rehome {
+        /// The other.
+        manager: ManagerId,
+    },
+    /// Remove what another manager has of it, if the one that is known has it too.
+    DropStray {
+        /// The other.
+        manager: ManagerId,
+        /// The last operation that the other has done on it: the next is numbered above it.
+        op: OpNumber,
+    },
+}
+
+/// A VM that is taken in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// What it is to be called.
+    pub name: VmName,
+    /// Its shape, as last seen.
+    pub size: Size,
+    /// Its labels; the rest is empty.
+    pub template: Arc<Template>,
+    /// Where it stands.
+    pub manager: ManagerId,
+    /// What its manager knows it by; `None`: it carries its id already, an orphan.
+    pub foreign: Option<ForeignKey>,
+    /// The last operation that an orphan carries: the next is numbered above it.
+    pub op: OpNumber,
 }
 
 /// How a job, or the work on one VM of it, ended.

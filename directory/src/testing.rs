@@ -11,7 +11,9 @@ use cellbus_bus::job::{Digest, Job, Labels, Notify, Operation, Policy, Power, Pr
 use proptest::prelude::*;
 
 use crate::failure::{Failure, FailureCode, Refusal, RefusalReason};
-use crate::record::{Entry, Operator, Outcome, ParkedDecision, Record, Step, StepResult, Task, VmSummary, Work};
+use crate::record::{
+    Adoption, Entry, Operator, Outcome, ParkedDecision, Record, Step, StepResult, Task, VmSummary, Work,
+};
 use crate::vm::{PowerState, Template, VmFacts, VmState};
 
 /// What one record is made from.
@@ -19,7 +21,7 @@ pub(crate) type Seed = [u8; 4];
 
 const JOBS: u8 = 12;
 const VMS: u8 = 16;
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 25] = [
     Step::Create,
     Step::UndoCreate,
     Step::Start,
@@ -41,6 +43,10 @@ const STEPS: [Step; 21] = [
     Step::UndoQuiesce,
     Step::Delete,
     Step::Inspect,
+    Step::Adopt,
+    Step::CheckStray,
+    Step::CheckHome,
+    Step::DropStray,
 ];
 
 /// The ids of a shard's jobs and VMs: job k of the shard, found by trying.
@@ -186,6 +192,24 @@ fn record(ids: &Ids, seed: Seed, op: &mut u64) -> Record {
             }],
         },
         7 => Record::JobsRetired { jobs: vec![ids.job(a)] },
+        9 if c % 3 == 0 => Record::WorkAdmitted {
+            work: Arc::new(Work {
+                vm: ids.vm(a),
+                job: JobId::from_uuid(uuid::Uuid::nil()),
+                index: 0,
+                tenant: tenant(b),
+                accepted_at: WallMs(5),
+                deadline_at: None,
+                task: Task::Adopt(Arc::new(Adoption {
+                    name: name(b).parse().unwrap(),
+                    size: size(c),
+                    template: template(b),
+                    manager: manager(b),
+                    foreign: None,
+                    op: OpNumber(u64::from(b)),
+                })),
+            }),
+        },
         8 | 9 => Record::WorkAdmitted {
             work: Arc::new(Work {
                 vm: ids.vm(a),

@@ -11,7 +11,7 @@ use cellbus_bus::ids::{HostId, JobId, ManagerId, OpNumber, ShortName, TenantId, 
 use cellbus_bus::job::{Job, Labels, Policy, Provision, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Outcome, Step, StepResult};
+use crate::record::{Adoption, Outcome, Step, StepResult, Work};
 
 /// What a VM is doing, as the API shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -234,6 +234,14 @@ impl Vm {
         }
     }
 
+    /// The VM that work is about to take in. `work`: of that adoption.
+    #[must_use]
+    pub fn adopted(work: &Work, adoption: &Adoption, at: WallMs) -> Self {
+        let (tenant, name, template) = (work.tenant.clone(), adoption.name.clone(), Arc::clone(&adoption.template));
+        let planned = Self::planned(work.vm, work.job, tenant, name, adoption.size, template, at);
+        Self { op: adoption.op, ..planned }
+    }
+
     /// What the API shows: the state that a step under way leads through, or the settled one.
     #[must_use]
     pub fn state(&self) -> VmState {
@@ -244,7 +252,7 @@ impl Vm {
     #[must_use]
     pub fn state_of(settled: VmState, doing: Option<Step>) -> VmState {
         match doing {
-            Some(Step::Create | Step::UndoCreate) => VmState::Creating,
+            Some(Step::Create | Step::UndoCreate | Step::Adopt) => VmState::Creating,
             Some(Step::Delete) => VmState::Deleting,
             Some(
                 Step::Relocate
@@ -268,7 +276,10 @@ impl Vm {
                 | Step::Snapshot
                 | Step::Revert
                 | Step::SnapshotDelete
-                | Step::Inspect,
+                | Step::Inspect
+                | Step::CheckStray
+                | Step::CheckHome
+                | Step::DropStray,
             )
             | None => settled,
         }
@@ -284,8 +295,8 @@ impl Vm {
     pub fn step_begun(&mut self, doing: Doing, at: WallMs) {
         self.op = self.op.max(doing.op);
         match doing.step {
-            Step::Create => self.home = Some(Place { manager: doing.manager, host: None }),
-            Step::Copy => self.other = Some(Place { manager: doing.manager, host: None }),
+            Step::Create | Step::Adopt => self.home = Some(Place { manager: doing.manager, host: None }),
+            Step::Copy | Step::DropStray => self.other = Some(Place { manager: doing.manager, host: None }),
             Step::UndoCreate
             | Step::Delete
             | Step::Relocate
@@ -306,7 +317,9 @@ impl Vm {
             | Step::SnapshotDelete
             | Step::Inspect
             | Step::CheckCopy
-            | Step::CheckSource => {}
+            | Step::CheckSource
+            | Step::CheckStray
+            | Step::CheckHome => {}
         }
         self.doing = Some(doing);
         self.as_of = at;
@@ -320,8 +333,8 @@ impl Vm {
             StepResult::Present(facts) => self.present(&doing, facts),
             StepResult::Absent => self.absent(&doing),
             StepResult::Refused(_) => match doing.step {
-                Step::Create => self.home = None,
-                Step::Copy => self.other = None,
+                Step::Create | Step::Adopt => self.home = None,
+                Step::Copy | Step::DropStray => self.other = None,
                 Step::UndoCreate
                 | Step::Delete
                 | Step::Relocate
@@ -342,8 +355,12 @@ impl Vm {
                 | Step::SnapshotDelete
                 | Step::Inspect
                 | Step::CheckCopy
-                | Step::CheckSource => {}
+                | Step::CheckSource
+                | Step::CheckStray
+                | Step::CheckHome => {}
             },
+            // Nobody takes care of it any more: an audit must show it again.
+            StepResult::Failed(_) if doing.step == Step::DropStray => self.other = None,
             StepResult::Failed(_) => {}
         }
     }
@@ -360,7 +377,7 @@ impl Vm {
                 self.settled = settled(facts.power);
             }
         } else if self.other.as_ref().is_some_and(|other| other.manager == doing.manager) {
-            self.other = Some(place);
+            self.other = (doing.step != Step::DropStray).then_some(place);
             // What was the copy is gone, and this may be the VM again.
             if doing.step == Step::CheckSource {
                 self.settled = settled(facts.power);
@@ -402,6 +419,9 @@ impl Vm {
             | Step::CheckSource => {
                 self.settled = VmState::Lost;
             }
+            // One that is not there cannot be taken in; and what follows from a look at two managers
+            // is known once both have answered.
+            Step::Adopt | Step::CheckStray | Step::CheckHome | Step::DropStray => {}
         }
     }
 
@@ -425,8 +445,8 @@ impl Vm {
         self.other = None;
     }
 
-    /// An audit after a restore has found it at this manager, and not at the one that is known; whether
-    /// it is known there from here on. One that is still to be made, or that a call is under way on, is not.
+    /// It was found at this manager, and not at the one that is known; whether it is known there from
+    /// here on. One that is still to be made, or that a call is under way on, is not.
     pub fn found_at(&mut self, manager: ManagerId, at: WallMs) -> bool {
         let moved = self.home.as_ref().is_some_and(|home| home.manager != manager);
         if !moved || self.doing.is_some() || self.is_deleted() || self.settled == VmState::Creating {

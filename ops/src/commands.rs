@@ -1,11 +1,13 @@
 //! The commands, one file each.
 
+mod adopt;
 mod audit;
 mod backup;
 mod cell;
 mod cells;
 mod completions;
 mod config;
+mod confirm;
 mod controller;
 mod dead_letters;
 mod demo;
@@ -71,6 +73,7 @@ enum Command {
     Scale(scale::Command),
     Upgrade(upgrade::Command),
     DeadLetters(dead_letters::Command),
+    Adopt(adopt::Command),
     Audit(audit::Command),
     Backup(backup::Command),
     Restore(restore::Command),
@@ -106,6 +109,7 @@ impl Cli {
             Command::Scale(command) => client(async |_| command.run().await),
             Command::Upgrade(command) => client(async |_| command.run().await),
             Command::DeadLetters(command) => client(async |_| command.run().await),
+            Command::Adopt(command) => client(async |env| command.run(&env).await),
             Command::Audit(command) => client(async |env| command.run(&env).await),
             Command::Backup(command) => server(async |env| command.run(&env).await),
             Command::Restore(command) => server(async |env| command.run(&env).await),

@@ -24,10 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cellbus_bus::Env;
-use cellbus_bus::ids::{Epoch, ManagerId, ManagerName};
+use cellbus_bus::ids::{Epoch, ManagerId, ManagerName, VmId};
+use cellbus_bus::job::Size;
 use cellbus_cell::driver::{Driver, Drivers, Limits};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use uuid::Uuid;
 
 use crate::inventory::{Inventory, ManagerSpec};
 
@@ -54,6 +56,9 @@ use record::Record;
 pub use store::Error;
 use store::Store;
 pub use truth::{Truth, Violations};
+
+/// The shape of a foreign VM that stands there from the start.
+const FOREIGN: Size = Size { vcpus: 1, memory_mib: 512, disk_gib: 4 };
 
 /// How much more of a host may be given out than it has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +89,9 @@ pub struct Config {
     pub overcommit: Overcommit,
     /// For these.
     pub overcommit_of: BTreeMap<ManagerName, Overcommit>,
+    /// VMs that stand on each manager and are not Cellbus's, small ones. Those that were adopted, or removed
+    /// afterwards, do not come back.
+    pub foreign: u32,
     /// Of latencies and faults; drawn from the environment where it is `None`.
     pub seed: Option<u64>,
 }
@@ -99,6 +107,7 @@ impl Config {
             limits: None,
             overcommit: Overcommit::default(),
             overcommit_of: BTreeMap::new(),
+            foreign: 0,
             seed: None,
         }
     }
@@ -126,7 +135,8 @@ impl Fleet {
         let seed = config.seed.unwrap_or_else(|| env.random_u64());
         let managers = config.inventory.managers.iter().map(|spec| {
             let held = held.remove(&spec.id()).unwrap_or_default();
-            let parts = Self::restore(&config, spec, held, seed, &placements, &env);
+            let mut parts = Self::restore(&config, spec, held, seed, &placements, &env);
+            stand(&mut parts.holdings, spec, config.foreign, &store);
             (parts.id, Arc::new(Manager::new(parts, Arc::clone(&store), Arc::clone(&placements), env.clone())))
         });
         let managers: BTreeMap<_, _> = managers.collect();
@@ -254,6 +264,20 @@ impl Fleet {
     /// Writes what waits and lets the directory go; operations answer `Unreachable` from now on.
     pub async fn close(&self) {
         self.store.close().await
+    }
+}
+
+/// So many foreign VMs stand on the manager, the same at every start.
+fn stand(holdings: &mut Holdings, spec: &ManagerSpec, foreign: u32, store: &Store) {
+    let manager = spec.id();
+    for (index, host) in (0..foreign).zip(spec.hosts.iter().cycle()) {
+        let id = Uuid::new_v5(&manager.uuid(), format!("foreign-{index}").as_bytes());
+        let adopted = VmId::adopted(manager, &id.to_string().parse().expect("a UUID is a key"));
+        let known =
+            holdings.has_foreign(&id) || holdings.vm(&adopted).is_some() || holdings.tombstone(&adopted).is_some();
+        if !known && let Some(foreign) = holdings.add_foreign(id, &host.id, FOREIGN) {
+            store.put(record::foreign(manager, id, foreign));
+        }
     }
 }
 

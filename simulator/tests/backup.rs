@@ -13,6 +13,7 @@ use cellbus_bus::ids::{JobId, ShardCount};
 use cellbus_bus::{Bus as _, Env};
 use cellbus_cell::backup::{self, Error};
 use cellbus_cell::config::{Config, Override, Sources};
+use cellbus_cell::gateway::Repairs;
 use cellbus_directory::record::Operator;
 use cellbus_simulator::Inventory;
 use cellbus_simulator::cluster::{Cluster, Parts, bus_config};
@@ -150,7 +151,7 @@ async fn a_cluster_goes_on_from_a_backup_with_other_shards() {
     }
     until(&env, "directory and managers to agree", async || {
         let audit = audit().await;
-        gateway.audit_repair(audit.id, by()).await.unwrap();
+        gateway.audit_repair(audit.id, &Repairs::default(), by()).await.unwrap();
         audit.findings_total == 0
     })
     .await;

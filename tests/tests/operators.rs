@@ -1,5 +1,6 @@
 //! What happens to `cellbus up` while its managers, which this process serves, misbehave: jobs that
-//! are parked, and operations that outlive the cell that began them. And with vCenters (vcsim), one of
+//! are parked, and operations that outlive the cell that began them; with VMs that nobody asked Cellbus for,
+//! by the thousand. And with vCenters (vcsim), one of
 //! which forgets everything.
 
 use std::path::Path;
@@ -18,13 +19,16 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 const WAIT: Duration = Duration::from_secs(30);
+/// Thousands of VMs, on a busy machine.
+const MANY: Duration = Duration::from_secs(240);
 /// A vCenter is asked for changes every few seconds, and a circuit opens after some failures.
 const VCENTER: Duration = Duration::from_secs(120);
 
-/// One simulated manager in this process, and a configuration that names it.
+/// Simulated managers in this process, and a configuration that names them.
 struct Rig {
     folder: TempDir,
     fleet: Arc<Fleet>,
+    /// The first.
     manager: ManagerId,
     stop: CancellationToken,
 }
@@ -36,13 +40,18 @@ impl Drop for Rig {
 
 impl Rig {
     async fn new() -> Result<Self> {
+        Self::of(Config::new(Inventory::generate(4, 1)?)).await
+    }
+    async fn of(config: Config) -> Result<Self> {
         let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
-        let config = Config { latency: Latency::None, seed: Some(1), ..Config::new(Inventory::generate(4, 1)?) };
-        let spec = config.inventory.managers[0].clone();
+        let config = Config { latency: Latency::None, seed: Some(1), ..config };
+        let specs = config.inventory.managers.clone();
         let fleet = Fleet::open(config, env.clone()).await?;
         let service = Service::bind(Arc::clone(&fleet), env.clone(), "127.0.0.1:0".parse()?).await?;
         let (folder, stop) = (tempfile::tempdir()?, CancellationToken::new());
-        let text = format!("[[managers]]\nname = \"{}\"\naddress = \"http://{}\"\n", spec.name, service.address()?);
+        let address = service.address()?;
+        let entry = |name| format!("[[managers]]\nname = \"{name}\"\naddress = \"http://{address}\"\n");
+        let text: String = specs.iter().map(|spec| entry(&spec.name)).collect();
         std::fs::write(folder.path().join("cellbus.toml"), text)?;
         let stopped = stop.clone();
         env.spawn("simulated managers", async move {
@@ -50,7 +59,7 @@ impl Rig {
                 eprintln!("the managers are not served any more: {error}");
             }
         });
-        Ok(Self { folder, fleet, manager: spec.id(), stop })
+        Ok(Self { folder, fleet, manager: specs[0].id(), stop })
     }
     fn faults(&self) -> Result<Faults> {
         self.fleet.faults(self.manager).context("the fleet has its manager")
@@ -180,6 +189,214 @@ async fn an_operation_that_outlives_its_cell_is_adopted() -> Result<()> {
     rig.faults()?.heal();
     server.succeed(&["audit"])?;
     Ok(())
+}
+
+/// An audit that has ended, whatever it found.
+async fn audited(server: &Server) -> Result<Value> {
+    let begun = server.post("/v1/audit", &Value::Null).await?;
+    let path = format!("/v1/audit/{}", begun.body["id"].as_str().context("an audit has an id")?);
+    wait_for("the audit to end", MANY, async || {
+        let audit = server.get(&path).await?.body;
+        Ok(if audit["ended_at"].is_null() { Err(audit.to_string()) } else { Ok(audit) })
+    })
+    .await
+}
+
+async fn until_clean(server: &Server) -> Result<()> {
+    wait_for("a clean audit", MANY, async || {
+        let audit = audited(server).await?;
+        Ok(if audit["findings_total"] == 0 { Ok(()) } else { Err(audit["kinds"].to_string()) })
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn vms_that_stand_there_already_are_adopted_by_the_thousand_across_a_kill() -> Result<()> {
+    const EACH: u32 = 1_000;
+    let rig = Rig::of(Config { foreign: EACH, ..Config::new(Inventory::generate(80, 2)?) }).await?;
+    let server = rig.up(&[]).await?;
+    let plan: Value =
+        serde_json::from_str(&server.succeed(&["adopt", "--tenant", "acme", "--plan", "--output", "json"])?)?;
+    assert_eq!((&plan["total"], &plan["left_out"]), (&json!(2 * EACH), &json!(0)));
+    let first = &plan["items"][0];
+    assert!(first["name"].as_str().is_some_and(|name| name.starts_with("foreign-")), "{first}");
+    // Without the right count nothing is done.
+    for (confirm, code) in [(None, 2), (Some("1999"), 1)] {
+        let count: Vec<&str> = confirm.map(|count| vec!["--confirm", count]).unwrap_or_default();
+        let ended = server.run(&[&["adopt", "--tenant", "acme"], &count[..]].concat())?;
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+    }
+    assert_eq!(rig.fleet.vms(), 0);
+
+    // Those of one manager, and no sooner is that durable than everything is killed.
+    let one = rig.manager.to_string();
+    let some = ["adopt", "--tenant", "acme", "--manager", &one, "--prefix", "old-", "--label", "from=legacy"];
+    server.succeed(&[&some[..], &["--confirm", "1000"]].concat())?;
+    server.kill()?;
+    let server = rig.up(&[]).await?;
+    wait_for("what was accepted to go on", MANY, async || {
+        let held = rig.fleet.vms();
+        let listed = server.all("/v1/vms?tenant=acme&label=from=legacy").await?;
+        let there = listed.iter().filter(|vm| vm["state"] == "running").count();
+        Ok(if (held, there) == (1_000, 1_000) {
+            Ok(())
+        } else {
+            Err(format!("{held} held, {there} of {} there", listed.len()))
+        })
+    })
+    .await?;
+    // Again: there is nothing left of it. The rest, under another name.
+    server.succeed(&[&some[..], &["--confirm", "0"]].concat())?;
+    let done = server.succeed(&[
+        "adopt",
+        "--tenant",
+        "globex",
+        "--match",
+        "foreign *",
+        "--confirm",
+        "1000",
+        "--wait",
+        "--output",
+        "json",
+    ])?;
+    let done: Value = serde_json::from_str(&done)?;
+    assert_eq!((&done["adopted"], &done["failed"]), (&json!(1_000), &json!(0)), "{done}");
+    assert_eq!(rig.fleet.vms(), 2_000);
+    assert_eq!(rig.fleet.truth().doubles().len(), 0);
+    until_clean(&server).await?;
+
+    // They are VMs like any other.
+    let mine = server.all("/v1/vms?tenant=acme").await?.into_iter().next().context("there is one")?;
+    let id = mine["id"].as_str().context("a VM has an id")?;
+    assert!(mine["name"].as_str().is_some_and(|name| name.starts_with("old-foreign-")), "{mine}");
+    for operation in ["stop", "start", "delete"] {
+        server.succeed(&["vm", operation, id, "--wait"])?;
+    }
+    assert_eq!(rig.fleet.vms(), 1_999);
+    until_clean(&server).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_thousand_each_of_orphans_ghosts_doubles_and_moved_vms_are_found_and_repaired() -> Result<()> {
+    const EACH: u32 = 1_000;
+    let rig = Rig::of(Config::new(Inventory::generate(200, 2)?)).await?;
+    let server = rig.up(&[]).await?;
+    let mut vms: Vec<Vec<VmId>> = Vec::new();
+    for kind in ["ghost", "double", "moved"] {
+        let job = submitted(&server, &provision(kind, EACH)).await?;
+        wait_for(&format!("{kind}s to be made"), MANY, async || {
+            let job = server.get(&format!("/v1/jobs/{job}")).await?.body;
+            Ok(if job["state"] == "succeeded" { Ok(()) } else { Err(job.to_string()) })
+        })
+        .await?;
+        let job: cellbus_bus::ids::JobId = job.parse()?;
+        vms.push((0..EACH).map(|index| job.vm(index)).collect());
+    }
+    let [ghosts, doubles, moved] = &vms[..] else { anyhow::bail!("three kinds") };
+    // Nobody hears of it.
+    server.kill()?;
+    let managers: Vec<ManagerId> = rig.fleet.inventory().managers.iter().map(|spec| spec.id()).collect();
+    let faults = |id: &ManagerId| rig.fleet.faults(*id).context("a manager");
+    let [one, two] = [faults(&managers[0])?, faults(&managers[1])?];
+    let at = |vm: &VmId| if one.held(*vm).is_some() { (&one, &two, 1) } else { (&two, &one, 0) };
+    for vm in ghosts {
+        assert!(at(vm).0.delete_vm(*vm));
+    }
+    let host = |index: usize| rig.fleet.inventory().managers[index].hosts[0].id.clone();
+    for (vm, goes) in doubles.iter().map(|vm| (vm, false)).chain(moved.iter().map(|vm| (vm, true))) {
+        let (here, there, index) = at(vm);
+        let mut copy = here.held(*vm).context("it is there")?;
+        copy.facts.host = host(index);
+        assert!(there.plant(&copy) && (!goes || here.delete_vm(*vm)));
+    }
+    let like = one.held(doubles[0]).context("it is on both")?;
+    let orphan = cellbus_bus::ids::JobId::derive("nobody", "/before", "1");
+    for index in 0..EACH {
+        let name = format!("orphan-{index}").parse()?;
+        assert!(one.plant(&cellbus_cell::driver::HeldVm { id: orphan.vm(index), name, ..like.clone() }));
+    }
+
+    let server = rig.up(&[]).await?;
+    let audit = audited(&server).await?;
+    let each = json!({"missing": EACH, "duplicate": EACH, "moved": EACH, "unknown": EACH});
+    assert_eq!(audit["kinds"], each, "{}", audit["findings_total"]);
+    let located = server.get(&format!("/v1/locate/{}", moved[0])).await?.body;
+    assert!(located["manager"].is_string(), "{located}");
+
+    // What is safe is repaired when asked; the rest is left.
+    server.run(&["audit", "--repair", "apply"])?;
+    wait_for("ghosts to be lost, and what has moved to be known there", MANY, async || {
+        let kinds = audited(&server).await?["kinds"].clone();
+        Ok(if kinds == json!({"duplicate": EACH, "unknown": EACH}) { Ok(()) } else { Err(kinds.to_string()) })
+    })
+    .await?;
+    assert_eq!(server.all("/v1/vms?state=lost").await?.len(), EACH as usize);
+    for vm in [&moved[0], &moved[999]] {
+        let shown = server.get(&format!("/v1/vms/{vm}")).await?.body;
+        let holder = if one.held(*vm).is_some() { managers[0] } else { managers[1] };
+        assert_eq!((&shown["manager"], &shown["state"]), (&json!(holder.to_string()), &json!("running")), "{shown}");
+    }
+
+    // Destroying needs its count.
+    let asked = ["audit", "--repair", "apply", "--orphans", "adopt", "--doubles", "destroy"];
+    let refused = server.run(&[&asked[..], &["--confirm", "7"]].concat())?;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    server.succeed(&[&asked[..], &["--confirm", "1000"]].concat())?;
+    until_clean(&server).await?;
+    assert_eq!(rig.fleet.truth().doubles().len(), 0);
+    assert_eq!(rig.fleet.vms(), 3_000, "doubles, moved VMs and orphans, each once");
+    assert_eq!(server.get(&format!("/v1/vms/{}", orphan.vm(7))).await?.body["name"], "orphan-7");
+
+    // And those that nobody wants are removed, by delete jobs.
+    for index in EACH..EACH + 5 {
+        let name = format!("orphan-{index}").parse()?;
+        assert!(two.plant(&cellbus_cell::driver::HeldVm {
+            id: orphan.vm(index),
+            name,
+            facts: cellbus_directory::VmFacts { host: host(1), ..like.facts.clone() },
+            ..like.clone()
+        }));
+    }
+    server.succeed(&["audit", "--repair", "apply", "--orphans", "destroy", "--confirm", "5"])?;
+    until_clean(&server).await?;
+    assert_eq!(rig.fleet.vms(), 3_000);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_registration_moved_while_cellbus_looks_on_is_followed_without_a_gap() -> Result<()> {
+    let rig = Rig::of(Config::new(Inventory::generate(4, 2)?)).await?;
+    let server = rig.up(&[]).await?;
+    let job = submitted(&server, &provision("web", 1)).await?;
+    until_state(&server, &job, "succeeded").await?;
+    let vm: VmId = job.parse()?;
+    let managers = rig.fleet.inventory().managers.clone();
+    for round in 0..4 {
+        let is_here = |index: usize| rig.fleet.faults(managers[index].id()).is_some_and(|it| it.held(vm).is_some());
+        let (from, to) = if is_here(0) { (0, 1) } else { (1, 0) };
+        let (old, new) = (rig.fleet.faults(managers[from].id()), rig.fleet.faults(managers[to].id()));
+        let (old, new) = (old.context("a manager")?, new.context("a manager")?);
+        let mut held = old.held(vm).context("it is there")?;
+        held.facts.host = managers[to].hosts[0].id.clone();
+        // In either order.
+        if round % 2 == 0 {
+            assert!(old.delete_vm(vm) && new.plant(&held));
+        } else {
+            assert!(new.plant(&held) && old.delete_vm(vm));
+        }
+        let wanted = managers[to].id().to_string();
+        wait_for("the VM to be known at its new manager", WAIT * 2, async || {
+            let located = server.get(&format!("/v1/locate/{vm}")).await?;
+            // It is somewhere at every moment.
+            assert!(located.status == 200 && located.body["manager"].is_string(), "{located:?}");
+            let shown = server.get(&format!("/v1/vms/{vm}")).await?.body;
+            let there = located.body["manager"] == wanted.as_str() && shown["state"] == "running";
+            Ok(if there { Ok(()) } else { Err(format!("{} {shown}", located.body)) })
+        })
+        .await?;
+    }
+    server.succeed(&["vm", "stop", &job, "--wait"])?;
+    until_clean(&server).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, OpNumber, ShardId, ShortName, TenantId, VmId, VmName};
+use cellbus_bus::ids::{
+    Epoch, ForeignKey, HostId, JobId, ManagerId, OpNumber, ShardId, ShortName, TenantId, VmId, VmName,
+};
 use cellbus_bus::job::{Power, Size, StopMode};
 use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
@@ -65,6 +67,20 @@ pub enum Action {
     Delete,
     /// Change nothing; say what is there.
     Inspect,
+    /// Take in a VM that stands there and is not Cellbus's: from here on it carries the id, and is as any
+    /// other; nothing else of it changes. One that carries the id already gets the name. Never makes one.
+    Adopt(Arc<AdoptSpec>),
+}
+
+/// The VM to be taken in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptSpec {
+    /// Whose it is from here on.
+    pub tenant: TenantId,
+    /// Its name.
+    pub name: VmName,
+    /// What its manager knows it by; `None`: it carries the id already.
+    pub foreign: Option<ForeignKey>,
 }
 
 /// The VM to be made.

@@ -32,7 +32,7 @@ pub mod shard;
 pub mod transition;
 pub mod view;
 
-pub use action::{Action, Answer, Call, CreateSpec, Later, LaterReason};
+pub use action::{Action, AdoptSpec, Answer, Call, CreateSpec, Later, LaterReason};
 pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Released};
 pub use item::{ControlItem, JobItem};
 pub use shard::{

@@ -59,7 +59,13 @@ impl Sibling {
                 let (job, _) = work.job.uuid().as_u64_pair();
                 Some(Self { index: work.index, of: *of, job })
             }
-            Task::Create { .. } | Task::Operate(_) | Task::Inspect | Task::Failover { .. } => None,
+            Task::Create { .. }
+            | Task::Operate(_)
+            | Task::Inspect
+            | Task::Failover { .. }
+            | Task::Adopt(_)
+            | Task::Rehome { .. }
+            | Task::DropStray { .. } => None,
         }
     }
 }

@@ -4,12 +4,14 @@
 //! remembers anything itself, so a crash between any two records changes nothing: the next owner
 //! asks the same question of the same state.
 
+mod adopt;
 mod delete;
 mod failover;
 mod inspect;
 pub(crate) mod migrate;
 mod operate;
 mod provision;
+mod strays;
 
 use cellbus_bus::ids::ManagerId;
 use cellbus_bus::job::{MigrateTo, Operation};
@@ -31,6 +33,8 @@ pub(crate) enum Next {
     Commit,
     /// What was the copy is gone: the source is the VM again.
     MoveBack,
+    /// It is at this manager and nowhere else: it is known there from here on.
+    Found(ManagerId),
     /// Undo what was done; end so.
     Undo(Outcome),
     /// Nothing helps but a person.
@@ -48,6 +52,9 @@ pub(crate) fn next(vm: &Vm, run: &Run, names: &ManagerNames) -> Next {
         Task::Create { only, .. } => provision::next(vm, run, *only),
         Task::Inspect => inspect::next(vm, run),
         Task::Failover { from, .. } => failover::next(vm, run, from),
+        Task::Adopt(adoption) => adopt::next(run, adoption),
+        Task::Rehome { manager } => strays::rehome(vm, run, *manager),
+        Task::DropStray { manager, .. } => strays::drop(vm, run, *manager),
         Task::Operate(operation) => operation_next(operation, vm, run, names),
     }
 }

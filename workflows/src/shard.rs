@@ -1,5 +1,6 @@
 //! The state of one shard, and its only ways in and out.
 
+mod adopt;
 mod apply;
 mod carried;
 mod effects;

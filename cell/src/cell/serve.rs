@@ -107,6 +107,12 @@ impl Inner {
                 let made = |inventory: Result<_, String>| Ok(Response::Inventory(Box::new(inventory?)));
                 self.ask_front(&manager, message, MANAGER_LIMIT, answer, made).await
             }
+            Request::Foreign(manager) => {
+                let (back, answer) = oneshot::channel();
+                let message = front::Message::Foreign(back);
+                let made = |foreign: Result<_, String>| Ok(Response::Foreign(foreign?));
+                self.ask_front(&manager, message, MANAGER_LIMIT, answer, made).await
+            }
             Request::DeadLetters => {
                 let letters = self.ask_all(Ask::DeadLetters).await;
                 let with_shard =

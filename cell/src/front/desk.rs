@@ -371,7 +371,8 @@ impl Desk {
             | Action::Revert(_)
             | Action::SnapshotDelete(_)
             | Action::Delete
-            | Action::Inspect => (None, None),
+            | Action::Inspect
+            | Action::Adopt(_) => (None, None),
         };
         if let Some((host, amount)) = extra {
             self.holdings.hosts.take(host, amount, &Groups::default());

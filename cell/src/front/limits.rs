@@ -43,7 +43,7 @@ impl Kind {
             Action::Relocate(_) => Self::Relocate,
             Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume => Self::Power,
             Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) => Self::Snapshot,
-            Action::Resize(_) | Action::Delete | Action::Inspect => Self::Other,
+            Action::Resize(_) | Action::Delete | Action::Inspect | Action::Adopt(_) => Self::Other,
         }
     }
 }

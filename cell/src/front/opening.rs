@@ -106,7 +106,11 @@ impl Front {
                     self.row.store(Arc::new(self.closed_row(&detail)));
                 }
                 // Whoever asks is told by the dropped sender. Nothing is under way here.
-                Message::Hosts(_) | Message::Live(..) | Message::Inventory(_) | Message::Finish(_) => {}
+                Message::Hosts(_)
+                | Message::Live(..)
+                | Message::Inventory(_)
+                | Message::Foreign(_)
+                | Message::Finish(_) => {}
             }
         }
         for ((to, shard), answers) in batches {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cellbus_bus::contract::{Queue, QueueKind};
+use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{ManagerId, VmId};
 use cellbus_directory::record::Operator;
 use cellbus_directory::{PowerState, Step, Vm, VmFilter, VmState};
@@ -11,6 +12,7 @@ use cellbus_workflows::ControlItem;
 use futures::stream::StreamExt as _;
 use uuid::Uuid;
 
+use super::repair::Repairable;
 use super::{Audit, Error, Finding, Gateway, Result, What};
 use crate::directory::Fresh;
 use crate::driver::HeldVm;
@@ -29,10 +31,11 @@ const PAGE: usize = 1_000;
 pub(super) struct Running {
     state: Mutex<State>,
 }
-struct State {
-    audit: Audit,
-    /// All that were found fault with, not only those that are shown.
-    suspects: BTreeMap<VmId, ManagerId>,
+pub(super) struct State {
+    pub(super) audit: Audit,
+    /// All findings, not only those that are shown.
+    findings: Vec<Finding>,
+    pub(super) repairable: Repairable,
     /// Managers that were compared, and whether nothing was found there.
     compared: BTreeMap<ManagerId, bool>,
     /// VMs that a manager holds, and the directory does not list there.
@@ -41,11 +44,20 @@ struct State {
     absent: BTreeSet<VmId>,
 }
 
+/// What a repair must know of a finding.
+enum Fault {
+    /// About a VM that is listed there.
+    Listed(Finding),
+    /// About one that is held there and not listed; what the directory knows of it.
+    Unlisted(Box<HeldVm>, Option<Box<Vm>>),
+}
+
 /// What comparing one manager gave.
 #[derive(Default)]
 struct Compared {
     vms: u64,
     findings: Vec<Finding>,
+    repairable: Vec<Fault>,
     /// Held there, and not listed there.
     found: Vec<VmId>,
     /// Listed there, and not held.
@@ -56,11 +68,31 @@ impl State {
     fn of(audit: Audit) -> Self {
         Self {
             audit,
-            suspects: BTreeMap::new(),
+            findings: Vec::new(),
+            repairable: Repairable::default(),
             compared: BTreeMap::new(),
             found: BTreeMap::new(),
             absent: BTreeSet::new(),
         }
+    }
+
+    /// All managers were compared.
+    fn end(&mut self, at: WallMs) {
+        // What is missing at one manager and found at another has moved there.
+        let moved = self.repairable.moved(&self.absent);
+        let gone: BTreeSet<VmId> = moved.iter().map(|(vm, _)| *vm).collect();
+        self.findings.retain(|finding| finding.kind != "missing" || !gone.contains(&finding.vm));
+        for finding in self.findings.iter_mut().filter(|finding| moved.contains(&(finding.vm, finding.manager))) {
+            "moved".clone_into(&mut finding.kind);
+            finding.detail.push_str(", which does not have it");
+        }
+        let audit = &mut self.audit;
+        audit.findings_total = self.findings.len() as u64;
+        audit.findings = self.findings.iter().take(SHOWN_MAX).cloned().collect();
+        for finding in &self.findings {
+            *audit.kinds.entry(finding.kind.clone()).or_default() += 1;
+        }
+        audit.ended_at = Some(at);
     }
 
     /// VMs that were found where their homes do not know them to be: of which nobody knows, that are
@@ -80,6 +112,18 @@ impl State {
 }
 
 impl Running {
+    /// What it has found.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] `audit_running`.
+    pub(super) fn ended(&self) -> Result<std::sync::MutexGuard<'_, State>> {
+        let state = self.lock();
+        if state.audit.ended_at.is_some() { Ok(state) } else { Err(still_running()) }
+    }
+    /// So many repairs more were asked for.
+    pub(super) fn repaired(&self, vms: u64) {
+        self.lock().audit.repairs += vms;
+    }
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Nothing that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,6 +151,7 @@ impl Gateway {
             vms: 0,
             findings_total: 0,
             findings: Vec::new(),
+            kinds: BTreeMap::new(),
             repairs: 0,
         };
         let running = Arc::new(Running { state: Mutex::new(State::of(audit)) });
@@ -137,7 +182,7 @@ impl Gateway {
             // What waits for an audit after a restore waits for the next one.
             tracing::warn!(%error, "the shards were not told of an audit");
         }
-        running.lock().audit.ended_at = Some(process.env.wall());
+        running.lock().end(process.env.wall());
     }
 
     /// Tells the homes of VMs what was found where, and then all shards which managers were read, and
@@ -179,10 +224,7 @@ impl Gateway {
     pub async fn audit_accept(&self, id: Uuid, by: Operator) -> Result<Audit> {
         let running = self.find_audit(id)?;
         let managers: Vec<ManagerId> = {
-            let state = running.lock();
-            if state.audit.ended_at.is_none() {
-                return Err(still_running());
-            }
+            let state = running.ended()?;
             state.compared.keys().copied().collect()
         };
         self.note_change(by, format!("accept what audit {id} found at {} managers", managers.len())).await?;
@@ -205,15 +247,18 @@ impl Gateway {
         };
         state.audit.vms += compared.vms;
         state.audit.findings_total += compared.findings.len() as u64;
+        for fault in compared.repairable {
+            match fault {
+                Fault::Listed(finding) => state.repairable.listed(&finding),
+                Fault::Unlisted(held, known) => state.repairable.unlisted(manager, &held, known.as_deref()),
+            }
+        }
         state.compared.insert(manager, compared.findings.is_empty());
         state.found.extend(compared.found.into_iter().map(|vm| (vm, manager)));
         state.absent.extend(compared.absent);
-        for finding in compared.findings {
-            state.suspects.insert(finding.vm, finding.manager);
-            if state.audit.findings.len() < SHOWN_MAX {
-                state.audit.findings.push(finding);
-            }
-        }
+        let room = SHOWN_MAX.saturating_sub(state.audit.findings.len());
+        state.audit.findings.extend(compared.findings.iter().take(room).cloned());
+        state.findings.extend(compared.findings);
     }
 
     /// What a manager holds against what the directory lists there; or why that cannot be said.
@@ -237,7 +282,10 @@ impl Gateway {
                 compared.vms += 1;
                 let there = held.remove(&vm.id);
                 compared.absent.extend(there.is_none().then_some(vm.id));
-                compared.findings.extend(compare(manager, &vm, there.as_ref()));
+                if let Some(finding) = compare(manager, &vm, there.as_ref()) {
+                    compared.repairable.push(Fault::Listed(finding.clone()));
+                    compared.findings.push(finding);
+                }
             }
             from = page.next;
             if from.is_none() {
@@ -251,7 +299,10 @@ impl Gateway {
             for ((id, there), known) in some.iter().zip(known) {
                 compared.vms += 1;
                 compared.found.push(*id);
-                compared.findings.extend(unlisted_at(manager, *id, there, known));
+                if let Some(finding) = unlisted_at(manager, *id, there, known.as_ref()) {
+                    compared.findings.push(finding);
+                    compared.repairable.push(Fault::Unlisted(Box::new(there.clone()), known.map(Box::new)));
+                }
             }
         }
         Ok(compared)
@@ -265,44 +316,15 @@ impl Gateway {
         self.find_audit(id).map(|running| running.lock().audit.clone())
     }
 
-    fn find_audit(&self, id: Uuid) -> Result<Arc<Running>> {
+    pub(super) fn find_audit(&self, id: Uuid) -> Result<Arc<Running>> {
         let audits = self.inner.audits.lock().unwrap_or_else(PoisonError::into_inner);
         let found = audits.iter().find(|running| running.lock().audit.id == id).cloned();
         found.ok_or_else(|| Error::NotFound { what: What::Audit, id: id.to_string() })
     }
-
-    /// Has every VM that an audit found fault with read again at its home.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] `audit_running`; as [`Gateway::submit`].
-    pub async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit> {
-        let running = self.find_audit(id)?;
-        let suspects: Vec<(VmId, ManagerId)> = {
-            let state = running.lock();
-            if state.audit.ended_at.is_none() {
-                return Err(still_running());
-            }
-            state.suspects.iter().map(|(vm, manager)| (*vm, *manager)).collect()
-        };
-        self.note_change(by, format!("repair what audit {id} found: {} VMs", suspects.len())).await?;
-        let process = &self.inner.process;
-        for some in suspects.chunks(PAGE) {
-            let items = some
-                .iter()
-                .map(|(vm, manager)| {
-                    let item = ControlItem::Observed { vm: *vm, manager: *manager };
-                    (Queue { shard: vm.shard(process.count), kind: QueueKind::Control }, vec![item.encode()])
-                })
-                .collect();
-            process.bus.publish_all(items).await?;
-            running.lock().audit.repairs += some.len() as u64;
-        }
-        self.audit(id)
-    }
 }
 
 /// A VM that the manager holds, and the directory does not list there.
-fn unlisted_at(manager: ManagerId, id: VmId, there: &HeldVm, known: Option<Vm>) -> Option<Finding> {
+fn unlisted_at(manager: ManagerId, id: VmId, there: &HeldVm, known: Option<&Vm>) -> Option<Finding> {
     let finding = |kind: &str, detail: String| Some(Finding { vm: id, manager, kind: kind.to_owned(), detail });
     match known {
         None => finding("unknown", format!("on host {}, and the directory does not know it", there.facts.host)),
@@ -311,7 +333,7 @@ fn unlisted_at(manager: ManagerId, id: VmId, there: &HeldVm, known: Option<Vm>) 
         Some(vm) if vm.is_deleted() => {
             finding("unknown", format!("on host {}, although it was deleted", there.facts.host))
         }
-        Some(vm) => match vm.home {
+        Some(vm) => match &vm.home {
             Some(home) if home.manager != manager => finding(
                 "duplicate",
                 format!("on host {}, and in the directory at manager {}", there.facts.host, home.manager),

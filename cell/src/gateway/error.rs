@@ -22,6 +22,7 @@ pub const CODES: &[&str] = &[
     "cell_not_found",
     "dead_letter_not_found",
     "audit_not_found",
+    "adoption_not_found",
     "name_ambiguous",
     "internal",
     "too_large",
@@ -38,6 +39,8 @@ pub const CODES: &[&str] = &[
     "upgrade_under_way",
     "invalid_pause",
     "pause_not_confirmed",
+    "invalid_adoption",
+    "count_differs",
 ];
 
 /// What kind of answer an error deserves: HTTP maps it to a status.
@@ -166,6 +169,8 @@ pub enum What {
     DeadLetter,
     /// An audit.
     Audit,
+    /// An adoption.
+    Adoption,
 }
 impl std::fmt::Display for What {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -177,6 +182,7 @@ impl std::fmt::Display for What {
             Self::Cell => "cell",
             Self::DeadLetter => "dead letter",
             Self::Audit => "audit",
+            Self::Adoption => "adoption",
         })
     }
 }
@@ -202,6 +208,7 @@ impl Error {
                 What::Cell => "cell_not_found",
                 What::DeadLetter => "dead_letter_not_found",
                 What::Audit => "audit_not_found",
+                What::Adoption => "adoption_not_found",
             },
             Self::Ambiguous { .. } => "name_ambiguous",
             Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,

@@ -372,7 +372,9 @@ pub struct Audit {
     pub findings_total: u64,
     /// The first 1,000.
     pub findings: Vec<Finding>,
-    /// Repairs asked for (each reads the VM again at its home).
+    /// How many there are of each kind, once it has ended.
+    pub kinds: BTreeMap<String, u64>,
+    /// Repairs asked for, in VMs.
     pub repairs: u64,
 }
 
@@ -383,7 +385,7 @@ pub struct Finding {
     pub vm: VmId,
     /// At which manager.
     pub manager: ManagerId,
-    /// `missing`, `unknown`, `duplicate`, `host`, `power`, `size`, `snapshots`.
+    /// `missing` (a ghost), `unknown` (an orphan), `duplicate` (a double), `moved`, `host`, `power`, `size`, `snapshots`.
     pub kind: String,
     /// In words.
     pub detail: String,

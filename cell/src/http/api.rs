@@ -18,8 +18,9 @@ use cellbus_workflows::{Change, JobStatus, Scale};
 use uuid::Uuid;
 
 use crate::gateway::{
-    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located,
-    ManagerRow, Page, PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    AdoptPlan, AdoptQuery, Adopting, Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained,
+    ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, RepairPlan, Repairs, Result,
+    ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// Where a VM is, borrowed from the tables of the directory: nothing is allocated for a look-up.
@@ -183,6 +184,11 @@ pub trait Api: Send + Sync {
     async fn upgrade(&self) -> Result<Upgrade>;
     async fn finalize_upgrade(&self, by: Operator) -> Result<Upgrade>;
 
+    // ── adoption ──
+    async fn adopt_plan(&self, query: &AdoptQuery) -> Result<AdoptPlan>;
+    async fn adopt(&self, query: &AdoptQuery, confirm: usize, by: Operator) -> Result<(Uuid, AdoptPlan)>;
+    async fn adopting(&self, id: Uuid) -> Result<Adopting>;
+
     // ── dead letters, audit ──
     async fn dead_letters(&self, after: Option<&str>, limit: usize) -> Result<Page<Arc<DeadLetter>>>;
     async fn dead_letter(&self, id: Uuid) -> Result<Arc<DeadLetter>>;
@@ -190,7 +196,8 @@ pub trait Api: Send + Sync {
     async fn drop_dead_letter(&self, id: Uuid, by: Operator) -> Result<()>;
     async fn audit_start(&self, by: Operator) -> Result<Uuid>;
     fn audit(&self, id: Uuid) -> Result<Audit>;
-    async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit>;
+    fn audit_repair_plan(&self, id: Uuid, how: &Repairs) -> Result<(Audit, RepairPlan)>;
+    async fn audit_repair(&self, id: Uuid, how: &Repairs, by: Operator) -> Result<Audit>;
     async fn audit_accept(&self, id: Uuid, by: Operator) -> Result<Audit>;
 
     // ── events, health ──

@@ -13,6 +13,7 @@ use super::extract::{Name, json_or_default};
 use super::problem::Problem;
 use super::query::Query;
 use super::view::AuditView;
+use crate::gateway::{Doubles, Orphans, Repairs};
 
 /// What is to be done about what an audit has found.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -20,6 +21,38 @@ use super::view::AuditView;
 pub(super) struct RepairBody {
     #[serde(default)]
     mode: RepairMode,
+    /// About VMs with ids of Cellbus's that the directory does not know.
+    #[serde(default)]
+    orphans: OrphansBody,
+    /// About what other managers have of VMs that are where the directory says.
+    #[serde(default)]
+    doubles: DoublesBody,
+    /// Where something is destroyed: how many VMs, as the plan says it.
+    confirm: Option<u64>,
+}
+
+/// What becomes of orphans.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OrphansBody {
+    /// Nothing.
+    #[default]
+    Leave,
+    /// They are taken into the directory, as the VMs that their notes say.
+    Adopt,
+    /// They are removed.
+    Destroy,
+}
+
+/// What becomes of doubles.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DoublesBody {
+    /// Nothing.
+    #[default]
+    Leave,
+    /// What is not at the VM's home is removed.
+    Destroy,
 }
 
 /// Say it, or do it.
@@ -52,11 +85,12 @@ pub(super) async fn show(State(app): State<App>, id: Name, _: Query) -> Result<J
     Ok(Json(AuditView::of(&*app.api, app.api.audit(id.uuid()?)?)))
 }
 
-/// Has every VM that an audit found fault with read again at its home, or says what that would be.
+/// Repairs what an audit has found, or says what that would be: the homes of VMs read them again. Orphans and
+/// doubles are left alone unless it is said what is to become of them.
 #[utoipa::path(post, path = "/v1/audit/{id}/repair", tag = "audit", params(("id" = String, Path, description = "its id")),
     request_body = RepairBody,
     responses((status = 200, body = AuditView), (status = 404, body = Problem),
-        (status = 409, description = "audit_running", body = Problem), (status = 503, body = Problem)))]
+        (status = 409, description = "audit_running, count_differs", body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn repair(
     State(app): State<App>,
     id: Name,
@@ -65,17 +99,30 @@ pub(super) async fn repair(
     body: Bytes,
 ) -> Result<Json<AuditView>, Problem> {
     let id = id.uuid()?;
-    let RepairBody { mode } = json_or_default(&body)?;
+    let RepairBody { mode, orphans, doubles, confirm } = json_or_default(&body)?;
+    let how = Repairs {
+        orphans: match orphans {
+            OrphansBody::Leave => Orphans::Leave,
+            OrphansBody::Adopt => Orphans::Adopt,
+            OrphansBody::Destroy => Orphans::Destroy,
+        },
+        doubles: match doubles {
+            DoublesBody::Leave => Doubles::Leave,
+            DoublesBody::Destroy => Doubles::Destroy,
+        },
+        confirm,
+    };
     match mode {
-        RepairMode::Apply => Ok(Json(AuditView::of(&*app.api, app.api.audit_repair(id, by.operator()).await?))),
+        RepairMode::Apply => Ok(Json(AuditView::of(&*app.api, app.api.audit_repair(id, &how, by.operator()).await?))),
         RepairMode::Plan => {
-            let audit = app.api.audit(id)?;
+            let (audit, plan) = app.api.audit_repair_plan(id, &how)?;
             let total = audit.findings_total;
             let mut view = AuditView::of(&*app.api, audit);
             view.plan = Some(match total {
                 0 => "nothing: directory and managers agree".to_owned(),
-                n => format!("{n} findings: each VM's home reads it again at its manager and records what it finds"),
+                n => format!("{n} findings: {}", plan.in_words()),
             });
+            view.repair = Some(plan.into());
             Ok(Json(view))
         }
     }

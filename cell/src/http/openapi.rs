@@ -10,8 +10,8 @@ use super::problem::Problem;
 use super::query::Query;
 use super::routes::{ROUTES, Route};
 use super::{
-    audit, cells, changes, dead_letters, events, explain, forecast, health, hosts, jobs, locate, log, managers, pauses,
-    queue, scale, shards, upgrade, vms,
+    adopt, audit, cells, changes, dead_letters, events, explain, forecast, health, hosts, jobs, locate, log, managers,
+    pauses, queue, scale, shards, upgrade, vms,
 };
 
 /// The document.
@@ -64,6 +64,8 @@ use super::{
         dead_letters::show,
         dead_letters::remove,
         dead_letters::retry,
+        adopt::adopt,
+        adopt::show,
         audit::start,
         audit::show,
         audit::repair,

@@ -7,8 +7,8 @@ use axum::{Router, middleware};
 
 use super::access::{self, Needs};
 use super::{
-    App, audit, cells, changes, dead_letters, events, explain, forecast, health, hosts, jobs, locate, log, managers,
-    openapi, pauses, queue, scale, shards, upgrade, vms,
+    App, adopt, audit, cells, changes, dead_letters, events, explain, forecast, health, hosts, jobs, locate, log,
+    managers, openapi, pauses, queue, scale, shards, upgrade, vms,
 };
 
 /// One route.
@@ -80,6 +80,8 @@ routes! {
     get "GET" "/v1/dead-letters/{id}" Operator [] dead_letters::show;
     delete "DELETE" "/v1/dead-letters/{id}" Operator [] dead_letters::remove;
     post "POST" "/v1/dead-letters/{id}/retry" Operator [] dead_letters::retry;
+    post "POST" "/v1/adopt" Operator [] adopt::adopt;
+    get "GET" "/v1/adopt/{id}" Operator [] adopt::show;
     post "POST" "/v1/audit" Operator [] audit::start;
     get "GET" "/v1/audit/{id}" Operator [] audit::show;
     post "POST" "/v1/audit/{id}/repair" Operator [] audit::repair;

@@ -19,8 +19,9 @@ use uuid::Uuid;
 use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
-    Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained, ForecastRow, HostRow, Live, Located,
-    ManagerRow, Page, PausesShown, QueueRow, Result, ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
+    AdoptPlan, AdoptQuery, Adopting, Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained,
+    ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, RepairPlan, Repairs, Result,
+    ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
 /// What the HTTP API of a process stands on.
@@ -284,14 +285,26 @@ impl Api for Served {
     async fn drop_dead_letter(&self, id: Uuid, by: Operator) -> Result<()> {
         self.gateway.drop_dead_letter(id, by).await
     }
+    async fn adopt_plan(&self, query: &AdoptQuery) -> Result<AdoptPlan> {
+        self.gateway.adopt_plan(query).await
+    }
+    async fn adopt(&self, query: &AdoptQuery, confirm: usize, by: Operator) -> Result<(Uuid, AdoptPlan)> {
+        self.gateway.adopt(query, confirm, by).await
+    }
+    async fn adopting(&self, id: Uuid) -> Result<Adopting> {
+        self.gateway.adopting(id).await
+    }
     async fn audit_start(&self, by: Operator) -> Result<Uuid> {
         self.gateway.audit_start(by).await
     }
     fn audit(&self, id: Uuid) -> Result<Audit> {
         self.gateway.audit(id)
     }
-    async fn audit_repair(&self, id: Uuid, by: Operator) -> Result<Audit> {
-        self.gateway.audit_repair(id, by).await
+    fn audit_repair_plan(&self, id: Uuid, how: &Repairs) -> Result<(Audit, RepairPlan)> {
+        self.gateway.audit_repair_plan(id, how)
+    }
+    async fn audit_repair(&self, id: Uuid, how: &Repairs, by: Operator) -> Result<Audit> {
+        self.gateway.audit_repair(id, how, by).await
     }
     async fn audit_accept(&self, id: Uuid, by: Operator) -> Result<Audit> {
         self.gateway.audit_accept(id, by).await

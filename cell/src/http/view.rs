@@ -6,6 +6,7 @@ use cellbus_directory::Failure;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+mod adopt;
 mod cluster;
 mod decommission;
 mod explain;
@@ -17,6 +18,7 @@ mod scale;
 mod upgrade;
 mod vms;
 
+pub(super) use adopt::{AdoptView, AdoptingView};
 pub(super) use cluster::{CellView, HostView, ManagerView, QueueView, ShardView};
 pub(super) use decommission::DecommissionView;
 pub(super) use explain::ExplainedView;

@@ -195,6 +195,20 @@ pub(crate) struct Metrics {
     snapshots: [IntCounter; 2],
 }
 
+/// As which step it is shown: looks at strays are looks, and each step costs some 50 series.
+fn shown_as(step: Step) -> Step {
+    match step {
+        Step::CheckStray | Step::CheckHome => Step::Inspect,
+        Step::DropStray => Step::Delete,
+        other => other,
+    }
+}
+
+/// Whether such a step may be the first of work that a job waits for.
+fn for_a_job(step: Step) -> bool {
+    !matches!(shown_as(step), Step::Inspect) && !matches!(step, Step::Adopt | Step::DropStray)
+}
+
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self> {
         let accepted = register(registry, ACCEPTED.int_counters())?;
@@ -214,7 +228,10 @@ impl Metrics {
                 .collect(),
             job_seconds: kinds.map(|kind| job_seconds.with_label_values(&[kind])).collect(),
             start_seconds: register(registry, START_SECONDS.observed(SECONDS))?,
-            step_seconds: Step::ALL.iter().map(|step| step_seconds.with_label_values(&[step.as_str()])).collect(),
+            step_seconds: Step::ALL
+                .iter()
+                .map(|step| step_seconds.with_label_values(&[shown_as(*step).as_str()]))
+                .collect(),
             refusals: REASONS.map(|reason| refusals.with_label_values(&[reason.as_str()])),
             removals: ["begun", "put_off"].map(|result| removals.with_label_values(&[result])),
             removals_limit: register(registry, REMOVALS_LIMIT.int_gauge())?,
@@ -311,7 +328,7 @@ impl Decided {
         for record in &entry.records {
             match record {
                 Record::JobAccepted { job } => decided.accepted.push(job.request.kind()),
-                Record::StepBegun { vm, step, .. } if *step != Step::Inspect => {
+                Record::StepBegun { vm, step, .. } if for_a_job(*step) => {
                     decided.started.extend(shard.first_call_of(vm).map(|accepted| entry.at.since(accepted)));
                 }
                 Record::StepEnded { result: StepResult::Refused(refusal), .. } => decided.refused.push(refusal.reason),

@@ -181,7 +181,7 @@ impl FakeManager {
         };
         vm.op = op.number;
         match &op.action {
-            Action::Create(_) | Action::Inspect => {}
+            Action::Create(_) | Action::Inspect | Action::Adopt(_) => {}
             Action::Start | Action::Resume | Action::Restart(_) => vm.facts.power = PowerState::Running,
             Action::Stop(_) => vm.facts.power = PowerState::Stopped,
             Action::Suspend => vm.facts.power = PowerState::Suspended,

@@ -6,6 +6,7 @@ use cellbus_bus::Env;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::confirm::confirmed;
 use crate::client::{Answer, Client};
 use crate::exit::{Error, Result};
 use crate::output::Printer;
@@ -21,6 +22,15 @@ pub(super) struct Command {
     /// Also say what would mend each difference, or mend it
     #[arg(long, value_enum)]
     repair: Option<Repair>,
+    /// With --repair: what becomes of VMs with ids of Cellbus's that the directory does not know
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "leave", requires = "repair")]
+    orphans: Orphans,
+    /// With --repair: what becomes of what other managers have of VMs that are where the directory says
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "leave", requires = "repair")]
+    doubles: Doubles,
+    /// How many VMs the repair is to destroy; asked for on a terminal when not given
+    #[arg(long, value_name = "COUNT", requires = "repair")]
+    confirm: Option<usize>,
     /// After a restore: what this audit, which has ended, found is understood; what waits for it goes on at
     /// every manager that it has read
     #[arg(long, value_name = "ID", conflicts_with = "repair")]
@@ -35,11 +45,29 @@ enum Repair {
     Apply,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Orphans {
+    /// Nothing
+    Leave,
+    /// They are taken into the directory, as the VMs that their notes say
+    Adopt,
+    /// They are removed
+    Destroy,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Doubles {
+    /// Nothing
+    Leave,
+    /// What is not at the VM's home is removed
+    Destroy,
+}
+
 impl Command {
     pub(super) async fn run(self, env: &Env) -> Result<()> {
         let (client, printer) = self.remote.open()?;
-        if let Some(id) = self.accept {
-            return printer.one(&client.post(&["v1", "audit", &id, "accept"]).await?);
+        if let Some(id) = &self.accept {
+            return printer.one(&client.post(&["v1", "audit", id, "accept"]).await?);
         }
         let begun = client.post(&["v1", "audit"]).await?;
         let audit = ended(&client, env, begun).await?;
@@ -49,14 +77,42 @@ impl Command {
                 printer.one(&audit)?;
                 verdict(&audit)
             }
-            Some(Repair::Plan) => repair(&client, &printer, &id, "plan").await,
-            Some(Repair::Apply) => repair(&client, &printer, &id, "apply").await,
+            Some(mode) => self.repair(&client, &printer, &id, mode).await,
         }
     }
-}
 
-async fn repair(client: &Client, printer: &Printer, id: &str, mode: &str) -> Result<()> {
-    printer.one(&client.post_json(&["v1", "audit", id, "repair"], &json!({"mode": mode})).await?)
+    async fn repair(&self, client: &Client, printer: &Printer, id: &str, mode: Repair) -> Result<()> {
+        let path = ["v1", "audit", id, "repair"];
+        let mut body = json!({
+            "mode": "plan",
+            "orphans": match self.orphans {
+                Orphans::Leave => "leave",
+                Orphans::Adopt => "adopt",
+                Orphans::Destroy => "destroy",
+            },
+            "doubles": match self.doubles {
+                Doubles::Leave => "leave",
+                Doubles::Destroy => "destroy",
+            },
+        });
+        let destroys = matches!(self.orphans, Orphans::Destroy) || matches!(self.doubles, Doubles::Destroy);
+        if matches!(mode, Repair::Apply) && !destroys {
+            body["mode"] = json!("apply");
+            return printer.one(&client.post_json(&path, &body).await?);
+        }
+        let plan = client.post_json(&path, &body).await?;
+        let destroyed = match mode {
+            Repair::Plan => return printer.one(&plan),
+            Repair::Apply => plan.value.pointer("/repair/destroyed").and_then(Value::as_u64),
+        };
+        let destroyed = destroyed.and_then(|count| usize::try_from(count).ok());
+        let destroyed = destroyed.ok_or_else(|| Error::Failed(format!("the plan has no count: {}", plan.text)))?;
+        let said = format!("the repair is for the removal of {destroyed} VMs");
+        confirmed(self.confirm, destroyed, &said, &format!("Destroy {destroyed} VMs"))?;
+        body["mode"] = json!("apply");
+        body["confirm"] = json!(destroyed);
+        printer.one(&client.post_json(&path, &body).await?)
+    }
 }
 
 async fn ended(client: &Client, env: &Env, mut audit: Answer) -> Result<Answer> {

@@ -28,6 +28,9 @@ pub(super) struct Command {
     /// How many hosts each of them has
     #[arg(long, value_name = "N", default_value_t = 100)]
     hosts_per_manager: u64,
+    /// How many VMs stand on each of them that are not Cellbus's, to be adopted
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    foreign_vms: u32,
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7080")]
     listen: SocketAddr,
@@ -80,7 +83,8 @@ impl Command {
         };
         let hosts = self.managers.saturating_mul(self.hosts_per_manager);
         let inventory = Inventory::generate(hosts, self.managers).map_err(|error| Error::Usage(error.to_string()))?;
-        let config = Config { dir: self.data, latency: self.latency, ..Config::new(inventory) };
+        let config =
+            Config { dir: self.data, latency: self.latency, foreign: self.foreign_vms, ..Config::new(inventory) };
         let fleet = Fleet::open(config, env.clone()).await.context("the simulated managers cannot be opened")?;
         let service = Service::bind(fleet.clone(), env.clone(), self.listen)
             .await

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use cellbus_bus::ids::{Epoch, HostId, VmId};
-use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 
 use super::changes::Cursor;
@@ -70,6 +70,9 @@ impl Driver for SimulatedDriver {
     }
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         self.manager.dead_hosts(self.epoch()).await
+    }
+    async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
+        self.manager.foreign(self.epoch()).await
     }
     fn limits(&self) -> Limits {
         self.manager.limits.clone()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellbus_bus::ids::{Epoch, HostId, VmId};
 use cellbus_bus::job::Size;
-use cellbus_cell::driver::{Change, Error, Op};
+use cellbus_cell::driver::{Change, Error, HeldVm, Op};
 use cellbus_directory::vm::PowerState;
 use rand::Rng as _;
 use rand::rngs::SmallRng;
@@ -261,6 +261,27 @@ impl Faults {
         self.manager.put(&mut state, write);
         self.manager.changed_behind(&mut state, Change::Hosts);
         true
+    }
+    /// What stands here of one of our VMs.
+    #[must_use]
+    pub fn held(&self, vm: VmId) -> Option<HeldVm> {
+        let state = self.manager.state();
+        state.holdings.vm(&vm).map(|found| state.holdings.held(vm, found))
+    }
+    /// Somebody puts a VM with one of our ids here, whether or not there is room: registered here after it
+    /// was at another manager, restored from elsewhere, or cloned with its annotation.
+    pub fn plant(&self, vm: &HeldVm) -> bool {
+        let mut state = self.manager.state();
+        let there = state.holdings.vm(&vm.id).is_some();
+        let done = state.holdings.plant(vm);
+        if done {
+            if !there {
+                self.manager.planted(vm.id);
+            }
+            self.manager.put_vm(&mut state, vm.id);
+            self.manager.changed_behind(&mut state, Change::Vm(vm.id));
+        }
+        done
     }
     /// A host dies, and its VMs with it.
     pub fn lose_host(&self, host: &HostId) -> bool {

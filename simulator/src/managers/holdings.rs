@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use cellbus_bus::ids::{HostId, OpNumber, ShortName, TenantId, VmId, VmName};
 use cellbus_bus::job::{Power, Size};
-use cellbus_cell::driver::{Error, HeldVm, Host, Inventory, Op};
+use cellbus_cell::driver::{Error, ForeignVm, HeldVm, Host, Inventory, Op};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
-use cellbus_workflows::{Action, CreateSpec};
+use cellbus_workflows::{Action, AdoptSpec, CreateSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -117,6 +117,8 @@ pub(super) enum Did {
     Changed,
     /// The VM was made.
     Made,
+    /// What was a foreign VM is ours.
+    Adopted(Uuid),
     /// The VM is gone, and its tombstone is new.
     Removed,
     /// There was no VM, and its tombstone is new.
@@ -252,6 +254,24 @@ impl Holdings {
         Inventory { hosts: hosts.collect(), vms: self.held_vms().collect(), foreign_vms: self.foreign.len() as u64 }
     }
 
+    /// The VMs that are not ours. All of them run.
+    pub(super) fn foreign_vms(&self) -> impl Iterator<Item = ForeignVm> + '_ {
+        self.foreign.iter().map(|(id, foreign)| {
+            let text = id.to_string();
+            let facts = VmFacts {
+                host: foreign.host.clone(),
+                power: PowerState::Running,
+                size: foreign.size,
+                snapshots: Vec::new(),
+            };
+            let name = format!("foreign {}", &text[..8]);
+            ForeignVm { key: text.parse().expect("a UUID is a key"), name, facts, unfit: None }
+        })
+    }
+    pub(super) fn has_foreign(&self, id: &Uuid) -> bool {
+        self.foreign.contains_key(id)
+    }
+
     /// Hosts that hold more than they may.
     pub(super) fn overfilled(&self) -> impl Iterator<Item = HostId> + '_ {
         self.hosts
@@ -358,7 +378,8 @@ impl Holdings {
                 | Action::Snapshot(_)
                 | Action::Revert(_)
                 | Action::SnapshotDelete(_)
-                | Action::Relocate(_) => Err(Error::NotFound),
+                | Action::Relocate(_)
+                | Action::Adopt(_) => Err(Error::NotFound),
             },
         }
     }
@@ -398,7 +419,8 @@ impl Holdings {
                 | Action::SnapshotDelete(_)
                 | Action::Relocate(_)
                 | Action::Delete
-                | Action::Inspect,
+                | Action::Inspect
+                | Action::Adopt(_),
                 Some(_) | None,
             ) => return Ok(None),
         };
@@ -454,6 +476,7 @@ impl Holdings {
                 Ok(Did::Buried)
             }
             Action::Inspect => Ok(Did::Nothing),
+            Action::Adopt(spec) => self.adopt(op, spec),
             Action::Start
             | Action::Stop(_)
             | Action::Restart(_)
@@ -465,6 +488,27 @@ impl Holdings {
             | Action::SnapshotDelete(_)
             | Action::Relocate(_) => Err(Error::NotFound),
         }
+    }
+
+    /// A foreign VM becomes ours: nothing of it changes but who it belongs to.
+    fn adopt(&mut self, op: &Op, spec: &AdoptSpec) -> Result<Did, Error> {
+        let id = spec.foreign.as_ref().and_then(|key| key.as_str().parse::<Uuid>().ok()).ok_or(Error::NotFound)?;
+        let Foreign { host, size } = self.foreign.remove(&id).ok_or(Error::NotFound)?;
+        let host = self.host_or_lost(&host);
+        let body = VmBody {
+            tenant: spec.tenant.clone(),
+            name: spec.name.clone(),
+            size,
+            power: PowerState::Running,
+            op: op.number,
+            affinity: None,
+            anti_affinity: None,
+            restarts: 0,
+            rare: None,
+        };
+        self.gone.remove(&op.vm);
+        self.vms.insert(op.vm, Vm { host, body });
+        Ok(Did::Adopted(id))
     }
 
     /// A create that fails half way: the VM is there, off, and the number gives the failure again.
@@ -573,6 +617,31 @@ impl Holdings {
         (self.vms, self.gone) = (vms, image.gone.clone());
         did
     }
+    /// A VM with one of our ids stands here, as this says; whether there is such a host.
+    pub(super) fn plant(&mut self, vm: &HeldVm) -> bool {
+        let Some(host) = self.by_name.get(&vm.facts.host).copied() else { return false };
+        self.remove(vm.id, vm.op);
+        self.gone.remove(&vm.id);
+        let mut body = VmBody {
+            tenant: vm.tenant.clone(),
+            name: vm.name.clone(),
+            size: vm.facts.size,
+            power: vm.facts.power,
+            op: vm.op,
+            affinity: vm.affinity.clone(),
+            anti_affinity: vm.anti_affinity.clone(),
+            restarts: 0,
+            rare: None,
+        };
+        if !vm.facts.snapshots.is_empty() {
+            let power = body.power;
+            let snapshot = |name: &ShortName| Snapshot { name: name.clone(), power };
+            body.rare().snapshots = vm.facts.snapshots.iter().map(snapshot).collect();
+        }
+        self.hosts[host as usize].used.add(body.size);
+        self.vms.insert(vm.id, Vm { host, body });
+        true
+    }
     /// Gives what is to be stored.
     pub(super) fn add_foreign(&mut self, id: Uuid, host: &HostId, size: Size) -> Option<&Foreign> {
         let index = *self.by_name.get(host)?;
@@ -632,6 +701,7 @@ impl VmBody {
             // What failed half way is brought to its end; otherwise the VM is left as it is.
             Action::Create(spec) if self.failed().is_some() => self.power = power_of(spec.power),
             Action::Create(_) | Action::Resize(_) | Action::Relocate(_) | Action::Delete | Action::Inspect => {}
+            Action::Adopt(spec) => (self.tenant, self.name) = (spec.tenant.clone(), spec.name.clone()),
             Action::Start => self.power = PowerState::Running,
             Action::Stop(_) => self.power = PowerState::Stopped,
             Action::Restart(_) => {

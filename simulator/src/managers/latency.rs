@@ -73,7 +73,8 @@ impl Latency {
                 | Action::Revert(_)
                 | Action::SnapshotDelete(_)
                 | Action::Relocate(_)
-                | Action::Delete => (0.020, 0.4),
+                | Action::Delete
+                | Action::Adopt(_) => (0.020, 0.4),
             },
             Self::Realistic => match action {
                 Action::Create(_) => (25.0, 0.5),
@@ -84,7 +85,7 @@ impl Latency {
                 Action::Restart(StopMode::Hard) => (3.0, 0.4),
                 Action::Suspend => (8.0, 0.5),
                 Action::Resume => (5.0, 0.4),
-                Action::Resize(_) => (3.0, 0.4),
+                Action::Resize(_) | Action::Adopt(_) => (3.0, 0.4),
                 Action::Snapshot(_) => (5.0, 0.5),
                 Action::Revert(_) => (6.0, 0.5),
                 Action::SnapshotDelete(_) => (10.0, 0.8),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerId, OpNumber, VmId};
-use cellbus_cell::driver::{Change, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use cellbus_workflows::Action;
 use rand::rngs::SmallRng;
@@ -100,7 +100,7 @@ impl Kind {
             Action::Relocate(_) => Self::Relocation,
             Action::Start | Action::Stop(_) | Action::Restart(_) | Action::Suspend | Action::Resume => Self::Power,
             Action::Snapshot(_) | Action::Revert(_) | Action::SnapshotDelete(_) => Self::Snapshot,
-            Action::Resize(_) | Action::Delete | Action::Inspect => Self::Other,
+            Action::Resize(_) | Action::Delete | Action::Inspect | Action::Adopt(_) => Self::Other,
         }
     }
     fn max(self, limits: &Limits) -> u32 {
@@ -219,6 +219,10 @@ impl Manager {
     pub(crate) async fn dead_hosts(&self, session: Option<Epoch>) -> Result<Vec<HostId>, Error> {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.holdings.dead_hosts()).await
+    }
+    pub(crate) async fn foreign(&self, session: Option<Epoch>) -> Result<Vec<ForeignVm>, Error> {
+        self.pause(|latency, rng| latency.of_inventory(rng)).await?;
+        self.read(session, |state| state.holdings.foreign_vms().collect()).await
     }
     pub(super) fn tasks_running(&self) -> usize {
         self.state().running.len()
@@ -426,6 +430,11 @@ impl Manager {
                 self.placements.made(op.vm, copy);
                 self.put_vm(state, op.vm);
             }
+            Did::Adopted(id) => {
+                self.placements.made(op.vm, false);
+                self.put(state, record::foreign_no_more(self.id, id));
+                self.put_vm(state, op.vm);
+            }
             Did::Removed => {
                 self.placements.removed(op.vm);
                 self.put_vm(state, op.vm);
@@ -461,7 +470,8 @@ impl Manager {
             | Action::Revert(_)
             | Action::SnapshotDelete(_)
             | Action::Delete
-            | Action::Inspect => false,
+            | Action::Inspect
+            | Action::Adopt(_) => false,
         };
         if wanted_room && matches!(error, Error::NoRoom { .. }) {
             Counters::add(&self.counters.overfill_attempts);
@@ -494,6 +504,9 @@ impl Manager {
     pub(super) fn changed_behind(&self, state: &mut State, change: Change) {
         state.changes.push(change);
         self.stirred.notify_waiters();
+    }
+    pub(super) fn planted(&self, vm: VmId) {
+        self.placements.brought_back(vm);
     }
     pub(super) fn removed_behind(&self, state: &mut State, vm: VmId) {
         self.placements.removed(vm);
@@ -534,7 +547,8 @@ impl Running {
             | Action::Revert(_)
             | Action::SnapshotDelete(_)
             | Action::Delete
-            | Action::Inspect => None,
+            | Action::Inspect
+            | Action::Adopt(_) => None,
         }
     }
 }

@@ -62,6 +62,10 @@ pub(super) fn foreign(manager: ManagerId, id: Uuid, foreign: &Foreign) -> Write 
     (key(FOREIGN, manager, id.as_bytes()), Some(codec::encode(foreign)))
 }
 
+pub(super) fn foreign_no_more(manager: ManagerId, id: Uuid) -> Write {
+    (key(FOREIGN, manager, id.as_bytes()), None)
+}
+
 /// Reads everything back, by manager, in the order of the keys.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerId, ManagerName, VmId};
-use cellbus_cell::driver::{Change, Driver, Drivers, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Drivers, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_cell::security::{self, MembersTls};
 use cellbus_directory::VmFacts;
 use reqwest::{StatusCode, Url};
@@ -290,6 +290,9 @@ impl Driver for RemoteDriver {
     }
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         self.read("dead-hosts", &ReadRequest { session: self.epoch() }).await
+    }
+    async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
+        self.read("foreign", &ReadRequest { session: self.epoch() }).await
     }
     fn limits(&self) -> Limits {
         self.info.limits.clone()

@@ -85,6 +85,7 @@ impl Service {
             .route("/sim/v1/managers/{id}/open", post(open))
             .route("/sim/v1/perform", post(perform).layer(DefaultBodyLimit::max(PERFORM_BYTES_MAX)))
             .route("/sim/v1/managers/{id}/inventory", post(inventory))
+            .route("/sim/v1/managers/{id}/foreign", post(foreign))
             .route("/sim/v1/managers/{id}/tasks", post(tasks))
             .route("/sim/v1/managers/{id}/dead-hosts", post(dead_hosts))
             .route("/sim/v1/managers/{id}/inspect", post(inspect))
@@ -195,6 +196,13 @@ async fn inventory(
     body: Body<ReadRequest>,
 ) -> Answer<cellbus_cell::driver::Inventory> {
     Ok(Json(served.manager(&id)?.inventory(body?.session).await?))
+}
+async fn foreign(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<ReadRequest>,
+) -> Answer<Vec<cellbus_cell::driver::ForeignVm>> {
+    Ok(Json(served.manager(&id)?.foreign(body?.session).await?))
 }
 async fn tasks(
     State(served): State<Served>,

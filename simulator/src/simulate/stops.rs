@@ -52,7 +52,8 @@ impl Stops {
             | Action::Resize(_)
             | Action::Snapshot(_)
             | Action::Relocate(_)
-            | Action::Inspect => false,
+            | Action::Inspect
+            | Action::Adopt(_) => false,
         };
         if !removes {
             return;

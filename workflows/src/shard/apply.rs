@@ -62,7 +62,7 @@ impl Shard {
                     if let Some(run) = run_mut(entry) {
                         run.step_begun(*step, *manager);
                     }
-                    if *step == Step::Create {
+                    if matches!(step, Step::Create | Step::Adopt) {
                         // It is known there from here on.
                         self.state.hold.found.remove(vm);
                     }
@@ -315,7 +315,7 @@ impl Shard {
         self.job_goes_on(at, &job, only);
     }
 
-    fn add_vm(&mut self, vm: Vm) {
+    pub(super) fn add_vm(&mut self, vm: Vm) {
         if let std::collections::hash_map::Entry::Vacant(place) = self.state.vms.entry(vm.id) {
             place.insert(VmEntry::new(vm));
             self.soft.vms_live += 1;
@@ -482,11 +482,14 @@ impl Shard {
             let (tenant, template) = (work.tenant.clone(), Arc::clone(template));
             self.add_vm(Vm::planned(work.vm, work.job, tenant, name.clone(), *size, template, at));
         }
+        if let Task::Adopt(adoption) = &work.task {
+            self.adopted(at, work, adoption);
+        }
         let Some(entry) = self.state.vms.get_mut(&work.vm) else { return };
         match &work.task {
             Task::Create { .. } => entry.happened(at, Happened::Accepted(cellbus_bus::job::JobKind::Provision)),
             Task::Operate(operation) => entry.happened(at, Happened::Accepted(operation.kind())),
-            Task::Inspect | Task::Failover { .. } => {}
+            Task::Inspect | Task::Failover { .. } | Task::Adopt(_) | Task::Rehome { .. } | Task::DropStray { .. } => {}
         }
         entry.line.push_back(Arc::clone(work));
         self.soft.admitted.insert((work.vm, work.job));
@@ -514,7 +517,7 @@ impl Shard {
         }
         let differs = before != (entry.vm.settled, entry.vm.home.clone(), entry.vm.size);
         let was_deleted = before.0 == VmState::Deleted;
-        if failed_over || doing.step == Step::Inspect && differs {
+        if failed_over || matches!(doing.step, Step::Inspect | Step::Adopt) && differs {
             self.open(IntentKey::VmEvent(vm, op));
         }
         self.bury(at, vm, was_deleted);
@@ -595,7 +598,7 @@ impl Shard {
         if let Some(entry) = self.state.vms.get_mut(&work.vm) {
             let was_deleted = entry.vm.is_deleted();
             entry.vm.work_ended(work.job, outcome, at);
-            if !matches!(work.task, Task::Inspect) {
+            if work.for_a_job() {
                 entry.happened(at, Happened::Ended(JobState::of(outcome)));
             }
             self.bury(at, work.vm, was_deleted);
@@ -605,9 +608,8 @@ impl Shard {
 
     /// Remembers that the work is over, and opens the report to the job's home.
     fn finished(&mut self, at: WallMs, work: &Work, outcome: &Outcome) {
-        match work.task {
-            Task::Inspect | Task::Failover { .. } => return,
-            Task::Create { .. } | Task::Operate(_) => {}
+        if !work.for_a_job() {
+            return;
         }
         if self.state.done.insert((work.vm, work.job)) {
             self.state.done_order.push_back((at, work.vm, work.job));

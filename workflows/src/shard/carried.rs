@@ -177,7 +177,7 @@ impl Shard {
             if !keep {
                 gone.insert(*id);
             }
-            entry.line.retain(|work| !known.still_to_come(&work.job, work.accepted_at));
+            entry.line.retain(|work| !work.for_a_job() || !known.still_to_come(&work.job, work.accepted_at));
             keep
         });
         state.tombstones.retain(|(_, vm)| !gone.contains(vm));

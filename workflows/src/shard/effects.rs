@@ -13,7 +13,7 @@ use cellbus_directory::{Step, Template, Vm, VmState, VmSummary, Work};
 
 use super::Shard;
 use super::jobs::cancel_outcome;
-use crate::action::{Action, Call, CreateSpec};
+use crate::action::{Action, AdoptSpec, Call, CreateSpec};
 use crate::event;
 use crate::input::{Effect, EffectKind};
 use crate::item::{ControlItem, JobItem};
@@ -142,7 +142,7 @@ impl Shard {
             shard: self.id,
             shard_epoch: self.state.epoch,
             vm,
-            job: work.job,
+            job: if work.for_a_job() { work.job } else { JobId::from_uuid(uuid::Uuid::nil()) },
             op,
             step: doing.step,
             action: action(doing.step, &entry.vm, &work.task)?,
@@ -155,7 +155,12 @@ impl Shard {
 fn action(step: Step, vm: &Vm, task: &Task) -> Option<Action> {
     let operation = match task {
         Task::Operate(operation) => Some(operation),
-        Task::Create { .. } | Task::Inspect | Task::Failover { .. } => None,
+        Task::Create { .. }
+        | Task::Inspect
+        | Task::Failover { .. }
+        | Task::Adopt(_)
+        | Task::Rehome { .. }
+        | Task::DropStray { .. } => None,
     };
     Some(match step {
         Step::Create => {
@@ -176,7 +181,7 @@ fn action(step: Step, vm: &Vm, task: &Task) -> Option<Action> {
             };
             Action::Create(Arc::new(spec(vm, Power::Off, Some(power))))
         }
-        Step::UndoCreate | Step::UndoCopy | Step::DropSource | Step::Delete => Action::Delete,
+        Step::UndoCreate | Step::UndoCopy | Step::DropSource | Step::DropStray | Step::Delete => Action::Delete,
         Step::Start | Step::StartCopy | Step::UndoQuiesce => Action::Start,
         Step::Quiesce => Action::Stop(StopMode::Graceful),
         Step::Stop => match operation? {
@@ -215,11 +220,16 @@ fn action(step: Step, vm: &Vm, task: &Task) -> Option<Action> {
             Operation::Migrate(cellbus_bus::job::MigrateTo::Host(host)) => Action::Relocate(host.clone()),
             _ => return None,
         },
-        Step::Failover => match task {
-            Task::Failover { to, .. } => Action::Relocate(to.clone()),
-            Task::Create { .. } | Task::Operate(_) | Task::Inspect => return None,
-        },
-        Step::Inspect | Step::CheckCopy | Step::CheckSource => Action::Inspect,
+        Step::Failover => {
+            let Task::Failover { to, .. } = task else { return None };
+            Action::Relocate(to.clone())
+        }
+        Step::Inspect | Step::CheckCopy | Step::CheckSource | Step::CheckStray | Step::CheckHome => Action::Inspect,
+        Step::Adopt => {
+            let Task::Adopt(adoption) = task else { return None };
+            let (tenant, name, foreign) = (vm.tenant.clone(), vm.name.clone(), adoption.foreign.clone());
+            Action::Adopt(Arc::new(AdoptSpec { tenant, name, foreign }))
+        }
     })
 }
 

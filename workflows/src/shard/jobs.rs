@@ -264,7 +264,7 @@ impl Shard {
 
     /// The work on a VM is over; a job whose home is here too hears of it in the same entry.
     pub(super) fn work_over(&mut self, ctx: &Context<'_>, work: &Work, outcome: &Outcome) {
-        if matches!(work.task, Task::Inspect | Task::Failover { .. }) || work.job.shard(self.count) != self.id {
+        if !work.for_a_job() || work.job.shard(self.count) != self.id {
             return;
         }
         let summary = self.summary(work.vm, outcome);

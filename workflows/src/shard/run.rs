@@ -71,13 +71,24 @@ impl Run {
                 // The name was looked up when the step was decided; its id follows from it.
                 self.moving_to = Some(ManagerId::derive(name.as_str()));
             }
-            (Task::Operate(_) | Task::Create { .. } | Task::Inspect | Task::Failover { .. }, _) => {}
+            (
+                Task::Operate(_)
+                | Task::Create { .. }
+                | Task::Inspect
+                | Task::Failover { .. }
+                | Task::Adopt(_)
+                | Task::Rehome { .. }
+                | Task::DropStray { .. },
+                _,
+            ) => {}
         }
         let _ = manager;
     }
 
     pub(crate) fn step_ended(&mut self, step: Step, result: &StepResult) {
         match result {
+            // Done once it is known to be gone from there; still there, the look was only begun.
+            StepResult::Present(_) if step == Step::CheckHome => {}
             StepResult::Present(_) => self.done.push(step),
             StepResult::Absent => match step {
                 Step::Delete
@@ -85,7 +96,11 @@ impl Run {
                 | Step::UndoCopy
                 | Step::DropSource
                 | Step::Inspect
-                | Step::CheckSource => self.done.push(step),
+                | Step::CheckSource
+                | Step::CheckHome
+                | Step::DropStray => self.done.push(step),
+                // It is not where it was seen, or gone again.
+                Step::CheckStray => {}
                 Step::CheckCopy => {
                     self.done.push(step);
                     // The first to find the copy gone asks a person. Later ones are what he asked for.
@@ -109,7 +124,8 @@ impl Run {
                 | Step::Quiesce
                 | Step::Copy
                 | Step::StartCopy
-                | Step::UndoQuiesce => {
+                | Step::UndoQuiesce
+                | Step::Adopt => {
                     self.failure = Some(lost(step));
                 }
             },

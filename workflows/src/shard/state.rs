@@ -240,6 +240,8 @@ pub(crate) struct Soft {
     pub(crate) places: BTreeMap<VmId, (u32, String)>,
     /// VMs whose work waits for an audit after a restore, or for the end of a pause.
     pub(crate) held: BTreeSet<VmId>,
+    /// VMs that another manager was seen to have beside their homes, and which.
+    pub(crate) strays: BTreeMap<VmId, ManagerId>,
     /// What was paused when work was last held back.
     pub(crate) paused: Pauses,
     /// Whether [`Timer::Pauses`] is set.

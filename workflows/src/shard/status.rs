@@ -12,7 +12,6 @@ use cellbus_directory::{Failure, JobRow, JobState, Pauses, Vm, VmSummary};
 
 use serde::{Deserialize, Serialize};
 
-use super::failover::nobodys;
 use super::state::{Happened, VmEntry};
 use super::{Change, Scale, Shard};
 
@@ -39,7 +38,7 @@ impl Shard {
     /// The job whose work is at the head of a VM's line.
     #[must_use]
     pub fn job_of(&self, vm: &VmId) -> Option<JobId> {
-        self.state.vms.get(vm)?.head().map(|work| work.job).filter(|job| !nobodys(job))
+        self.state.vms.get(vm)?.head().filter(|work| work.for_a_job()).map(|work| work.job)
     }
 
     /// A job whose home this is.
@@ -177,7 +176,7 @@ impl Shard {
         let place = self.soft.timers.iter().find(|(_, t)| matches!(t, super::state::Timer::Place(vm) if vm == id));
         Some(VmExplanation {
             vm: entry.vm.clone(),
-            job: entry.head().map(|work| work.job).filter(|job| !nobodys(job)),
+            job: entry.head().filter(|work| work.for_a_job()).map(|work| work.job),
             parked: entry.run.as_ref().and_then(|run| run.parked.clone()),
             undoing: entry.run.as_ref().is_some_and(|run| run.undoing.is_some()),
             attempts: attempt.map_or(0, |a| a.count),

@@ -32,7 +32,15 @@ impl Shard {
         match (&work.task, known) {
             (Task::Create { .. }, Some(_)) => return,
             (Task::Create { .. }, None) => {}
-            (Task::Operate(_) | Task::Inspect | Task::Failover { .. }, Some(_)) => {
+            (Task::Adopt(adoption), _) => {
+                if !self.may_adopt(ctx, &work, adoption) {
+                    return;
+                }
+            }
+            (
+                Task::Operate(_) | Task::Inspect | Task::Failover { .. } | Task::Rehome { .. } | Task::DropStray { .. },
+                Some(_),
+            ) => {
                 if self.soft.admitted.contains(&(vm, job)) {
                     return;
                 }
@@ -45,7 +53,7 @@ impl Shard {
                 self.work_over(ctx, &work, &outcome);
                 return;
             }
-            (Task::Inspect | Task::Failover { .. }, None) => return,
+            (Task::Inspect | Task::Failover { .. } | Task::Rehome { .. } | Task::DropStray { .. }, None) => return,
         }
         if let Some(deadline) = work.deadline_at {
             self.soft.timers.insert((deadline, Timer::WorkDeadline(vm, job)));
@@ -58,21 +66,21 @@ impl Shard {
     /// That may need no call, and what it reads may be older than what was observed.
     pub(super) fn observed(&mut self, ctx: &Context<'_>, vm: VmId, manager: ManagerId) {
         let Some(entry) = self.state.vms.get(&vm) else { return };
-        let ours = entry.vm.home.as_ref().is_some_and(|home| home.manager == manager);
-        let job = JobId::from_uuid(uuid::Uuid::nil());
-        // An inspection that waits already is enough.
-        if !ours || self.soft.admitted.contains(&(vm, job)) || entry.vm.is_deleted() {
+        let Some(home) = &entry.vm.home else { return };
+        let (job, task) = if home.manager == manager {
+            (JobId::from_uuid(uuid::Uuid::nil()), Task::Inspect)
+        } else {
+            // It may have been moved there behind Cellbus's back. A line of its own: a look at its home
+            // that waits already is not this one.
+            (JobId::from_uuid(manager.uuid()), Task::Rehome { manager })
+        };
+        let copy = entry.vm.other.as_ref().is_some_and(|other| other.manager == manager);
+        // A look that waits already is enough.
+        if copy || self.soft.admitted.contains(&(vm, job)) || entry.vm.is_deleted() {
             return;
         }
-        let work = Work {
-            vm,
-            job,
-            index: 0,
-            tenant: entry.vm.tenant.clone(),
-            accepted_at: ctx.now,
-            deadline_at: None,
-            task: Task::Inspect,
-        };
+        let work =
+            Work { vm, job, index: 0, tenant: entry.vm.tenant.clone(), accepted_at: ctx.now, deadline_at: None, task };
         self.record(ctx, Record::WorkAdmitted { work: Arc::new(work) });
         self.enqueue(vm);
     }
@@ -174,6 +182,7 @@ impl Shard {
                     }
                 }
                 Next::Commit => self.record(ctx, Record::Moved { vm }),
+                Next::Found(manager) => self.record(ctx, Record::VmFound { vm, manager }),
                 Next::MoveBack => {
                     // What was stopped for the migrate is started again.
                     let settled = if run.has_done(Step::Quiesce) { VmState::Running } else { entry.vm.settled };
@@ -197,13 +206,20 @@ impl Shard {
     fn end(&mut self, ctx: &Context<'_>, work: &Arc<Work>, outcome: Outcome) {
         self.soft.places.remove(&work.vm);
         self.soft.held.remove(&work.vm);
+        let moved = self.look_for_strays(work);
         self.record(ctx, Record::WorkEnded { vm: work.vm, job: work.job, outcome: outcome.clone() });
+        if let (Task::Adopt(_), Outcome::Failed(failure)) = (&work.task, &outcome) {
+            self.not_adopted(ctx, work, "not_adopted", &failure.to_string());
+        }
         self.work_over(ctx, work, &outcome);
+        if let Some(manager) = moved {
+            self.observed(ctx, work.vm, manager);
+        }
         // An earlier try may have done what a later one failed to do: what is there is read, and that
         // it is to be read is in the log, which outlives whoever else might remember it.
         let failed = matches!(&outcome, Outcome::Failed(failure) if failure.code == FailureCode::ManagerFailed);
         let home = self.state.vms.get(&work.vm).and_then(|entry| entry.vm.home.as_ref()).map(|home| home.manager);
-        if let Some(manager) = home.filter(|_| failed && !matches!(work.task, Task::Inspect)) {
+        if let Some(manager) = home.filter(|_| failed && work.for_a_job()) {
             self.observed(ctx, work.vm, manager);
         }
     }
@@ -214,12 +230,15 @@ impl Shard {
             return false;
         }
         let Some(entry) = self.state.vms.get(&vm) else { return true };
-        let op = entry.vm.op.max(self.state.hold.ops_above).next();
-        let host = match &work.task {
-            Task::Operate(Operation::Migrate(MigrateTo::Host(host))) => Some(host.clone()),
-            Task::Failover { to, .. } => Some(to.clone()),
-            Task::Operate(_) | Task::Create { .. } | Task::Inspect => None,
-        };
+        let mut above = entry.vm.op.max(self.state.hold.ops_above);
+        let mut host = None;
+        match &work.task {
+            Task::Operate(Operation::Migrate(MigrateTo::Host(to))) => host = Some(to.clone()),
+            Task::Failover { to, .. } => host = Some(to.clone()),
+            Task::DropStray { op, .. } => above = above.max(*op),
+            Task::Operate(_) | Task::Create { .. } | Task::Inspect | Task::Adopt(_) | Task::Rehome { .. } => {}
+        }
+        let op = above.next();
         self.record(ctx, Record::StepBegun { vm, op, step, manager, host });
         self.take_slot(&IntentKey::Call(vm, op), manager);
         true
@@ -346,7 +365,8 @@ impl Shard {
         result: StepResult,
     ) {
         self.record(ctx, Record::StepEnded { vm, op, result });
-        let differs = step == Step::Inspect && self.state.intents.contains(&IntentKey::VmEvent(vm, op));
+        let differs =
+            matches!(step, Step::Inspect | Step::Adopt) && self.state.intents.contains(&IntentKey::VmEvent(vm, op));
         if differs && let Some(entry) = self.state.vms.get(&vm) {
             self.soft.touched.push(entry.vm.job);
         }
@@ -423,7 +443,11 @@ impl Shard {
             | Step::Inspect
             | Step::CheckCopy
             | Step::CheckSource
-            | Step::Failover => false,
+            | Step::Failover
+            | Step::Adopt
+            | Step::CheckStray
+            | Step::CheckHome
+            | Step::DropStray => false,
         }
     }
 

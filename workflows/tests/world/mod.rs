@@ -279,6 +279,11 @@ impl World {
         self.publish(Queue { shard, kind: QueueKind::Jobs }, JobItem::Job(Arc::clone(job)).encode());
     }
 
+    pub fn work(&mut self, work: &cellbus_directory::Work) {
+        let queue = Queue { shard: work.vm.shard(self.count), kind: QueueKind::Jobs };
+        self.publish(queue, JobItem::Work(Arc::new(work.clone())).encode());
+    }
+
     pub fn control(&mut self, shard: ShardId, item: &ControlItem) {
         self.publish(Queue { shard, kind: QueueKind::Control }, item.encode());
     }
@@ -695,7 +700,7 @@ fn change(action: &Action, mut facts: VmFacts) -> VmFacts {
         Action::Snapshot(name) => facts.snapshots.push(name.clone()),
         Action::SnapshotDelete(name) => facts.snapshots.retain(|s| s != name),
         Action::Relocate(host) => facts.host = host.clone(),
-        Action::Revert(_) | Action::Create(_) | Action::Delete | Action::Inspect => {}
+        Action::Revert(_) | Action::Create(_) | Action::Delete | Action::Inspect | Action::Adopt(_) => {}
     }
     facts
 }

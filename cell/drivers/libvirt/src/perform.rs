@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::job::{Power, Size, StopMode};
-use cellbus_cell::driver::{Error, Op};
+use cellbus_cell::driver::{Error, Op, no_adoption};
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, CreateSpec};
 use virt::connect::Connect;
@@ -77,6 +77,13 @@ impl Manager {
                 let to = op.host.as_ref().unwrap_or(host).clone();
                 work.relocate(&to, &found).await
             }
+            Action::Adopt(spec) => {
+                let VmRecord { name, tenant, .. } = &work.copy.record;
+                if (&spec.tenant, &spec.name) != (tenant, name) {
+                    return Err(invalid(format!("it is {name} of {tenant}, and keeps its name")));
+                }
+                Ok(Some(work.copy.look.facts(&work.copy.host.name, &work.copy.record)))
+            }
             // Before this.
             Action::Delete => work.finish().await,
         }
@@ -111,6 +118,7 @@ impl Manager {
                 self.hosts.change(host, session, buried).await.map(|()| None)
             }
             Action::Inspect => Ok(None),
+            Action::Adopt(spec) if spec.foreign.is_some() => Err(no_adoption()),
             Action::Start
             | Action::Stop(_)
             | Action::Restart(_)
@@ -120,6 +128,7 @@ impl Manager {
             | Action::Snapshot(_)
             | Action::Revert(_)
             | Action::SnapshotDelete(_)
+            | Action::Adopt(_)
             | Action::Relocate(_) => Err(Error::NotFound),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cellbus_bus::ids::{HostId, OpNumber, VmId};
 use cellbus_bus::job::{Power, Size, StopMode};
-use cellbus_cell::driver::{Error, Op};
+use cellbus_cell::driver::{Error, Op, no_adoption};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, CreateSpec};
@@ -64,6 +64,14 @@ impl Inner {
             return Err(refused(Error::Superseded { asked: op.number, last: note.op }));
         }
         match (&op.action, seen) {
+            (Action::Adopt(spec), _) if spec.foreign.is_some() => Err(refused(no_adoption())),
+            (Action::Adopt(spec), Some(seen)) => {
+                let note = ours(&seen)?;
+                if (&spec.tenant, &spec.name) != (&note.tenant, &note.name) {
+                    return Err(invalid(format!("it is {} of {}, and keeps its name", note.name, note.tenant)));
+                }
+                self.facts(&seen).await
+            }
             (Action::Create(spec), None) => self.create(op, spec).await,
             (Action::Create(spec), Some(seen)) => self.finish_create(op, spec, seen).await,
             (Action::Delete, None) => {
@@ -419,7 +427,7 @@ impl Inner {
                 let on = seen.host.as_ref().and_then(|on| self.hosts().name(on).cloned());
                 (on.as_ref() != Some(host)).then(|| Step::Relocate(host.clone()))
             }
-            (Action::Create(_) | Action::Delete | Action::Inspect | Action::Resize(_), _) => None,
+            (Action::Create(_) | Action::Delete | Action::Inspect | Action::Resize(_) | Action::Adopt(_), _) => None,
         })
     }
 

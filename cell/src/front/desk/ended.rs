@@ -145,7 +145,8 @@ impl Desk {
                     | Action::Resume
                     | Action::Resize(_)
                     | Action::Delete
-                    | Action::Inspect => FailureCode::ManagerRefused,
+                    | Action::Inspect
+                    | Action::Adopt(_) => FailureCode::ManagerRefused,
                 };
                 Some(Answer::Failed(Failure::lasting(code, detail)))
             }

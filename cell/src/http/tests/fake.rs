@@ -17,9 +17,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::gateway::{
-    Audit, CellRow, Decommission, Decommissioning, DryRun, Error, Evacuation, Explained, Finding, ForecastRow, FreeOf,
-    HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, Result, RoomOf, ScaleChange, ScaleShown, ShardRow,
-    ShardState, Stays, Submitted, Upgrade, VmRow, What,
+    ADOPT_MAX, AdoptPlan, AdoptQuery, Adopting, Audit, CellRow, Decommission, Decommissioning, DryRun, Error,
+    Evacuation, Explained, Finding, ForecastRow, FreeOf, HostRow, Live, Located, ManagerRow, Orphans, Page,
+    PausesShown, QueueRow, RepairPlan, Repairs, Result, RoomOf, ScaleChange, ScaleShown, ShardRow, ShardState, Stays,
+    Submitted, Upgrade, VmRow, What,
 };
 
 #[derive(Default)]
@@ -546,6 +547,25 @@ impl Api for Fake {
     async fn drop_dead_letter(&self, id: Uuid, _: Operator) -> Result<()> {
         self.dead_letter(id).await.map(|_| ())
     }
+    async fn adopt_plan(&self, query: &AdoptQuery) -> Result<AdoptPlan> {
+        if query.limit > ADOPT_MAX {
+            return Err(Error::Invalid { code: "invalid_adoption", message: "too many".into() });
+        }
+        let unread = vec![(manager(), "its driver has no adoption".to_owned())];
+        Ok(AdoptPlan { left_out: 7, unread, ..AdoptPlan::default() })
+    }
+    async fn adopt(&self, query: &AdoptQuery, confirm: usize, _: Operator) -> Result<(Uuid, AdoptPlan)> {
+        if confirm != 0 {
+            return Err(Error::Conflict { code: "count_differs", message: "0 VMs would be adopted".into() });
+        }
+        Ok((Uuid::from_u128(1), self.adopt_plan(query).await?))
+    }
+    async fn adopting(&self, id: Uuid) -> Result<Adopting> {
+        if id != Uuid::from_u128(1) {
+            return Err(not_found(What::Adoption, id));
+        }
+        Ok(Adopting { id, started_at: WallMs(0), total: 3, adopted: 1, under_way: 1, failed: 1 })
+    }
     async fn audit_start(&self, _: Operator) -> Result<Uuid> {
         if self.not_ready.load(Ordering::Relaxed) {
             return Err(Error::TooMany { what: "an audit runs already".into() });
@@ -567,10 +587,18 @@ impl Api for Fake {
             vms: 5,
             findings_total: 1,
             findings: vec![finding],
+            kinds: BTreeMap::from([("missing".into(), 1)]),
             repairs: 0,
         })
     }
-    async fn audit_repair(&self, id: Uuid, _: Operator) -> Result<Audit> {
+    fn audit_repair_plan(&self, id: Uuid, how: &Repairs) -> Result<(Audit, RepairPlan)> {
+        let destroyed = u64::from(how.orphans == Orphans::Destroy);
+        Ok((self.audit(id)?, RepairPlan { read: 1, destroyed, ..RepairPlan::default() }))
+    }
+    async fn audit_repair(&self, id: Uuid, how: &Repairs, _: Operator) -> Result<Audit> {
+        if how.orphans == Orphans::Destroy && how.confirm != Some(1) {
+            return Err(Error::Conflict { code: "count_differs", message: "1 VMs would be destroyed".into() });
+        }
         Ok(Audit { repairs: 1, ..self.audit(id)? })
     }
     async fn audit_accept(&self, id: Uuid, _: Operator) -> Result<Audit> {

@@ -160,13 +160,47 @@ async fn audits_run_and_are_repaired() {
     };
     let plan = ok(repair("{\"mode\":\"plan\"}").await).await;
     assert!(plan["plan"].as_str().unwrap().starts_with("1 findings"));
+    assert_eq!((&plan["repair"]["read"], &plan["repair"]["destroyed"]), (&json!(1), &json!(0)));
+    assert_eq!(audit["kinds"], json!({"missing": 1}));
     assert_eq!(ok(repair("").await).await["repairs"], 1);
+    let plan = ok(repair("{\"mode\":\"plan\",\"orphans\":\"destroy\"}").await).await;
+    assert_eq!(plan["repair"]["destroyed"], 1);
+    assert_eq!(problem(repair("{\"orphans\":\"destroy\"}").await, 409).await.0, "count_differs");
+    assert_eq!(ok(repair("{\"orphans\":\"destroy\",\"confirm\":1}").await).await["repairs"], 1);
     assert_eq!(problem(repair("{\"mode\":\"now\"}").await, 400).await.0, "invalid_body");
     assert_eq!(ok(server.post(&format!("{path}/accept")).await).await["id"], begun["id"]);
     let none = "/v1/audit/00000000-0000-0000-0000-000000000009/accept";
     assert_eq!(problem(server.post(none).await, 404).await.0, "audit_not_found");
     server.fake.not_ready.store(true, Ordering::Relaxed);
     assert_eq!(problem(server.post("/v1/audit").await, 429).await.0, "too_many_requests");
+}
+
+#[tokio::test]
+async fn an_adoption_is_planned_then_applied_and_followed() {
+    let server = Server::start().await;
+    let adopt = |body: &'static str| server.send("/v1/adopt", "application/json", body);
+    let plan = ok(adopt("{\"tenant\":\"acme\"}").await).await;
+    assert_eq!((&plan["id"], &plan["total"], &plan["left_out"]), (&Value::Null, &json!(0), &json!(7)));
+    assert_eq!(plan["unread"][0]["manager"], "vc-1");
+    let begun = adopt("{\"tenant\":\"acme\",\"mode\":\"apply\",\"confirm\":0,\"match\":\"web-*\"}").await;
+    assert_eq!(begun.status(), 202);
+    let id = ok(begun).await["id"].as_str().unwrap().to_owned();
+    let far = ok(server.get(&format!("/v1/adopt/{id}")).await).await;
+    assert_eq!((&far["total"], &far["adopted"], &far["failed"]), (&json!(3), &json!(1), &json!(1)));
+    for (body, status, code) in [
+        ("{\"tenant\":\"acme\",\"mode\":\"apply\",\"confirm\":1}", 409, "count_differs"),
+        ("{\"tenant\":\"acme\",\"mode\":\"apply\"}", 400, "invalid_adoption"),
+        ("{\"tenant\":\"acme\",\"limit\":10001}", 400, "invalid_adoption"),
+        ("{\"tenant\":\"ACME\"}", 400, "invalid_name"),
+        ("{\"tenant\":\"acme\",\"labels\":{\"a b\":\"\"}}", 400, "invalid_label"),
+        ("{\"tenant\":\"acme\",\"manager\":\"nobody\"}", 404, "manager_not_found"),
+        ("{}", 400, "invalid_body"),
+        ("", 400, "invalid_body"),
+    ] {
+        assert_eq!(problem(adopt(body).await, status).await.0, code, "{body}");
+    }
+    let none = format!("/v1/adopt/{}", uuid::Uuid::from_u128(9));
+    assert_eq!(problem(server.get(&none).await, 404).await.0, "adoption_not_found");
 }
 
 #[tokio::test]

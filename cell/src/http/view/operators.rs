@@ -1,5 +1,7 @@
 //! What operators change, look through and mend.
 
+use std::collections::BTreeMap;
+
 use cellbus_bus::ids::ManagerId;
 use cellbus_directory::record::{DeadLetter, Operator};
 use cellbus_workflows::Change;
@@ -120,11 +122,35 @@ pub(in crate::http) struct AuditView {
     findings_total: u64,
     /// The first 1,000.
     findings: Vec<FindingView>,
-    /// Repairs asked for.
+    /// How many there are of each kind, once it has ended.
+    kinds: BTreeMap<String, u64>,
+    /// Repairs asked for, in VMs.
     repairs: u64,
     /// What a repair would do, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::http) plan: Option<String>,
+    /// The same, in VMs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::http) repair: Option<RepairView>,
+}
+
+/// What a repair comes to, in VMs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct RepairView {
+    /// Read again at their homes.
+    read: u64,
+    /// Adopted.
+    adopted: u64,
+    /// Destroyed, copies of VMs among them: what `confirm` has to say.
+    destroyed: u64,
+    /// Left for a person.
+    left: u64,
+}
+impl From<gateway::RepairPlan> for RepairView {
+    fn from(plan: gateway::RepairPlan) -> Self {
+        let gateway::RepairPlan { read, adopted, destroyed, left } = plan;
+        Self { read, adopted, destroyed, left }
+    }
 }
 
 /// One difference between the directory and a manager.
@@ -134,7 +160,7 @@ pub(in crate::http) struct FindingView {
     vm: String,
     /// At which manager, by name or id.
     manager: String,
-    /// missing, unknown, duplicate, host, power or size.
+    /// missing (a ghost), unknown (an orphan), duplicate (a double), moved, host, power, size or snapshots.
     kind: String,
     /// In words.
     detail: String,
@@ -161,8 +187,10 @@ impl AuditView {
                     detail: f.detail,
                 })
                 .collect(),
+            kinds: audit.kinds,
             repairs: audit.repairs,
             plan: None,
+            repair: None,
         }
     }
 }

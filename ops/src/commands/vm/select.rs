@@ -1,11 +1,10 @@
 //! Which VMs an operation is for: those named, or all that have some labels. The second kind is
 //! counted first, and the count confirmed: typed on a terminal, given with `--confirm` elsewhere.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-
 use clap::Args;
 use serde_json::Value;
 
+use crate::commands::confirm::confirmed;
 use crate::commands::paging::next_cursor;
 use crate::exit::{Error, Result};
 use crate::jobs::{Jobs, Target, is_id, key_value};
@@ -74,28 +73,8 @@ impl Selection {
 
     fn confirmed(&self, verb: &str, count: usize, tenant: Option<&str>) -> Result<()> {
         let whose = tenant.map_or_else(|| "all tenants".to_owned(), |tenant| format!("tenant {tenant}"));
-        match self.confirm {
-            Some(expected) if expected == count => Ok(()),
-            Some(expected) => Err(Error::Failed(format!(
-                "the labels stand for {count} VMs of {whose}, not for {expected}: nothing was done"
-            ))),
-            None if count == 0 => Ok(()),
-            None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
-                let mut prompt = io::stderr().lock();
-                write!(prompt, "{verb} {count} VMs of {whose}? Type the count to go on: ")?;
-                prompt.flush()?;
-                let mut typed = String::new();
-                io::stdin().lock().read_line(&mut typed)?;
-                if typed.trim() == count.to_string() {
-                    Ok(())
-                } else {
-                    Err(Error::Failed("nothing was done".to_owned()))
-                }
-            }
-            None => Err(Error::Usage(format!(
-                "the labels stand for {count} VMs of {whose}: --confirm {count} says that this is meant"
-            ))),
-        }
+        let said = format!("the labels stand for {count} VMs of {whose}");
+        confirmed(self.confirm, count, &said, &format!("{verb} {count} VMs of {whose}"))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cellbus_bus::ids::{JobId, ManagerId, VmId};
+use cellbus_cell::gateway::Repairs;
 use cellbus_directory::JobState;
 use cellbus_directory::record::Operator;
 
@@ -157,7 +158,7 @@ impl World {
                 env.sleep(Duration::from_millis(100)).await;
             }
             // Its effect is looked at afterwards.
-            let _ = gateway.audit_repair(id, by()).await;
+            let _ = gateway.audit_repair(id, &Repairs::default(), by()).await;
             gateway.audit(id).ok()
         };
         let audit = self.cells.ask(&self.env, &cell, Duration::from_secs(120), ask).await.flatten();
