@@ -65,7 +65,12 @@ impl Shard {
                 None
             }
             Task::Inspect if entry.vm.settled == VmState::Lost => self.soft.strays.remove(&work.vm),
-            Task::Inspect | Task::Create { .. } | Task::Operate(_) | Task::Adopt(_) | Task::DropStray { .. } => None,
+            Task::Inspect
+            | Task::Create { .. }
+            | Task::Operate(_)
+            | Task::Failover { .. }
+            | Task::Adopt(_)
+            | Task::DropStray { .. } => None,
         }
     }
 
