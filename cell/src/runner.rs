@@ -28,7 +28,6 @@ mod snapshot;
 mod spans;
 mod trace;
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
