@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cellbus_bus::Bus;
 use cellbus_bus::env::real;
+use cellbus_bus::ids::ShardCount;
 use cellbus_bus::kafka::testing::{KafkaServer, left_out};
 use cellbus_bus::kafka::{Config, Kafka};
 use futures::future::BoxFuture;
@@ -156,8 +157,8 @@ fn config(server: &KafkaServer) -> Config {
 }
 
 /// A bus, and what fills its ingress.
-async fn filled(server: &KafkaServer) -> (Arc<dyn Bus>, impl Fn() -> BoxFuture<'static, ()>) {
-    let config = config(server);
+async fn filled(server: &KafkaServer, shards: ShardCount) -> (Arc<dyn Bus>, impl Fn() -> BoxFuture<'static, ()>) {
+    let config = Config { shards: shards.get(), ..config(server) };
     let name = format!("{}.jobs.acme", config.prefix);
     topic(server, &name, 4).await;
     let bus = Kafka::open(config, real(Handle::current())).await.expect("the bus opens");
@@ -191,9 +192,13 @@ fn main() {
         show("bare produce, consume, commit", before, before);
         show("  the same again", again, before);
         show("  bare produce, a request for each record (256 partitions)", bare_spread(&server).await, yardstick);
-        let (bus, publish) = filled(&server).await;
+        let (bus, publish) = filled(&server, ShardCount::DEFAULT).await;
         show("ingress to queue, acked, 256 at once", intake(&bus, publish).await, yardstick);
-        let (bus, publish) = filled(&server).await;
-        show("ingress, queue, read, two appends, event; 256 shards", whole_way(&bus, publish).await, yardstick);
+        for shards in [256, 64, 32, 16, 8] {
+            let count = ShardCount::new(shards).expect("a count");
+            let (bus, publish) = filled(&server, count).await;
+            let name = format!("ingress, queue, read, two appends, event; {shards} shards");
+            show(&name, whole_way(&bus, publish, count).await, yardstick);
+        }
     });
 }

@@ -11,6 +11,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use cellbus_bus::Bus;
 use cellbus_bus::env::real;
+use cellbus_bus::ids::ShardCount;
 use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_bus::nats::{Config, Nats};
 use futures::StreamExt as _;
@@ -130,6 +131,10 @@ fn main() {
         let (bus, publish) = filled(&server).await;
         show("ingress to queue, acked, 256 at once", intake(&bus, publish).await, yardstick);
         let (bus, publish) = filled(&server).await;
-        show("ingress, queue, read, two appends, event; 256 shards", whole_way(&bus, publish).await, yardstick);
+        show(
+            "ingress, queue, read, two appends, event; 256 shards",
+            whole_way(&bus, publish, ShardCount::DEFAULT).await,
+            yardstick,
+        );
     });
 }

@@ -46,6 +46,7 @@ pub mod pauses;
 pub mod peers;
 pub mod presence;
 pub mod process;
+mod roster;
 pub mod runner;
 pub mod security;
 #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "nobody takes the spans"))]

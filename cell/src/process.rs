@@ -22,6 +22,7 @@ use crate::directory::{Directory, Elsewhere, Here};
 use crate::metrics::{self, work};
 use crate::pauses;
 use crate::peers::{LocalPeers, Peer, Peers, Request, Response, Summary};
+use crate::roster::Roster;
 use crate::spans::Spans;
 
 /// How often the members and the cluster record are read.
@@ -44,6 +45,8 @@ pub struct Process {
     pub(crate) directory: Arc<Directory>,
     pub(crate) board: Arc<Board>,
     pub(crate) routes: Arc<Routes>,
+    /// Who is a member.
+    pub(crate) roster: Arc<Roster>,
     /// What operators have paused, as far as it is known here.
     pub(crate) pauses: Arc<pauses::Watch>,
     /// Counts what its cells do.
@@ -115,6 +118,7 @@ impl Process {
             directory: Arc::new(directory),
             board,
             routes,
+            roster: Arc::default(),
             pauses: Arc::default(),
             work: Arc::new(work),
             spans: Spans::new(spans),
@@ -205,9 +209,12 @@ impl Process {
     async fn ask_others(&self) {
         loop {
             if let Ok(Some(record)) = self.bus.cluster_record().await {
+                self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
                 self.read_record(&record);
             }
-            let Ok(members) = self.bus.members().await else {
+            // One and a half: what a cell of this process asks as often is always new enough.
+            let age = self.roster.every(READ_EVERY) * 3 / 2;
+            let Ok(members) = self.roster.within(age, &self.bus, &self.env).await else {
                 self.env.sleep(READ_EVERY).await;
                 continue;
             };

@@ -13,7 +13,8 @@
 //! come to rest before a deadline, and managers, directories and the producers' books must agree.
 //! The same seed and build give the same run, which a hash of its trace shows.
 //!
-//! [`elastic()`] makes another kind of run: no faults, a load that comes and goes, and the autoscaler.
+//! [`elastic()`] makes another kind of run: no faults, a load that comes and goes, and the autoscaler;
+//! [`idle()`] one without any load: what a cluster asks of its bus all the same.
 
 mod amnesia;
 mod books;
@@ -27,6 +28,7 @@ mod env;
 mod executor;
 mod faults;
 mod history;
+mod idle;
 mod managers;
 mod many;
 mod nemesis;
@@ -37,10 +39,12 @@ mod sabotage;
 mod scaling;
 mod shrink;
 mod stops;
+mod tally;
 mod trace;
 
 pub use elastic::{Elapsed, Elastic, Took, elastic};
 pub use faults::{FaultKind, Faults, InvalidFaults};
+pub use idle::{Asked, Idle, idle};
 pub use many::run_many;
 pub use run::{Config, Report, run};
 pub use sabotage::Sabotage;

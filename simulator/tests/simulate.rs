@@ -1,9 +1,10 @@
 //! Seeded runs of the whole of Cellbus in virtual time. `CELLBUS_LONG=1` makes many more of them.
 
 use std::num::NonZero;
+use std::time::Duration;
 
 use cellbus_bus::ids::ShardCount;
-use cellbus_simulator::simulate::{Config, FaultKind, Faults, run, run_many, shrink};
+use cellbus_simulator::simulate::{Asked, Config, FaultKind, Faults, Idle, idle, run, run_many, shrink};
 
 /// Seeds of runs that once failed, and what was wrong. What a seed does changes with the code, so
 /// that each is worth little by itself; all together they have been good at finding things.
@@ -154,4 +155,30 @@ fn seeds_from_the_environment() {
         }
     }
     assert!(bad.is_empty(), "these failed: {bad:?}");
+}
+
+fn asked(cells: u32, shards: u16, lease: u64) -> Asked {
+    let shards = ShardCount::new(shards).expect("a number of shards");
+    let asked = idle(&Idle { seed: 4, cells: cells - 2, directories: 2, shards, lease: Duration::from_secs(lease) });
+    assert!(asked.panics.is_empty(), "{:?}", asked.panics);
+    assert!(asked.open_after.is_some(), "not all shards were served: {asked:?}");
+    println!("{} shards, {cells} cells, a lease of {lease} s: {asked:.2?}", shards.get());
+    asked
+}
+
+/// What an idle cluster asks grows with its cells, and with its shards, not with one times the other.
+#[test]
+fn an_idle_cluster_asks_little_of_its_bus() {
+    let (few, many) = (asked(5, 256, 3), asked(50, 256, 3));
+    let rate = |asked: &Asked, what| asked.per_second.get(what).copied().unwrap_or_default();
+    for what in ["append", "publish", "publish-events", "write-snapshot"] {
+        assert!(rate(&many, what) < 0.1, "{what}: {many:?}");
+    }
+    for what in ["beat", "members", "requests"] {
+        let (few, many) = (rate(&few, what), rate(&many, what));
+        assert!(many < 12.0 * few + 1.0, "{what}: {few} a second with 5 cells, {many} with 50");
+    }
+    if long() {
+        let _ = asked(500, 2_048, 12);
+    }
 }

@@ -17,6 +17,8 @@ pub(crate) const BODY: usize = 512;
 pub(crate) const ROUNDS: usize = 3;
 pub(crate) const MESSAGES: u64 = 40_000;
 pub(crate) const SHARDS: u16 = 256;
+/// Messages that a cell has taken from ingress and not acknowledged.
+const IN_FLIGHT: usize = 256;
 
 pub(crate) fn payload() -> Bytes {
     Bytes::from(vec![7; BODY])
@@ -26,6 +28,9 @@ pub(crate) fn shard(index: u64) -> ShardId {
 }
 pub(crate) fn jobs(index: u64) -> Queue {
     Queue { shard: shard(index), kind: QueueKind::Jobs }
+}
+fn shard_of(index: u64, count: ShardCount) -> ShardId {
+    ShardId::new((index % u64::from(count.get())) as u16, count).expect("below the count")
 }
 
 /// The median rate of some rounds, after one that warms up.
@@ -88,22 +93,23 @@ pub(crate) async fn intake<F: Future<Output = ()> + Send + 'static>(
 ) -> f64 {
     measure(MESSAGES, async || {
         let publishing = tokio::spawn(publish());
-        take_in(bus, MESSAGES).await;
+        take_in(bus, MESSAGES, ShardCount::DEFAULT).await;
         publishing.await.expect("the producer ends");
     })
     .await
 }
 
-/// Takes jobs in as a cell does: to the queue of their home, then acked; 256 at once.
-pub(crate) async fn take_in(bus: &Arc<dyn Bus>, messages: u64) {
+/// Takes jobs in as a cell does: to the queue of their home, then acked; so many at once.
+async fn take_in(bus: &Arc<dyn Bus>, messages: u64, count: ShardCount) {
     let mut doing = FuturesUnordered::new();
     for number in 0..messages {
-        while doing.len() >= 256 {
+        while doing.len() >= IN_FLIGHT {
             doing.next().await;
         }
         let delivery = bus.ingress_next(Duration::from_secs(30)).await.expect("a delivery");
         doing.push(async move {
-            bus.publish(jobs(number), vec![delivery.body().clone()]).await.expect("a publish");
+            let queue = Queue { shard: shard_of(number, count), kind: QueueKind::Jobs };
+            bus.publish(queue, vec![delivery.body().clone()]).await.expect("a publish");
             delivery.ack().await.expect("an ack");
         });
     }
@@ -168,19 +174,24 @@ pub(crate) async fn reads(bus: &Arc<dyn Bus>) -> (f64, f64) {
 pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
     bus: &Arc<dyn Bus>,
     publish: impl Fn() -> F,
+    count: ShardCount,
 ) -> f64 {
     let tenant: cellbus_bus::ids::TenantId = "acme".parse().expect("a tenant");
     let (done, mut outcomes) = tokio::sync::mpsc::channel::<u64>(1_000);
-    for index in 0..u64::from(SHARDS) {
+    for index in 0..u64::from(count.get()) {
         let (bus, tenant, done) = (Arc::clone(bus), tenant.clone(), done.clone());
+        let of = shard_of(index, count);
         tokio::spawn(async move {
-            let mut reader = bus.read_queue(jobs(index), Position::default()).await.expect("a reader");
+            let mut reader = bus
+                .read_queue(Queue { shard: of, kind: QueueKind::Jobs }, Position::default())
+                .await
+                .expect("a reader");
             let mut end = Seq::ZERO;
             loop {
                 let Ok(messages) = reader.next(256).await else { return };
                 for _ in 0..2 {
                     let entry = Bytes::from(vec![7; BODY / 2 * messages.len()]);
-                    end = bus.append(shard(index), end, entry).await.expect("an append");
+                    end = bus.append(of, end, entry).await.expect("an append");
                 }
                 let event = |number: usize| Event { id: format!("e{number}"), tenant: tenant.clone(), body: payload() };
                 bus.publish_events((0..messages.len()).map(event).collect()).await.expect("events");
@@ -194,7 +205,7 @@ pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
         let publishing = tokio::spawn(publish());
         let taking = {
             let bus = Arc::clone(bus);
-            tokio::spawn(async move { take_in(&bus, MESSAGES).await })
+            tokio::spawn(async move { take_in(&bus, MESSAGES, count).await })
         };
         let mut ended = 0;
         while ended < MESSAGES {

@@ -18,6 +18,7 @@ use super::Inner;
 use crate::gateway::ShardState;
 use crate::ownership::Assignment;
 use crate::peers::Peer;
+use crate::process::Process;
 use crate::runner;
 
 /// How long a cell that leaves waits for others to take its shards before it closes them itself.
@@ -60,6 +61,8 @@ impl Inner {
         let mut takeover_from = began.after(inner.config.settle);
         let mut gathered = false;
         let mut draining_since: Option<Mono> = None;
+        // When the members were looked at last; `None`: they are to be looked at now.
+        let mut looked: Option<Mono> = None;
         loop {
             if stop.is_cancelled() || inner.process.outdated().is_some() {
                 inner.draining.store(true, Ordering::Release);
@@ -78,9 +81,18 @@ impl Inner {
                 build: inner.process.build().clone(),
             };
             beat += 1;
-            match inner.beat(member).await {
-                Ok(members) => {
+            if draining || !gathered || bus_was_away {
+                looked = None;
+            }
+            let done = match inner.beat(member).await {
+                Ok(()) if inner.looks(looked, every) => inner.cells().await.map(Some),
+                Ok(()) => Ok(None),
+                Err(reason) => Err(reason),
+            };
+            match done {
+                Ok(Some(members)) => {
                     let now = env.mono();
+                    looked = Some(now);
                     if std::mem::take(&mut bus_was_away) {
                         takeover_from = now.after(inner.config.lease);
                     }
@@ -90,6 +102,8 @@ impl Inner {
                         Self::reconcile(inner);
                     }
                 }
+                // They are as they were.
+                Ok(None) => Self::reconcile(inner),
                 Err(reason) => {
                     tracing::warn!(cell = %inner.me.cell, reason, "no beat: the bus does not answer");
                     bus_was_away = true;
@@ -105,7 +119,7 @@ impl Inner {
             let pause = if draining || !gathered { every.min(Duration::from_millis(100)) } else { every };
             tokio::select! {
                 biased;
-                () = inner.poke.notified() => {}
+                () = inner.poke.notified() => looked = None,
                 () = stop.cancelled(), if !draining => {}
                 () = env.sleep(pause) => {}
             }
@@ -116,17 +130,32 @@ impl Inner {
         }
     }
 
-    /// One beat; gives the cells after it.
-    async fn beat(&self, member: Member) -> Result<Vec<Member>, String> {
+    /// One beat.
+    async fn beat(&self, member: Member) -> Result<(), String> {
         let env = &self.process.env;
         let (began, lease) = (env.mono(), self.config.lease);
         let beat = env.timeout(lease, self.process.bus.beat(member, lease)).await;
         beat.ok_or("no answer in time")?.map_err(|error| error.to_string())?;
         // A tenth less than others count, for clocks that do not run alike.
         self.lease.renew(began.after(lease / 10 * 9));
-        let members = env.timeout(lease, self.process.bus.members()).await;
+        Ok(())
+    }
+
+    /// Whether it is time to look who is there; a cluster with many looks at some beats only. What a look
+    /// later than that makes a takeover later, by no more than two thirds of a lease.
+    fn looks(&self, looked: Option<Mono>, every: Duration) -> bool {
+        let Some(looked) = looked else { return true };
+        let pause = self.process.roster.every(every).min(self.config.lease / 3).max(every);
+        // The beat that comes nearest.
+        self.process.env.mono().since(looked) + every / 2 >= pause
+    }
+
+    /// The cells that live.
+    async fn cells(&self) -> Result<Vec<Member>, String> {
+        let Process { env, bus, roster, .. } = &self.process;
+        let members = env.timeout(self.config.lease, roster.ask(bus, env)).await;
         let members = members.ok_or("no answer in time")?.map_err(|error| error.to_string())?;
-        Ok(members.into_iter().filter(|member| member.role == Role::Cell).collect())
+        Ok(members.iter().filter(|member| member.role == Role::Cell).cloned().collect())
     }
 
     /// Whether as many cells are there as are waited for at the start, or the wait is over.

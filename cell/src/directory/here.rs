@@ -5,10 +5,14 @@ use std::sync::Arc;
 use cellbus_bus::ids::{Seq, ShardId};
 use cellbus_bus::{Bus, Env};
 use cellbus_directory::replica::Replica;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::Fresh;
 use super::ask::{Answer, Ask, CATCH_UP_LIMIT};
 use super::summaries::Summaries;
+
+/// Logs whose ends are asked for at once: each is a request to the bus, of which there may be thousands.
+const ENDS_AT_ONCE: usize = 32;
 
 /// See the module.
 pub(crate) struct Here {
@@ -88,13 +92,18 @@ impl Here {
 
     /// Waits until every log has been read to its present end. Give it a time limit.
     async fn catch_up(&self) -> cellbus_bus::Result<()> {
-        for shard in self.replica.shards().shards() {
-            let end = self.bus.log_end(shard).await?;
+        let ends: Vec<_> = self.replica.shards().shards().map(|shard| self.end_of(shard)).collect();
+        let mut ends = futures::stream::iter(ends).buffered(ENDS_AT_ONCE);
+        while let Some((shard, end)) = ends.try_next().await? {
             if self.replica.applied(shard) < end {
                 self.replica.wait_for(shard, end).await;
             }
         }
         Ok(())
+    }
+
+    async fn end_of(&self, shard: ShardId) -> cellbus_bus::Result<(ShardId, Seq)> {
+        Ok((shard, self.bus.log_end(shard).await?))
     }
 }
 

@@ -21,6 +21,7 @@ use rand::rngs::SmallRng;
 use super::executor::{Executor, NodeId};
 use super::history::History;
 use super::sabotage::Sabotage;
+use super::tally::Tally;
 
 mod client;
 mod store;
@@ -83,6 +84,7 @@ pub(super) struct SimulatedBus {
     history: Arc<History>,
     sabotage: Option<Sabotage>,
     state: Arc<Mutex<State>>,
+    tally: Arc<std::sync::OnceLock<Tally>>,
 }
 
 impl SimulatedBus {
@@ -106,7 +108,14 @@ impl SimulatedBus {
             checks: Checks { shadow: shadow.then(Default::default), ..Checks::default() },
             woken: Vec::new(),
         };
-        Self { executor: Arc::clone(executor), env, history, sabotage, state: Arc::new(Mutex::new(state)) }
+        Self {
+            executor: Arc::clone(executor),
+            env,
+            history,
+            sabotage,
+            state: Arc::new(Mutex::new(state)),
+            tally: Arc::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,6 +129,16 @@ impl SimulatedBus {
     /// The same, for the directory of a node.
     pub(super) fn directory_client(&self, node: NodeId) -> Arc<Client> {
         Arc::new(Client::new(self, node, true))
+    }
+
+    /// From here on, what is asked of it is counted.
+    pub(super) fn count(&self, tally: &Tally) {
+        self.tally.get_or_init(|| tally.clone());
+    }
+    fn counted(&self, what: &'static str, times: usize) {
+        if let Some(tally) = self.tally.get() {
+            tally.add(what, times);
+        }
     }
 
     // ── faults ──

@@ -79,6 +79,11 @@ pub(super) struct Running {
     address: String,
 }
 
+/// Where the cell of a node is reached.
+fn address(node: NodeId) -> String {
+    format!("sim:{}", node.0)
+}
+
 /// Where the directory of a node is reached, if it is apart from the cell.
 fn directory_address(node: NodeId) -> String {
     format!("sim:{}:directory", node.0)
@@ -154,29 +159,10 @@ impl Cells {
         Process::without_replica(env, bus, peers, own, Arc::clone(&self.names), self.shape.shards)
     }
 
-    /// Starts a cell on a node where none runs.
+    /// Starts a cell on a node where none runs, and a directory beside it.
     pub(super) fn start(&self, node: NodeId) -> CellId {
-        let incarnation = self.executor.incarnation(node);
         let (directory, env, replica) = self.process(node);
         let process = if self.shape.apart { self.process_without_replica(node, &env) } else { directory.clone() };
-        let own = process.local().clone();
-        let member = |what: &str| -> CellId {
-            format!("{what}-{}-{incarnation}", node.0).parse().expect("letters, digits and dashes make a cell id")
-        };
-        let id = member("cell");
-        let address = format!("sim:{}", node.0);
-        let fronts = self.shape.managers.iter().cloned().map(front::Config::new).collect();
-        let config = cell::Config {
-            address: address.clone(),
-            lease: self.shape.lease,
-            settle: self.shape.lease,
-            gather: (self.shape.together, GATHER),
-            runner: self.shape.runner.clone(),
-            in_flight_max: self.shape.in_flight_max,
-            ingress: Some(Tenants::Any),
-            ..cell::Config::local(id.clone(), fronts)
-        };
-        let (cell, handle) = Cell::new(config, process.clone(), self.links.of(node));
         let stop = CancellationToken::new();
         let (tail, following) = Tail::new(self.bus.directory_client(node), env.clone(), Arc::clone(&replica));
         let (storage, cluster) = (Arc::new(self.disk(node)), self.shape.checkpoints);
@@ -196,7 +182,7 @@ impl Cells {
             env.spawn("process", async move { beside.run(stopped).await });
             let presence = Presence {
                 process: directory,
-                id: member("directory"),
+                id: self.member("directory", node),
                 address,
                 role: Role::Directory,
                 every: self.shape.lease / 5,
@@ -204,18 +190,56 @@ impl Cells {
             };
             env.spawn("directory member", serve(presence, following.clone(), stop.clone()));
         }
+        let (id, handle, ended) = self.start_cell(node, &env, &process, stop);
+        let (address, gateway) = (address(node), Gateway::new(process));
+        let running = Running { node, id: id.clone(), env, gateway, replica, handle, tail: following, ended, address };
+        self.running().insert(node, running);
+        id
+    }
+
+    /// Starts a cell that asks the directories of other nodes. It is not among [`Cells::all`].
+    pub(super) fn start_alone(&self, node: NodeId) {
+        let env = env::of(&self.executor, node, self.seed);
+        let (process, stop) = (self.process_without_replica(node, &env), CancellationToken::new());
+        let (beside, stopped) = (process.clone(), stop.clone());
+        env.spawn("process", async move { beside.run(stopped).await });
+        self.start_cell(node, &env, &process, stop);
+    }
+
+    fn member(&self, what: &str, node: NodeId) -> CellId {
+        let incarnation = self.executor.incarnation(node);
+        format!("{what}-{}-{incarnation}", node.0).parse().expect("letters, digits and dashes make a cell id")
+    }
+
+    fn start_cell(
+        &self,
+        node: NodeId,
+        env: &Env,
+        process: &Process,
+        stop: CancellationToken,
+    ) -> (CellId, Handle, Arc<AtomicBool>) {
+        let (id, address) = (self.member("cell", node), address(node));
+        let fronts = self.shape.managers.iter().cloned().map(front::Config::new).collect();
+        let config = cell::Config {
+            address: address.clone(),
+            lease: self.shape.lease,
+            settle: self.shape.lease,
+            gather: (self.shape.together, GATHER),
+            runner: self.shape.runner.clone(),
+            in_flight_max: self.shape.in_flight_max,
+            ingress: Some(Tenants::Any),
+            ..cell::Config::local(id.clone(), fronts)
+        };
+        let (cell, handle) = Cell::new(config, process.clone(), self.links.of(node));
         let ended = Arc::new(AtomicBool::new(false));
         let left = Arc::clone(&ended);
         env.spawn("cell", async move {
             cell.run(stop).await;
             left.store(true, Ordering::Relaxed);
         });
-        self.network.join(address.clone(), node, env.clone(), own);
+        self.network.join(address, node, env.clone(), process.local().clone());
         self.history.add(self.executor.now(), || format!("*{id} starts"));
-        let gateway = Gateway::new(process);
-        let running = Running { node, id: id.clone(), env, gateway, replica, handle, tail: following, ended, address };
-        self.running().insert(node, running);
-        id
+        (id, handle, ended)
     }
 
     /// The node dies with all that runs on it.

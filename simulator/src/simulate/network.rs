@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::executor::{Executor, NodeId};
 use super::history::History;
 use super::sabotage::Sabotage;
+use super::tally::Tally;
 
 /// How long a caller waits that is never answered, unless it gives up before.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(20);
@@ -59,6 +60,7 @@ pub(super) struct Network {
     history: Arc<History>,
     sabotage: Option<Sabotage>,
     state: Mutex<State>,
+    tally: std::sync::OnceLock<Tally>,
 }
 
 /// The way of one message.
@@ -83,11 +85,28 @@ impl Network {
             servers: BTreeMap::new(),
             cut: BTreeSet::new(),
         };
-        Arc::new(Self { executor: Arc::clone(executor), env, history, sabotage, state: Mutex::new(state) })
+        Arc::new(Self {
+            executor: Arc::clone(executor),
+            env,
+            history,
+            sabotage,
+            state: Mutex::new(state),
+            tally: std::sync::OnceLock::new(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on, what processes send each other is counted.
+    pub(super) fn count(&self, tally: &Tally) {
+        self.tally.get_or_init(|| tally.clone());
+    }
+    fn counted(&self, what: &'static str) {
+        if let Some(tally) = self.tally.get() {
+            tally.add(what, 1);
+        }
     }
 
     /// A process listens.
@@ -165,6 +184,7 @@ impl Peers for NodePeers {
         if self.own.has(&to.cell) {
             return self.own.call(to, request).await;
         }
+        self.network.counted("requests");
         let env = &self.network.env;
         let Some(target) = self.network.server(&to.address).map(|server| server.node) else {
             env.sleep(Duration::from_millis(1)).await;
@@ -219,6 +239,7 @@ impl Peers for NodePeers {
         if self.own.has(&to.cell) {
             return self.own.post(to, post);
         }
+        self.network.counted("posts");
         let Some(target) = self.network.server(&to.address).map(|server| server.node) else {
             return Err(not_delivered(to));
         };

@@ -149,6 +149,7 @@ impl Client {
     }
 
     async fn publish_items(&self, items: Vec<(Queue, Vec<Bytes>)>) -> Result<Seq> {
+        self.bus.counted("publish", 1);
         // Room for control is kept to the last.
         let at = self.wall();
         let hash = items
@@ -176,6 +177,7 @@ impl Bus for Client {
         self.look(|store, _| Ok(store.cluster(initial))).await
     }
     async fn cluster_record(&self) -> Result<Option<ClusterRecord>> {
+        self.bus.counted("cluster-record", 1);
         self.look(|store, _| Ok(store.cluster_record())).await
     }
     async fn replace_cluster(&self, expected: &ClusterRecord, new: ClusterRecord) -> Result<ClusterRecord> {
@@ -199,6 +201,7 @@ impl Bus for Client {
     }
     /// Draws no fate, so that counting changes nothing of a run.
     async fn ingress_depth(&self) -> Result<u64> {
+        self.bus.counted("ingress-depth", 1);
         let state = self.bus.state();
         self.reachable(&state)?;
         Ok(u64::try_from(state.store.ingress_open()).unwrap_or(u64::MAX))
@@ -260,6 +263,7 @@ impl Bus for Client {
         self.publish_items(items).await.map(drop)
     }
     async fn read_queue(&self, queue: Queue, after: Position) -> Result<Box<dyn Reader>> {
+        self.bus.counted("read-queue", 1);
         let after = if self.bus.sabotage == Some(Sabotage::ForgetDedupe) { Position::default() } else { after };
         let mut from = self.look(|store, _| Ok(store.begin(queue, after))).await?;
         if self.bus.sabotage == Some(Sabotage::ReadPositionOffByOne) && from > Seq::ZERO {
@@ -271,12 +275,15 @@ impl Bus for Client {
         Ok(Box::new(self.reader(What::Queue(queue), from)))
     }
     async fn queue_end(&self, queue: Queue) -> Result<Seq> {
+        self.bus.counted("queue-end", 1);
         self.look(|store, _| Ok(store.queue(queue).last())).await
     }
     async fn depth(&self, queue: Queue, after: Seq) -> Result<Depth> {
+        self.bus.counted("depth", 1);
         self.look(|store, _| Ok(store.depth(queue, after))).await
     }
     async fn trim_queue(&self, queue: Queue, through: Seq) -> Result<()> {
+        self.bus.counted("trim-queue", 1);
         if self.bus.sabotage == Some(Sabotage::ForgetDedupe) {
             return Ok(());
         }
@@ -288,6 +295,7 @@ impl Bus for Client {
     }
 
     async fn append(&self, shard: ShardId, expected: Seq, entry: Bytes) -> Result<Seq> {
+        self.bus.counted("append", 1);
         let (at, hash) = (self.wall(), trace::bytes(&entry));
         let fenced = self.bus.sabotage != Some(Sabotage::SkipTheFence);
         let history = Arc::clone(&self.bus.history);
@@ -301,6 +309,7 @@ impl Bus for Client {
         .await
     }
     async fn log_end(&self, shard: ShardId) -> Result<Seq> {
+        self.bus.counted("log-end", 1);
         if self.deaf(shard) {
             let before = self.ends().get(&shard).copied();
             if let Some(end) = before.filter(|_| self.bus.sabotage == Some(Sabotage::GoOnUnknowing)) {
@@ -314,11 +323,13 @@ impl Bus for Client {
         Ok(self.last_read(shard).map_or(end, |last| end.max(last.seq)))
     }
     async fn read_log(&self, shard: ShardId, after: Seq) -> Result<Box<dyn Reader>> {
+        self.bus.counted("read-log", 1);
         let blind = self.blind();
         self.look(|store, _| if blind { Ok(()) } else { store.begin_log(shard, after) }).await?;
         Ok(Box::new(self.reader(What::Log(shard), after)))
     }
     async fn write_snapshot(&self, id: SnapshotId, body: Bytes) -> Result<()> {
+        self.bus.counted("write-snapshot", 1);
         self.call(true, |state, _| {
             state.store.write_snapshot(id, body);
             Ok(())
@@ -330,12 +341,15 @@ impl Bus for Client {
         })
     }
     async fn snapshots(&self, shard: ShardId) -> Result<Vec<SnapshotId>> {
+        self.bus.counted("snapshots", 1);
         self.look(|store, _| Ok(store.snapshots(shard))).await
     }
     async fn read_snapshot(&self, id: SnapshotId) -> Result<Option<Bytes>> {
+        self.bus.counted("read-snapshot", 1);
         self.look(|store, _| Ok(store.read_snapshot(id))).await
     }
     async fn trim_log(&self, shard: ShardId, through: Seq, keep_snapshots: usize) -> Result<()> {
+        self.bus.counted("trim-log", 1);
         self.look(|store, _| {
             store.trim_log(shard, through, keep_snapshots);
             Ok(())
@@ -351,6 +365,7 @@ impl Bus for Client {
     }
 
     async fn beat(&self, member: Member, ttl: Duration) -> Result<()> {
+        self.bus.counted("beat", 1);
         self.look(move |store, now| {
             store.beat(member, now.saturating_add(u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX)));
             Ok(())
@@ -365,10 +380,14 @@ impl Bus for Client {
         .await
     }
     async fn members(&self) -> Result<Vec<Member>> {
-        self.look(|store, now| Ok(store.members(now))).await
+        let members = self.look(|store, now| Ok(store.members(now))).await?;
+        self.bus.counted("members", 1);
+        self.bus.counted("members-listed", members.len());
+        Ok(members)
     }
 
     async fn publish_events(&self, events: Vec<Event>) -> Result<()> {
+        self.bus.counted("publish-events", 1);
         let published = self.call(true, |state, _| {
             let mut woken = state.store.publish_events(events);
             state.woken.append(&mut woken);
