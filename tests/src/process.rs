@@ -30,6 +30,13 @@ pub struct Server {
     http: reqwest::Client,
 }
 
+/// Where jobs go in, for a producer that lives on its own.
+#[derive(Clone, Debug)]
+pub struct Door {
+    url: String,
+    http: reqwest::Client,
+}
+
 /// What a server answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -86,6 +93,12 @@ impl Server {
     /// When it ends before; its log is part of the error.
     pub fn spawn(near: &Path, arguments: &[&str]) -> Result<Self> {
         Self::spawn_of(cellbus(), near, arguments)
+    }
+
+    /// Where jobs go in.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door { url: format!("{}/v1/jobs", self.url), http: self.http.clone() }
     }
 
     /// As [`Server::spawn`], of another build.
@@ -176,8 +189,7 @@ impl Server {
     /// # Errors
     /// When there is no answer.
     pub async fn submit_text(&self, event: impl Into<reqwest::Body>) -> Result<Answer> {
-        let request = self.http.post(format!("{}/v1/jobs", self.url));
-        answer(request.header("content-type", "application/cloudevents+json").body(event)).await
+        answer(self.door().request("").body(event)).await
     }
     /// Every item of a list, over all its pages.
     ///
@@ -274,6 +286,19 @@ impl Server {
         let log = fs::read(&self.log).unwrap_or_default();
         let tail = &log[log.len().saturating_sub(LOG_SHOWN)..];
         format!("── {} ──\n{}", self.log.display(), String::from_utf8_lossy(tail))
+    }
+}
+
+impl Door {
+    fn request(&self, query: &str) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{query}", self.url)).header("content-type", "application/cloudevents+json")
+    }
+    /// `POST /v1/jobs?wait` of one event: 200 once its job has ended, 202 when that took too long.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn submit_and_wait(&self, event: impl Into<reqwest::Body>) -> Result<Answer> {
+        answer(self.request("?wait=50s").body(event)).await
     }
 }
 
