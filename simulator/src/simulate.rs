@@ -39,7 +39,7 @@ mod shrink;
 mod stops;
 mod trace;
 
-pub use elastic::{Elapsed, Elastic, Took, elastic};
+pub use elastic::{Elapsed, Elastic, Took, Trouble, elastic};
 pub use faults::{FaultKind, Faults, InvalidFaults};
 pub use many::run_many;
 pub use run::{Config, Report, run};
