@@ -77,6 +77,8 @@ pub struct Shape {
     pub hosts_per_manager: usize,
     /// How long they take: `none`, `fast`.
     pub latency: &'static str,
+    /// Operations that each has under way at the most, if that is limited.
+    pub operations_max: Option<u32>,
     /// Shards.
     pub shards: u16,
     /// More of the configuration, as TOML.
@@ -85,7 +87,14 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { managers: 6, hosts_per_manager: 10, latency: "fast", shards: 32, more: String::new() }
+        Self {
+            managers: 6,
+            hosts_per_manager: 10,
+            latency: "fast",
+            operations_max: None,
+            shards: 32,
+            more: String::new(),
+        }
     }
 }
 
@@ -172,7 +181,7 @@ impl<B: Broker> ClusterOn<B> {
     }
 
     fn toml(&self) -> String {
-        let Shape { managers, shards, more, .. } = &self.shape;
+        let Shape { managers, operations_max, shards, more, .. } = &self.shape;
         let mut text = format!(
             "bus = \"{bus}\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[{bus}]\n{}",
             self.section,
@@ -181,6 +190,9 @@ impl<B: Broker> ClusterOn<B> {
         for manager in 0..*managers {
             // A write to a String cannot fail.
             let _ = write!(text, "[[managers]]\nname = \"sim-{manager:04}\"\naddress = \"{}\"\n", self.managers.url);
+            if let Some(most) = operations_max {
+                let _ = writeln!(text, "limits.operations_max = {most}");
+            }
         }
         text
     }

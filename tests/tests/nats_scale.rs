@@ -1,18 +1,22 @@
 //! The autoscaler of a cluster of processes: cells that the controller starts as its children, a load that
-//! comes at once or in waves, a launcher that fails, and controllers that are killed.
+//! comes at once or in waves, saturated managers, readings that are lost, a launcher that fails, and
+//! controllers that are killed.
 
 #![expect(clippy::disallowed_methods, reason = "it drives the real binary from outside, in real time")]
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::ids::{ShardCount, ShardId};
 use cellbus_bus::nats::testing::left_out;
 use cellbus_tests::binary::cellbus;
-use cellbus_tests::cluster::{Cluster, Shape};
+use cellbus_tests::cluster::{Cluster, Shape, rows};
 use cellbus_tests::load::{Load, Seen, Took, longest};
 use cellbus_tests::process::{Server, event, long, wait_for};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const WAIT: Duration = Duration::from_secs(120);
@@ -115,7 +119,8 @@ async fn another_controller_decides_when_one_is_killed() -> Result<()> {
 fn launched(cluster: &Cluster) -> String {
     let data = cluster.folder().join("children");
     let of = |path: &Path| path.display().to_string();
-    format!("timeout 900 {} cell --config {} --data {}", of(cellbus()), of(&cluster.config()), of(&data))
+    let seconds = if long() { 2_400 } else { 900 };
+    format!("timeout {seconds} {} cell --config {} --data {}", of(cellbus()), of(&cluster.config()), of(&data))
 }
 
 fn by_process(command: &str) -> [String; 2] {
@@ -216,7 +221,7 @@ const fn wave(half: f64, at: f64) -> f64 {
 
 /// Two minutes a period, for half an hour.
 const LONG: Wave =
-    Wave { half: 60.0, halves: 30, settings: "scale.in_window = \"15s\"\n", per_second: |at| wave(LONG.half, at) };
+    Wave { half: 60.0, halves: 30, settings: "scale.in_window = \"30s\"\n", per_second: |at| wave(LONG.half, at) };
 
 const SHORT: Wave = Wave {
     half: 12.0,
@@ -252,6 +257,9 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
     let settled = |job: &Took| quiet(job.at) && (half / 6.0..half - 1.0).contains(&(job.at % half));
     let (at, elsewhere): (Vec<Took>, Vec<Took>) = jobs.iter().filter(|job| settled(job)).partition(|job| near(job));
     let (waited, usual) = (longest(at.iter())?, longest(elsewhere.iter())?);
+    for job in at.iter().filter(|job| job.seconds > usual) {
+        println!("as a cell left, the job of {:.1} s took {:.2} s", job.at, job.seconds);
+    }
     println!(
         "{} jobs; {} of low halves as one of {} cells left: the longest took {waited:.2} s; {} of low halves else: \
          {usual:.2} s; turns {turns:.1?}; sizes {:?}",
@@ -279,6 +287,86 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
 }
 
 // ── what goes wrong ──
+
+/// Two managers that take one operation at a time each do not four a second. A cell with calls in line there
+/// could do many times as much, and all that waits would be gone at once with three of them, if it were theirs to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_that_are_saturated_bring_no_cells() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let more = "cell.in_flight_max = 16\nscale.min = 1\nscale.max = 3\nscale.drain_target = \"1s\"\n";
+    let shape = Shape { managers: 2, operations_max: Some(1), more: more.to_owned(), ..slow("") };
+    let mut cluster = Cluster::start(shape, 1, 1).await?;
+    let controller = cluster.spawn("controller", &["scale.launcher=none".to_owned()])?;
+    let directory = &cluster.directories[0];
+    until("a controller that decides", directory, |scale| scale["decided_at"].is_string()).await?;
+    let (mut load, mut seen, mut waits) = (Load::new(directory, |_| 10.0), Seen::default(), 0);
+    // Until it has gone on for long enough that more cells would have been wanted.
+    wait_for("work to wait", WAIT, async || {
+        load.send();
+        seen.look(load.at(), directory).await?;
+        waits = waits.max(directory.get("/v1/queue").await?.body["waiting"].as_u64().unwrap_or_default());
+        Ok((load.at() >= 15.0 && waits >= 60).then_some(()).ok_or(format!("{waits} wait")))
+    })
+    .await?;
+    let jobs = load.all().await?;
+    println!("{} jobs, up to {waits} wait, the longest took {:.1} s", load.sent, longest(jobs.iter())?);
+    let decisions = directory.all("/v1/scale/decisions").await?;
+    ensure!(seen.sizes.iter().all(|(_, size)| *size == 1), "{:?}: {decisions:?}", seen.sizes);
+    ensure!(decisions.iter().all(|decision| decision["desired"] == 1), "{decisions:?}");
+    nothing_failed(&cluster, load.sent).await?;
+    controller.terminate(WAIT).await?;
+    Ok(())
+}
+
+/// Which of the cells owns the cluster's shard.
+async fn owner_of_the_cluster(cluster: &Cluster) -> Result<usize> {
+    let directory = &cluster.directories[0];
+    let shard = ShardId::of_cluster(ShardCount::new(cluster.shards()).context("a number of shards")?);
+    let shards = rows(&directory.get("/v1/shards").await?.body);
+    let owner = shards.iter().find(|row| row["shard"] == shard.index()).context("the shard is listed")?;
+    let cells = rows(&directory.get("/v1/cells").await?.body);
+    let cell = cells.iter().find(|cell| cell["id"] == owner["owner"]).context("its owner is listed")?;
+    let is = |server: &&Server| cell["address"].as_str().is_some_and(|address| server.url.ends_with(address));
+    cluster.cells.iter().position(|server| is(&server)).with_context(|| cell.to_string())
+}
+
+/// A cell stands still and is not taken for dead: what its shards hold is not known, and the load that comes
+/// meanwhile changes nothing before it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_that_are_lost_hold_the_size_and_say_so() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let more = format!("{SMALL}scale.stale_after = \"1s\"\nlease.ttl = \"100s\"\n");
+    let mut cluster = Cluster::start(Shape { more, ..Shape::default() }, 2, 1).await?;
+    cluster.settled().await?;
+    let controller = cluster.spawn("controller", &["scale.launcher=none".to_owned()])?;
+    let directory = &cluster.directories[0];
+    until("one cell to be advised", directory, |scale| scale["cells"] == 1 && scale["trouble"].is_null()).await?;
+    let still = &cluster.cells[1 - owner_of_the_cluster(&cluster).await?];
+    still.signal(Signal::STOP)?;
+    until("word of what is not known", directory, |scale| {
+        scale["trouble"].as_str().is_some_and(|why| why.contains("shards hold is not known"))
+    })
+    .await?;
+    let (mut load, mut sizes) = (Load::new(directory, |_| 60.0), BTreeSet::new());
+    while load.at() < 6.0 {
+        load.send();
+        sizes.insert(directory.get("/v1/scale").await?.body["cells"].as_u64());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ensure!(sizes == BTreeSet::from([Some(1)]), "it was not held: {sizes:?}");
+    still.signal(Signal::CONT)?;
+    // It is known how much there is to do, and that is much.
+    until("more cells to be advised", directory, |scale| scale["cells"].as_u64() > Some(1)).await?;
+    until("no trouble", directory, |scale| scale["trouble"].is_null()).await?;
+    load.all().await?;
+    nothing_failed(&cluster, load.sent).await?;
+    controller.terminate(WAIT).await?;
+    Ok(())
+}
 
 /// A program at this path, whatever was there before.
 fn script(path: &Path, body: &str) -> Result<()> {
@@ -354,7 +442,7 @@ async fn a_controller_is_killed_as_its_cells_start() -> Result<()> {
     .await?;
     if orphans {
         let cells = directory.get("/v1/cells").await?.body;
-        for cell in cells["items"].as_array().or(cells.as_array()).context("a list of cells")? {
+        for cell in &rows(&cells) {
             let own = cluster.cells[0].url.rsplit('/').next().context("an address")?;
             if !cell["address"].as_str().is_some_and(|address| address.ends_with(own)) {
                 directory.succeed(&["cells", "drain", cell["id"].as_str().context("a cell has an id")?])?;
