@@ -289,25 +289,27 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
 // ── what goes wrong ──
 
 /// Two managers that take one operation at a time each do not four a second. A cell with calls in line there
-/// could do many times as much, and all that waits would be gone at once with three of them, if it were theirs to do.
+/// could do many times as much, and all that waits would be gone in time with three of them, if it were theirs to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn managers_that_are_saturated_bring_no_cells() -> Result<()> {
     if left_out() {
         return Ok(());
     }
-    let more = "cell.in_flight_max = 16\nscale.min = 1\nscale.max = 3\nscale.drain_target = \"1s\"\n";
+    let more = "cell.in_flight_max = 16\nscale.min = 1\nscale.max = 3\nscale.drain_target = \"5s\"\n";
     let shape = Shape { managers: 2, operations_max: Some(1), more: more.to_owned(), ..slow("") };
     let mut cluster = Cluster::start(shape, 1, 1).await?;
     let controller = cluster.spawn("controller", &["scale.launcher=none".to_owned()])?;
     let directory = &cluster.directories[0];
     until("a controller that decides", directory, |scale| scale["decided_at"].is_string()).await?;
-    let (mut load, mut seen, mut waits) = (Load::new(directory, |_| 10.0), Seen::default(), 0);
+    // What a cell does is known when it begins.
+    let per_second = |at| if at < 8.0 { 2.0 } else { 10.0 };
+    let (mut load, mut seen, mut waits) = (Load::new(directory, per_second), Seen::default(), 0);
     // Until it has gone on for long enough that more cells would have been wanted.
     wait_for("work to wait", WAIT, async || {
         load.send();
         seen.look(load.at(), directory).await?;
         waits = waits.max(directory.get("/v1/queue").await?.body["waiting"].as_u64().unwrap_or_default());
-        Ok((load.at() >= 15.0 && waits >= 60).then_some(()).ok_or(format!("{waits} wait")))
+        Ok((load.at() >= 22.0 && waits >= 60).then_some(()).ok_or(format!("{waits} wait")))
     })
     .await?;
     let jobs = load.all().await?;
