@@ -190,7 +190,7 @@ async fn a_step_is_drained_by_cells_that_come() -> Result<()> {
     .await?;
     let first = seen.second_works.context("a second cell works")?;
     let (most, gone) = (seen.open.iter().fold(0.0, |most, (_, open)| f64::max(most, *open)), gone(&seen));
-    let longest = longest(load.all().await?.iter())?;
+    let longest = longest(load.all().await?.iter());
     println!(
         "{} jobs; the first new cell works after {first:.1} s, up to {most} open, backlog gone after {gone:.1} s, \
          the longest took {longest:.1} s, sizes {:?}",
@@ -250,13 +250,19 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let jobs = load.all().await?;
+    // On a busy machine what a half asks for may come in the next, the last one included.
+    wait_for("a cell to leave", WAIT, async || {
+        seen.look(load.at(), directory).await?;
+        Ok((!seen.left().is_empty()).then_some(()).ok_or(format!("{:?}", seen.sizes)))
+    })
+    .await?;
     let (turns, left) = (seen.turns(), seen.left());
-    let quiet = |at: f64| (at / half) as u32 % 2 == 0;
+    let quiet = |at: f64| ((at / half) as u32).is_multiple_of(2);
     let near = |job: &Took| left.iter().any(|at| job.at + job.seconds >= *at && job.at <= *at + LEAVING);
     // What the high half has left waiting is done first; what the next one brings says nothing of cells that leave.
     let settled = |job: &Took| quiet(job.at) && (half / 6.0..half - 1.0).contains(&(job.at % half));
     let (at, elsewhere): (Vec<Took>, Vec<Took>) = jobs.iter().filter(|job| settled(job)).partition(|job| near(job));
-    let (waited, usual) = (longest(at.iter())?, longest(elsewhere.iter())?);
+    let (waited, usual) = (longest(at.iter()), longest(elsewhere.iter()));
     for job in at.iter().filter(|job| job.seconds > usual) {
         println!("as a cell left, the job of {:.1} s took {:.2} s", job.at, job.seconds);
     }
@@ -269,11 +275,11 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
         elsewhere.len(),
         seen.sizes
     );
-    ensure!(left.len() >= halves as usize / 4, "so few cells left: {left:?}");
     ensure!(turns.len() <= halves as usize, "{turns:?} of {:?}", seen.sizes);
-    // Where other tests run beside this one, what a half asks for may come in the next, and some jobs wait for
-    // processes that have no processor.
+    // Where other tests run beside this one, some jobs wait for processes that have no processor, and the short
+    // form may have few jobs to look at.
     if long() {
+        ensure!(left.len() >= halves as usize && at.len().min(elsewhere.len()) >= 100, "too little to tell: {left:?}");
         for half_at in (0..halves).map(|number| f64::from(number) * half) {
             let within = turns.iter().filter(|at| (half_at..half_at + half).contains(*at)).count();
             ensure!(within <= 1, "in the half from {half_at} s: {turns:?} of {:?}", seen.sizes);
@@ -313,7 +319,7 @@ async fn managers_that_are_saturated_bring_no_cells() -> Result<()> {
     })
     .await?;
     let jobs = load.all().await?;
-    println!("{} jobs, up to {waits} wait, the longest took {:.1} s", load.sent, longest(jobs.iter())?);
+    println!("{} jobs, up to {waits} wait, the longest took {:.1} s", load.sent, longest(jobs.iter()));
     let decisions = directory.all("/v1/scale/decisions").await?;
     ensure!(seen.sizes.iter().all(|(_, size)| *size == 1), "{:?}: {decisions:?}", seen.sizes);
     ensure!(decisions.iter().all(|decision| decision["desired"] == 1), "{decisions:?}");
