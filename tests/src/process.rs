@@ -324,6 +324,22 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
     Ok(Answer { status, body })
 }
 
+/// Ends whatever was started with this folder among its arguments: cells of a controller that was killed are
+/// nobody's children any more, and would slow down every test after this one.
+pub fn end_those_of(folder: &Path) {
+    let folder = folder.as_os_str().as_encoded_bytes();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if arguments.windows(folder.len()).any(|part| part == folder) {
+            // It may have ended since.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
 /// Tries until `condition` gives `Ok`; what it says otherwise is the last known state.
 ///
 /// # Errors

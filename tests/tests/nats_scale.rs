@@ -219,9 +219,10 @@ const fn wave(half: f64, at: f64) -> f64 {
     if ((at / half) as u64).is_multiple_of(2) { 0.45 * CELL_RATE } else { 3.0 * CELL_RATE }
 }
 
-/// Two minutes a period, for half an hour.
+/// Two minutes a period, for half an hour. With the usual two minutes for fewer cells none would leave before it is
+/// over. What a half began with too many for is not taken back within it.
 const LONG: Wave =
-    Wave { half: 60.0, halves: 30, settings: "scale.in_window = \"30s\"\n", per_second: |at| wave(LONG.half, at) };
+    Wave { half: 60.0, halves: 30, settings: "scale.in_window = \"52s\"\n", per_second: |at| wave(LONG.half, at) };
 
 const SHORT: Wave = Wave {
     half: 12.0,
@@ -281,7 +282,10 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
     // Where other tests run beside this one, some jobs wait for processes that have no processor, and the short
     // form may have few jobs to look at.
     if long() {
-        ensure!(left.len() >= halves as usize && at.len().min(elsewhere.len()) >= 100, "too little to tell: {left:?}");
+        ensure!(
+            left.len() >= halves as usize / 2 && at.len().min(elsewhere.len()) >= 40,
+            "too little to tell: {left:?}"
+        );
         for half_at in (0..halves).map(|number| f64::from(number) * half) {
             let within = turns.iter().filter(|at| (half_at..half_at + half).contains(*at)).count();
             ensure!(within <= 1, "in the half from {half_at} s: {turns:?} of {:?}", seen.sizes);
