@@ -156,8 +156,8 @@ impl Service {
         acting.policy.kept(last.map(|decision| decision.desired));
         let now = Now { mono: env.mono(), wall: env.wall() };
         let mut decision = acting.policy.decide(now, settings, reading);
-        decision.trouble =
-            self.launcher.trouble().map(|trouble| trouble.chars().take(TROUBLE_CHARS_MAX).collect::<String>());
+        let trouble = self.launcher.trouble().or(decision.trouble);
+        decision.trouble = trouble.map(|trouble| trouble.chars().take(TROUBLE_CHARS_MAX).collect::<String>());
         self.shown.store(Arc::new(Status { leads: true, decision: Some(decision.clone()) }));
 
         let changed = last.is_none_or(|last| last.desired != decision.desired || last.inputs.settings != *settings);

@@ -42,7 +42,7 @@ mod stops;
 mod tally;
 mod trace;
 
-pub use elastic::{Elapsed, Elastic, Took, elastic};
+pub use elastic::{Elapsed, Elastic, Took, Trouble, elastic};
 pub use faults::{FaultKind, Faults, InvalidFaults};
 pub use idle::{Asked, Idle, idle};
 pub use many::run_many;

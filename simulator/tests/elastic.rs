@@ -1,11 +1,14 @@
 //! What the autoscaler promises, with the real controller and real cells at 50,000 hosts in virtual time:
-//! a step is drained in time, a square wave does not make it flap, and no job waits because a cell left.
+//! a step is drained in time, a square wave does not make it flap, and no job waits because a cell left;
+//! and what it does about managers that are saturated, readings that are lost, controllers that die as they
+//! decide, and a launcher that fails.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use cellbus_bus::ids::ShardCount;
-use cellbus_simulator::simulate::{Elapsed, Elastic, elastic};
+use cellbus_directory::scale::Decision;
+use cellbus_simulator::simulate::{Elapsed, Elastic, Trouble, elastic};
 
 /// Seconds of a half of the square wave.
 const HALF: f64 = 60.0;
@@ -28,6 +31,7 @@ fn config() -> Elastic {
         per_second: |_| 0.0,
         drain_target: Duration::from_secs(60),
         cells_stay: false,
+        trouble: Trouble::None,
     }
 }
 
@@ -59,25 +63,144 @@ fn open(elapsed: &Elapsed) -> Vec<(f64, usize)> {
     seen
 }
 
+/// What is under way and on its way is no backlog: a call takes half a second.
+fn backlog(open: usize) -> bool {
+    open as f64 > 2.5 * STEP
+}
+
+/// Five times what a cell does, from the second minute on.
+const STEP: f64 = 5.0 * CELL_RATE;
+const STEP_AT: f64 = 60.0;
+
+fn step(at: f64) -> f64 {
+    if at < STEP_AT { 0.1 } else { STEP }
+}
+
+/// How long after the step there was a backlog; and how much at the most.
+fn drained(elapsed: &Elapsed) -> (f64, usize) {
+    let open = open(elapsed);
+    let most = open.iter().map(|(_, open)| *open).max().unwrap_or_default();
+    assert!(backlog(most), "there was none: {most}");
+    (open.iter().filter(|(_, open)| backlog(*open)).map(|(at, _)| *at).fold(0.0, f64::max) - STEP_AT, most)
+}
+
 #[test]
 fn a_step_is_drained_in_time() {
-    let rate = 5.0 * CELL_RATE;
-    let step = |at: f64| if at < 60.0 { 0.1 } else { 5.0 * CELL_RATE };
     let elapsed = elastic(&Elastic { per_second: step, ..config() });
     all_succeed(&elapsed);
-    let first = elapsed.working.first().copied().expect("a cell came") - 60.0;
-    // What is under way and on its way is no backlog: a call takes half a second.
-    let backlog = |open: usize| open as f64 > 2.5 * rate;
-    let open = open(&elapsed);
-    let most = open.iter().map(|(_, open)| *open).max().unwrap_or_default();
-    let gone = open.iter().filter(|(_, open)| backlog(*open)).map(|(at, _)| *at).fold(0.0, f64::max) - 60.0;
+    let first = elapsed.working.first().copied().expect("a cell came") - STEP_AT;
+    let (gone, most) = drained(&elapsed);
     println!(
         "first new cell works after {first:.1} s, backlog of up to {most} gone after {gone:.1} s, sizes {:?}",
         elapsed.sizes
     );
     assert!((0.0..=10.0).contains(&first), "{:?}", elapsed.working);
-    assert!(backlog(most), "there was none: {most}");
     assert!((0.0..=75.0).contains(&gone), "{gone} s, {:?}", elapsed.sizes);
+}
+
+/// Four managers that take one operation at a time each do about eight a second. A cell with calls in line there
+/// could do many times as much, and all that waits would be gone in time with more of them, if it were theirs to do.
+#[test]
+fn managers_that_are_saturated_bring_no_cells() {
+    let elapsed = elastic(&Elastic {
+        managers: 4,
+        in_flight_max: 16,
+        drain_target: Duration::from_secs(5),
+        // What a cell does is known when it begins.
+        per_second: |at| if at < 20.0 { 2.0 } else { 14.0 },
+        duration: Duration::from_secs(90),
+        trouble: Trouble::Managers { operations_max: 1 },
+        ..config()
+    });
+    all_succeed(&elapsed);
+    let most = open(&elapsed).iter().map(|(_, open)| *open).max().unwrap_or_default();
+    let blocked = elapsed.decisions.iter().map(|(_, decision)| decision.inputs.blocked).max().unwrap_or_default();
+    println!("up to {most} open, up to {blocked} wait for managers; sizes {:?}", elapsed.sizes);
+    assert!(most > 200 && blocked > 100, "they are not saturated: {most} open, {blocked} wait for them");
+    assert!(elapsed.sizes.iter().all(|(_, size)| *size == 1), "{:?}", elapsed.sizes);
+}
+
+/// Much more comes while it is not known.
+#[test]
+fn readings_that_are_lost_hold_the_size_and_say_so() {
+    const LOST: f64 = 100.0;
+    const FOUND: f64 = 150.0;
+    let elapsed = elastic(&Elastic {
+        per_second: |at| if at < LOST + 5.0 { 1.6 * CELL_RATE } else { 8.0 * CELL_RATE },
+        trouble: Trouble::Readings { from: LOST, until: FOUND },
+        ..config()
+    });
+    all_succeed(&elapsed);
+    println!("sizes {:?}", elapsed.sizes);
+    let size_at = |when: f64| elapsed.sizes.iter().rfind(|(at, _)| *at <= when).map(|(_, size)| *size);
+    // What was read is good for five seconds.
+    assert!(size_at(LOST) > Some(1), "{:?}", elapsed.sizes);
+    assert_eq!(size_at(LOST + 6.0), size_at(FOUND), "{:?}", elapsed.sizes);
+    assert!(size_at(FOUND + 20.0) > size_at(FOUND), "it goes on: {:?}", elapsed.sizes);
+    // While it can keep what it decides it says what it does not know; then the trouble is over.
+    let said = |from: f64, to: f64| {
+        let within = elapsed.decisions.iter().filter(move |(at, _)| (from..to).contains(at));
+        within.filter_map(|(_, decision)| decision.trouble.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(0.0, LOST), Vec::<String>::new());
+    let unknown = said(LOST, FOUND);
+    assert!(!unknown.is_empty() && unknown.iter().all(|why| why.contains("shards hold is not known")), "{unknown:?}");
+    assert_eq!(elapsed.decisions.last().and_then(|(_, decision)| decision.trouble.clone()), None);
+}
+
+/// Up by four fifths of what a cell does, six times.
+fn stairs(at: f64) -> f64 {
+    (at / 20.0).ceil().clamp(1.0, 6.0) * 0.8 * CELL_RATE
+}
+
+/// Each of the first decisions is its controller's last act.
+#[test]
+fn controllers_that_die_as_they_decide_leave_whole_decisions_or_none() {
+    const TIMES: usize = 5;
+    let elapsed = elastic(&Elastic { per_second: stairs, trouble: Trouble::Controllers { times: TIMES }, ..config() });
+    all_succeed(&elapsed);
+    let kept = |decision: &&Decision| elapsed.decisions.iter().any(|(_, of)| **of == **decision);
+    let (died, kept) = (elapsed.cut_off.len(), elapsed.cut_off.iter().filter(kept).count());
+    let left = open(&elapsed).iter().rfind(|(at, _)| *at < 200.0).map_or(0, |(_, open)| *open);
+    println!(
+        "{died} died as they decided, {kept} of these decisions were kept; {left} open in the end; sizes {:?}",
+        elapsed.sizes
+    );
+    assert_eq!(died, TIMES, "{:?}", elapsed.sizes);
+    assert!((1..TIMES).contains(&kept), "some are kept, some are not: {kept}");
+    // Each goes on from the last that was kept, and what is acted on was kept.
+    for pair in elapsed.decisions.windows(2) {
+        assert_eq!(pair[1].1.before, pair[0].1.desired, "{pair:?}");
+    }
+    for (at, size) in elapsed.sizes.iter().skip(1) {
+        let kept = elapsed.decisions.iter().any(|(kept, decision)| kept <= at && decision.desired == *size);
+        assert!(kept, "{size} cells at {at} s, which was never decided: {:?}", elapsed.decisions);
+    }
+    // In the end there are as many as it takes.
+    assert!(!backlog(left), "{left} are open, {:?}", elapsed.sizes);
+}
+
+#[test]
+fn a_launcher_that_fails_is_told_of_and_the_work_goes_on() {
+    const MENDED: f64 = 110.0;
+    let elapsed = elastic(&Elastic { per_second: step, trouble: Trouble::Launcher { until: MENDED }, ..config() });
+    all_succeed(&elapsed);
+    let (gone, most) = drained(&elapsed);
+    println!("backlog of up to {most} gone after {gone:.1} s, sizes {:?}", elapsed.sizes);
+    let wanted = |(at, decision): &&(f64, Arc<Decision>)| *at < MENDED && decision.desired > 1;
+    let told = elapsed
+        .decisions
+        .iter()
+        .filter(wanted)
+        .all(|(_, decision)| decision.trouble.as_ref().is_some_and(|why| why.contains("no machine")));
+    assert!(told && elapsed.decisions.iter().any(|decision| wanted(&decision)), "{:?}", elapsed.decisions);
+    assert!(elapsed.working.first().is_some_and(|first| *first >= MENDED), "{:?}", elapsed.working);
+    let meanwhile = elapsed.jobs.iter().filter_map(|job| Some(job.at + job.seconds?));
+    let meanwhile = meanwhile.filter(|ended| (STEP_AT..MENDED).contains(ended)).count();
+    assert!(meanwhile as f64 > 0.8 * CELL_RATE * (MENDED - STEP_AT), "the one cell did {meanwhile}");
+    assert!(elapsed.decisions.last().is_some_and(|(_, decision)| decision.trouble.is_none()));
+    // All that waits by then is to be gone in time.
+    assert!(gone <= MENDED - STEP_AT + 75.0, "{gone} s, {:?}", elapsed.sizes);
 }
 
 fn wave(at: f64) -> f64 {

@@ -16,7 +16,7 @@ use cellbus_bus::nats::{self, Nats};
 use serde_json::Value;
 
 use crate::binary::cellbus;
-use crate::process::{Server, command, wait_for};
+use crate::process::{Server, command, end_those_of, wait_for};
 use crate::proxy::Proxy;
 
 /// How long a change of members may take to be seen by all, on a busy machine.
@@ -77,6 +77,8 @@ pub struct Shape {
     pub hosts_per_manager: usize,
     /// How long they take: `none`, `fast`.
     pub latency: &'static str,
+    /// Operations that each has under way at the most, if that is limited.
+    pub operations_max: Option<u32>,
     /// Shards.
     pub shards: u16,
     /// More of the configuration, as TOML.
@@ -85,16 +87,32 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { managers: 6, hosts_per_manager: 10, latency: "fast", shards: 32, more: String::new() }
+        Self {
+            managers: 6,
+            hosts_per_manager: 10,
+            latency: "fast",
+            operations_max: None,
+            shards: 32,
+            more: String::new(),
+        }
     }
 }
 
 /// A cluster on NATS.
 pub type Cluster = ClusterOn<NatsServer>;
 
+/// Dropped, it is gone with whatever runs on it.
+struct Folder(tempfile::TempDir);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        end_those_of(self.0.path());
+    }
+}
+
 /// The cluster. Dropped, everything is killed.
 pub struct ClusterOn<B> {
-    folder: tempfile::TempDir,
+    folder: Folder,
     shape: Shape,
     section: String,
     started: usize,
@@ -128,12 +146,12 @@ impl<B: Broker> ClusterOn<B> {
     /// # Errors
     /// When one does not start; its log is part of the error.
     pub async fn start_on(broker: B, section: String, shape: Shape, cells: usize, directories: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = Folder(tempfile::tempdir()?);
         let (managers, hosts) = (shape.managers.to_string(), shape.hosts_per_manager.to_string());
-        let data = folder.path().join("managers");
+        let data = folder.0.path().join("managers");
         let arguments = ["sim-managers", "--listen", "127.0.0.1:0", "--managers", &managers, "--hosts-per-manager"];
         let more = [hosts.as_str(), "--latency", shape.latency, "--data", data.to_str().context("UTF-8")?];
-        let managers = Server::spawn(&folder.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
+        let managers = Server::spawn(&folder.0.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
         let mut cluster = Self {
             folder,
             shape,
@@ -163,16 +181,16 @@ impl<B: Broker> ClusterOn<B> {
 
     /// Where its files are; gone with it.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.folder.0.path()
     }
 
     /// The configuration that all its processes have.
     pub fn config(&self) -> PathBuf {
-        self.folder.path().join("cellbus.toml")
+        self.folder.0.path().join("cellbus.toml")
     }
 
     fn toml(&self) -> String {
-        let Shape { managers, shards, more, .. } = &self.shape;
+        let Shape { managers, operations_max, shards, more, .. } = &self.shape;
         let mut text = format!(
             "bus = \"{bus}\"\nlisten = \"127.0.0.1:0\"\ncells = 1\nshards = {shards}\n{more}\n[{bus}]\n{}",
             self.section,
@@ -181,6 +199,9 @@ impl<B: Broker> ClusterOn<B> {
         for manager in 0..*managers {
             // A write to a String cannot fail.
             let _ = write!(text, "[[managers]]\nname = \"sim-{manager:04}\"\naddress = \"{}\"\n", self.managers.url);
+            if let Some(most) = operations_max {
+                let _ = writeln!(text, "limits.operations_max = {most}");
+            }
         }
         text
     }
@@ -192,7 +213,7 @@ impl<B: Broker> ClusterOn<B> {
     /// When it does not start.
     pub fn spawn(&mut self, role: &str, more: &[String]) -> Result<Server> {
         self.started += 1;
-        let own = self.folder.path().join(format!("{role}-{}", self.started));
+        let own = self.folder.0.path().join(format!("{role}-{}", self.started));
         let (config, data) = (self.config(), own.clone());
         let text = |path: &PathBuf| path.to_str().map(str::to_owned).context("paths of tests are UTF-8");
         let (config, data) = (text(&config)?, text(&data)?);

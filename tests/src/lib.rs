@@ -30,6 +30,7 @@ pub mod binary;
 pub mod books;
 pub mod cluster;
 pub mod kills;
+pub mod load;
 pub mod process;
 pub mod producers;
 pub mod prometheus;

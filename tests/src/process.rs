@@ -30,6 +30,13 @@ pub struct Server {
     http: reqwest::Client,
 }
 
+/// Where jobs go in, for a producer that lives on its own.
+#[derive(Clone, Debug)]
+pub struct Door {
+    url: String,
+    http: reqwest::Client,
+}
+
 /// What a server answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -86,6 +93,12 @@ impl Server {
     /// When it ends before; its log is part of the error.
     pub fn spawn(near: &Path, arguments: &[&str]) -> Result<Self> {
         Self::spawn_of(cellbus(), near, arguments)
+    }
+
+    /// Where jobs go in.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door { url: format!("{}/v1/jobs", self.url), http: self.http.clone() }
     }
 
     /// As [`Server::spawn`], of another build.
@@ -176,8 +189,7 @@ impl Server {
     /// # Errors
     /// When there is no answer.
     pub async fn submit_text(&self, event: impl Into<reqwest::Body>) -> Result<Answer> {
-        let request = self.http.post(format!("{}/v1/jobs", self.url));
-        answer(request.header("content-type", "application/cloudevents+json").body(event)).await
+        answer(self.door().request("").body(event)).await
     }
     /// Every item of a list, over all its pages.
     ///
@@ -277,6 +289,19 @@ impl Server {
     }
 }
 
+impl Door {
+    fn request(&self, query: &str) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{query}", self.url)).header("content-type", "application/cloudevents+json")
+    }
+    /// `POST /v1/jobs?wait` of one event: 200 once its job has ended, 202 when that took too long.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn submit_and_wait(&self, event: impl Into<reqwest::Body>) -> Result<Answer> {
+        answer(self.request("?wait=50s").body(event)).await
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -297,6 +322,22 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
     let status = response.status().as_u16();
     let body = serde_json::from_slice(&response.bytes().await?).unwrap_or_default();
     Ok(Answer { status, body })
+}
+
+/// Ends whatever was started with this folder among its arguments: cells of a controller that was killed are
+/// nobody's children any more, and would slow down every test after this one.
+pub fn end_those_of(folder: &Path) {
+    let folder = folder.as_os_str().as_encoded_bytes();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if arguments.windows(folder.len()).any(|part| part == folder) {
+            // It may have ended since.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// Tries until `condition` gives `Ok`; what it says otherwise is the last known state.

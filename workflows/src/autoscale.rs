@@ -101,6 +101,8 @@ pub struct Policy {
     /// How many cells there are to be; `None` before anything is known of it.
     desired: Option<u32>,
     changed: Option<Mono>,
+    /// Since when what it decides by is not known, if it is not.
+    unknown_since: Option<Mono>,
 }
 
 /// The most cells that a cluster of so many shards is made larger to by itself.
@@ -122,6 +124,7 @@ impl Policy {
             tuning,
             desired,
             changed: None,
+            unknown_since: None,
         }
     }
 
@@ -144,7 +147,9 @@ impl Policy {
             // Nothing was decided before: as many as there are.
             reading.map_or(min, |reading| reading.cells_active.clamp(1, self.size_max))
         });
-        let (desired, direction, reason) = match self.look(now, settings, reading, &mut inputs) {
+        let looked = self.look(now, settings, reading, &mut inputs);
+        let trouble = self.unknown_for_long(now.mono, settings.mode, looked.as_ref().err());
+        let (desired, direction, reason) = match looked {
             Err(unknown) => (before, Direction::Hold, format!("{before} cells, held: {unknown}")),
             Ok(sums) => match settings.mode {
                 Mode::Paused => (before, Direction::Hold, format!("{before} cells, held: paused by an operator")),
@@ -162,7 +167,17 @@ impl Policy {
         }
         self.desired = Some(desired);
         let reason = reason.chars().take(REASON_CHARS_MAX).collect();
-        Decision { at: now.wall, desired, before, direction, reason, trouble: None, inputs }
+        Decision { at: now.wall, desired, before, direction, reason, trouble, inputs }
+    }
+
+    /// What to tell an operator: that shards move, or a process starts, is over before that.
+    fn unknown_for_long(&mut self, now: Mono, mode: Mode, unknown: Option<&String>) -> Option<String> {
+        let (Some(unknown), Mode::Auto) = (unknown, mode) else {
+            self.unknown_since = None;
+            return None;
+        };
+        let since = *self.unknown_since.get_or_insert(now);
+        (now.since(since) >= self.tuning.stale_after).then(|| format!("the size is held: {unknown}"))
     }
 
     fn bounds(&self, settings: &Settings) -> (u32, u32) {
@@ -192,6 +207,9 @@ impl Policy {
         (inputs.arrival, inputs.completion, inputs.cell_rate) = self.signals.rates();
         if sums.shards_unknown > 0 {
             return Err(format!("what {} shards hold is not known", sums.shards_unknown));
+        }
+        if reading.ingress.is_none() {
+            return Err("how much waits on the bus that no cell has taken is not known".to_owned());
         }
         match settings.mode {
             Mode::Auto => {}

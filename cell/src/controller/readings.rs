@@ -4,7 +4,8 @@
 //! that do not keep up with it have short queues.
 //!
 //! A shard that is just moving, or too busy to answer, is taken to be as it was, for as long as that
-//! is fresh; after that it is unknown, and a reading that lacks a shard holds the size.
+//! is fresh, and so is what the bus has said; after that it is unknown, and a reading that lacks it holds
+//! the size.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl Readings {
             cells_draining: load.cells_draining,
             in_flight_max: load.in_flight_max,
             in_line: load.in_line,
-            ingress: self.ingress.map_or(0, |(_, depth)| depth),
+            ingress: self.ingress.map(|(_, depth)| depth),
             shards: self.shards.values().map(|(_, reading)| reading.clone()).collect(),
         });
         Ok(())

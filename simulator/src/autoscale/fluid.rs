@@ -183,7 +183,7 @@ pub fn reading(
         cells_draining: 0,
         in_flight_max: plant.in_flight_max,
         in_line: 0,
-        ingress: 0,
+        ingress: Some(0),
         shards: count.shards().map(shard).collect(),
     }
 }

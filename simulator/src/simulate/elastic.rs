@@ -1,5 +1,6 @@
-//! The autoscaler with a whole cluster at work and no faults: the real controller and cells in virtual
-//! time, a load that comes and goes, and for each job how long it took.
+//! The autoscaler with a whole cluster at work and nothing wrong but, if so asked, one kind of trouble that
+//! is its own: the real controller and cells in virtual time, a load that comes and goes, and for each job
+//! how long it took.
 //!
 //! The same load meets a cluster from which no cell is ever taken away, where that is asked for: what
 //! a job took longer than there, it took because cells left.
@@ -13,12 +14,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cellbus_bus::Bus as _;
 use cellbus_bus::env::{Env, Mono};
-use cellbus_bus::ids::{CellId, JobId, Seq, ShardCount};
+use cellbus_bus::ids::{CellId, JobId, Seq, ShardCount, ShardId};
 use cellbus_cell::controller::launcher::leaves_next;
 use cellbus_cell::controller::{self, Launcher, Service, Wanted};
+use cellbus_cell::driver::Limits;
 use cellbus_cell::gateway::ShardState;
 use cellbus_cell::{Gateway, runner};
-use cellbus_directory::scale::{Mode, Settings};
+use cellbus_directory::scale::{Decision, Mode, Settings};
+use cellbus_directory::{Entry, Record};
 use cellbus_workflows::autoscale::{Tuning, size_max};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,11 @@ use super::nemesis::{BUS_CALM, NETWORK_CALM};
 use super::network::Network;
 use crate::inventory::Inventory;
 use crate::managers::{self, Fleet, Latency};
+
+mod trouble;
+
+use trouble::Controller;
+pub use trouble::Trouble;
 
 const TENANT: &str = "acme";
 const SOURCE: &str = "/elastic";
@@ -69,6 +77,8 @@ pub struct Elastic {
     pub drain_target: Duration,
     /// Whether cells are never taken away, whatever is decided.
     pub cells_stay: bool,
+    /// What goes wrong meanwhile.
+    pub trouble: Trouble,
 }
 
 /// What became of one job. Times are seconds since the first work could come.
@@ -93,6 +103,10 @@ pub struct Elapsed {
     pub working: Vec<f64>,
     /// When each cell that was taken away was told to leave.
     pub left: Vec<f64>,
+    /// What was decided and kept since, in that order.
+    pub decisions: Vec<(f64, Arc<Decision>)>,
+    /// What controllers had just decided as they died ([`Trouble::Controllers`]).
+    pub cut_off: Vec<Decision>,
     /// What panicked.
     pub panics: Vec<String>,
 }
@@ -134,6 +148,12 @@ struct World {
     env: Env,
     cells: Arc<Cells>,
     ingress: Arc<Client>,
+    bus: SimulatedBus,
+    network: Arc<Network>,
+    platform: Mutex<PlatformState>,
+    /// The platform starts nothing and has nothing leave.
+    platform_fails: AtomicBool,
+    controllers: Mutex<Vec<Controller>>,
     began: Mutex<Option<Mono>>,
     numbers: Mutex<BTreeMap<JobId, usize>>,
     elapsed: Mutex<Elapsed>,
@@ -146,15 +166,23 @@ impl World {
         let executor = Executor::new(seed, Order::Fifo);
         let env = env::of(&executor, WORLD, seed);
         let history = Arc::new(History::default());
-        let bus = SimulatedBus::new(&executor, env.clone(), seed, Arc::clone(&history), None, false);
+        let bus = SimulatedBus::new(&executor, env.clone(), seed, Arc::clone(&history), None, true);
         bus.set_weather(BUS_CALM);
         let network = Network::new(&executor, env.clone(), seed, Arc::clone(&history), None);
         network.set_weather(NETWORK_CALM);
         let inventory =
             Inventory::generate(config.hosts, config.managers).expect("at least one host for each of some managers");
         let names = inventory.managers.iter().map(|manager| manager.name.clone()).collect();
-        let fleet =
-            managers::Config { latency: Latency::Fast, seed: Some(seed), ..managers::Config::new(inventory.clone()) };
+        let limits = match config.trouble {
+            Trouble::Managers { operations_max } => Some(Limits { operations_max, ..Latency::Fast.limits() }),
+            _ => None,
+        };
+        let fleet = managers::Config {
+            latency: Latency::Fast,
+            seed: Some(seed),
+            limits,
+            ..managers::Config::new(inventory.clone())
+        };
         let fleet = futures::FutureExt::now_or_never(Fleet::open(fleet, env.clone()))
             .expect("a fleet in memory waits for nothing as it opens")
             .expect("a fleet in memory opens whatever happens");
@@ -171,13 +199,18 @@ impl World {
             checkpoints: None,
             unchecked: false,
         };
-        let cells = Cells::new(&executor, seed, shape, bus.clone(), network, links, history);
+        let cells = Cells::new(&executor, seed, shape, bus.clone(), Arc::clone(&network), links, history);
         Arc::new(Self {
             config,
             executor,
             env,
             cells,
             ingress: bus.client(WORLD),
+            bus,
+            network,
+            platform: Mutex::default(),
+            platform_fails: AtomicBool::new(false),
+            controllers: Mutex::default(),
             began: Mutex::default(),
             numbers: Mutex::default(),
             elapsed: Mutex::default(),
@@ -204,6 +237,8 @@ impl World {
             this.over.store(true, Ordering::Relaxed);
         });
         let _ = self.executor.run(|| self.over.load(Ordering::Relaxed));
+        let decisions = self.decisions();
+        self.elapsed().decisions = decisions;
         self.elapsed().panics = self.executor.take_panics();
         self.cells.clear();
         self.executor.clear();
@@ -214,9 +249,13 @@ impl World {
         self.cells.start(self.executor.add_node());
         self.env.spawn("outcomes", Arc::clone(self).listen());
         self.control();
+        if let Trouble::Controllers { .. } = self.config.trouble {
+            self.control();
+        }
         self.env.sleep(WARM_UP).await;
         *self.began.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.env.mono());
         self.env.spawn("cells that work", Arc::clone(self).watch());
+        self.env.spawn("what goes wrong", Arc::clone(self).suffer());
         let began = self.env.mono();
         let mut number = 0;
         // Not left to chance, nor to what a publish takes, so that two runs have the same.
@@ -303,9 +342,22 @@ impl World {
         }
     }
 
-    /// Starts the controller, in a process of its own.
+    /// What was decided since the first work could come.
+    fn decisions(&self) -> Vec<(f64, Arc<Decision>)> {
+        let began = self.env.wall().0 as f64 / 1_000.0 - self.at();
+        let log = self.bus.shadow_of(ShardId::of_cluster(self.config.shards));
+        let records = log.iter().filter_map(|body| Entry::decode(body).ok()).flat_map(|entry| entry.records);
+        let decided = records.filter_map(|record| match record {
+            Record::ScaleDecided { decision, .. } => Some((decision.at.0 as f64 / 1_000.0 - began, decision)),
+            _ => None,
+        });
+        decided.filter(|(at, _)| *at >= 0.0).collect()
+    }
+
+    /// Starts a controller, in a process of its own.
     fn control(self: &Arc<Self>) {
-        let (process, env, _) = self.cells.process(self.executor.add_node());
+        let node = self.executor.add_node();
+        let (process, env, _) = self.cells.process(node);
         let configured = Settings {
             mode: Mode::Auto,
             cells: 1,
@@ -315,14 +367,15 @@ impl World {
             latency_objective: Duration::from_secs(5),
         };
         let config = controller::Config {
-            id: "controller-1".parse().expect("letters, digits and dashes make a controller id"),
+            id: format!("controller-{}", node.0).parse().expect("letters, digits and dashes make a controller id"),
             member: None,
             configured,
             tuning: Tuning::default(),
             lease: LEASE,
         };
-        let platform = Platform { world: Arc::clone(self), state: Mutex::default() };
-        let (service, _) = Service::new(config, Gateway::new(process.clone()), Arc::new(platform));
+        let platform = Platform { world: Arc::clone(self) };
+        let (service, handle) = Service::new(config, Gateway::new(process.clone()), Arc::new(platform));
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner).push(Controller { node, handle });
         let stop = CancellationToken::new();
         let (beside, stopped) = (process, stop.clone());
         env.spawn("process", async move { beside.run(stopped).await });
@@ -341,7 +394,6 @@ impl World {
 /// Starts cells, each on a node of its own, and has them leave.
 struct Platform {
     world: Arc<World>,
-    state: Mutex<PlatformState>,
 }
 
 #[derive(Default)]
@@ -357,10 +409,13 @@ impl Launcher for Platform {
         "simulated"
     }
     fn want(&self, wanted: Wanted) {
-        let (world, mut state) = (&self.world, self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        let (world, mut state) = (&self.world, self.world.platform.lock().unwrap_or_else(PoisonError::into_inner));
         if state.last.replace(wanted.desired) != Some(wanted.desired) {
             let at = world.at();
             world.elapsed().sizes.push((at, wanted.desired));
+        }
+        if world.platform_fails.load(Ordering::Relaxed) {
+            return;
         }
         let all = world.cells.all();
         let staying: Vec<&Running> = all.iter().filter(|cell| !state.leaving.contains(&cell.id)).collect();
@@ -389,6 +444,6 @@ impl Launcher for Platform {
         }
     }
     fn trouble(&self) -> Option<String> {
-        None
+        self.world.platform_fails.load(Ordering::Relaxed).then(|| trouble::NO_MACHINE.to_owned())
     }
 }

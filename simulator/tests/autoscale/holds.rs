@@ -64,6 +64,36 @@ fn shards_that_are_not_known_hold() {
 }
 
 #[test]
+fn what_is_on_the_bus_and_not_known_holds() {
+    let mut policy = policy(3);
+    for s in 0..60 {
+        let mut reading = busy(s, 3);
+        reading.ingress = None;
+        let decision = policy.decide(now(s * 1_000), &settings(1, 32), Some(&reading));
+        assert_eq!(decision.desired, 3);
+        assert!(decision.reason.contains("on the bus"), "{}", decision.reason);
+    }
+    // It is known again: nothing of what it lacked looks like work that came.
+    let decision = policy.decide(now(60_000), &settings(1, 32), Some(&busy(60, 3)));
+    assert_eq!((decision.desired, decision.inputs.arrival), (3, None));
+}
+
+#[test]
+fn what_is_not_known_for_long_is_trouble() {
+    let mut policy = policy(3);
+    let mut set = settings(1, 32);
+    for s in 0..20 {
+        let trouble = policy.decide(now(s * 1_000), &set, None).trouble;
+        assert_eq!(trouble.is_some(), s >= 5, "{s} s: {trouble:?}");
+        assert!(trouble.is_none_or(|trouble| trouble.contains("nothing has been read")));
+    }
+    assert_eq!(policy.decide(now(20_000), &set, Some(&busy(20, 3))).trouble, None);
+    // Where an operator says how many, nothing needs to be known.
+    (set.mode, set.cells) = (Mode::Fixed, 3);
+    assert!((21..60).all(|s| policy.decide(now(s * 1_000), &set, None).trouble.is_none()));
+}
+
+#[test]
 fn what_a_cell_does_is_not_guessed() {
     let mut policy = policy(2);
     for s in 0..60 {
@@ -149,7 +179,7 @@ fn jobs_that_no_cell_has_taken_count() {
         let mut policy = policy(2);
         let decisions = (0..60).map(|s| {
             let mut reading = reading(s * 1_000, 2, &Plant::default(), 1_000.0, 100.0, s as f64 * 200.0, None);
-            reading.ingress = ingress;
+            reading.ingress = Some(ingress);
             if blocked {
                 for shard in &mut reading.shards {
                     shard.waiting_for_managers = shard.waiting;

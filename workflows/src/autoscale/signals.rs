@@ -34,8 +34,8 @@ pub struct Reading {
     pub in_flight_max: Option<u32>,
     /// Calls that stand in line at managers which have all under way that they may.
     pub in_line: u64,
-    /// Jobs that producers have put on the bus and no cell has taken from it.
-    pub ingress: u64,
+    /// Jobs that producers have put on the bus and no cell has taken from it; `None` if that is not known.
+    pub ingress: Option<u64>,
     /// Each shard of which something recent is known.
     pub shards: Vec<ShardReading>,
 }
@@ -126,7 +126,7 @@ impl Signals {
         if self.totals.back().is_some_and(|last| reading.at <= last.at) {
             return sums;
         }
-        if sums.shards_unknown > 0 {
+        if sums.shards_unknown > 0 || reading.ingress.is_none() {
             // What it lacks would look like work that is done.
             self.gap();
             return sums;
@@ -180,11 +180,12 @@ impl Signals {
             sums.running += shard.running;
             sums.oldest_at = sums.oldest_at.into_iter().chain(shard.oldest_waiting_at).min();
         }
+        let ingress = reading.ingress.unwrap_or_default();
         // What nobody has taken waits for what all the rest waits for.
         if sums.blocked > 0 && sums.blocked * 100 >= (sums.unread + sums.waiting) * BLOCKED_PERCENT {
-            sums.blocked += reading.ingress;
+            sums.blocked += ingress;
         }
-        sums.unread += reading.ingress;
+        sums.unread += ingress;
         // Cells that have all under way that they may, most of it in line at managers: what waits
         // behind it waits for these managers too.
         if let Some(max) = reading.in_flight_max {
