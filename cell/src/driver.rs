@@ -25,6 +25,9 @@ pub struct Op {
     pub action: Action,
     /// For [`Action::Create`] and [`Action::Relocate`]: the host.
     pub host: Option<HostId>,
+    /// The datastore on which a disk that the operation makes is to lie, where the host sees some.
+    #[serde(default)]
+    pub datastore: Option<String>,
 }
 
 /// Why an operation did not succeed.
@@ -121,12 +124,38 @@ pub struct Host {
     pub vcpus: u32,
     /// MiB, before over-commit.
     pub memory_mib: u64,
-    /// GiB.
+    /// GiB of its own. It counts only where the host sees none of [`Inventory::datastores`].
     pub disk_gib: u64,
     /// Its labels, `gear` among them.
     pub labels: Labels,
     /// Whether it takes VMs (connected, not in maintenance).
     pub usable: bool,
+}
+
+/// Storage for disks, which one host sees or several share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datastore {
+    /// What tells it from all others of the manager, as people call it there. Any text.
+    pub name: String,
+    /// GiB in all.
+    pub total_gib: u64,
+    /// GiB that are free as the manager says, whoever wrote the rest.
+    pub free_gib: u64,
+    /// Whether it takes new disks (accessible, not in maintenance).
+    pub usable: bool,
+    /// Which hosts see it.
+    pub hosts: Vec<HostId>,
+}
+
+/// A network that a VM's card can be on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// As people call it at the manager. Any text.
+    pub name: String,
+    /// How many more cards it takes; `None`: any number.
+    pub ports_free: Option<u64>,
+    /// Which hosts are on it.
+    pub hosts: Vec<HostId>,
 }
 
 /// A VM of ours, as its manager holds it.
@@ -146,6 +175,9 @@ pub struct HeldVm {
     pub affinity: Option<ShortName>,
     /// Its anti-affinity group, from the annotation.
     pub anti_affinity: Option<ShortName>,
+    /// The datastore with its disk. `None`: not known, or its host's own.
+    #[serde(default)]
+    pub datastore: Option<String>,
 }
 
 /// A VM that stands at a manager and is not Cellbus's.
@@ -170,6 +202,12 @@ pub struct Inventory {
     pub vms: Vec<HeldVm>,
     /// How many VMs it has beside those.
     pub foreign_vms: u64,
+    /// Where disks lie. A host that sees none has a disk of its own.
+    #[serde(default)]
+    pub datastores: Vec<Datastore>,
+    /// The networks that new VMs are put on, and any others.
+    #[serde(default)]
+    pub networks: Vec<Network>,
 }
 
 /// An operation that the manager has under way: started by this session or an older one.

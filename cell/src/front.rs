@@ -76,6 +76,9 @@ const TICK: Duration = Duration::from_secs(1);
 const PUBLISH: Duration = Duration::from_millis(250);
 /// Callers of operations that take longer than this are told that they go on.
 const LONG: Duration = Duration::from_secs(5);
+/// The shortest time between two readings of the inventory because hosts have less room than is known: others
+/// fill them, or their datastores. Hosts that have said so are left alone until then.
+const OUTDATED: Duration = Duration::from_secs(60);
 /// VMs that are read again at once after changes behind our back.
 const INSPECTS_MAX: usize = 16;
 
@@ -182,6 +185,7 @@ struct Work {
     unsure: BTreeSet<VmId>,
     inspecting: usize,
     reread_wanted: bool,
+    reread_at: cellbus_bus::Mono,
     rereading: bool,
     probing: bool,
     asking_tasks: bool,
@@ -239,7 +243,8 @@ impl Front {
             return self.refuse_all().await;
         };
         tracing::debug!(manager = %self.config.name, hosts = inventory.hosts.len(), vms = inventory.vms.len(), tasks = tasks.len(), "manager open");
-        let holdings = Holdings::new(self.config.name.clone(), self.config.over_commit, &inventory);
+        let holdings =
+            Holdings::new(self.config.name.clone(), self.config.over_commit, self.config.networks.clone(), &inventory);
         drop(inventory);
         let limits = self.config.limits.clone().unwrap_or_else(|| self.driver.limits());
         let desk = Desk::new(
@@ -261,6 +266,7 @@ impl Front {
             inspecting: 0,
             // What changed behind our back before the session was open is not told.
             reread_wanted: self.idle,
+            reread_at: self.env.mono(),
             rereading: false,
             probing: false,
             asking_tasks: false,
@@ -414,8 +420,10 @@ impl Front {
             let (driver, env) = (Arc::clone(driver), env.clone());
             work.start(None, Box::pin(async move { Done::Tasks(said(env.timeout(limit, driver.tasks()).await)) }));
         }
+        work.reread_wanted |= work.desk.outdated && now.since(work.reread_at) >= OUTDATED;
         if well && work.reread_wanted && !work.rereading {
-            (work.reread_wanted, work.rereading) = (false, true);
+            (work.reread_wanted, work.rereading, work.desk.outdated) = (false, true, false);
+            work.reread_at = now;
             let (driver, env, began) = (Arc::clone(driver), env.clone(), work.desk.holdings.now());
             work.start(
                 None,

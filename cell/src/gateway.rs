@@ -43,8 +43,8 @@ pub use forecast::{ForecastRow, RoomOf};
 pub use pause::PausesShown;
 pub use repair::{Doubles, Orphans, RepairPlan, Repairs};
 pub use rows::{
-    Audit, CellRow, CircuitState, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located, ManagerRow,
-    Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
+    Audit, CellRow, CircuitState, DatastoreRow, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located,
+    ManagerRow, Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
 };
 pub use scale::{ScaleChange, ScaleShown};
 pub use upgrade::Upgrade;

@@ -94,7 +94,9 @@ impl Size {
 fn configured(config: &Config) -> Result<Inventory> {
     let mut managers = Vec::new();
     for manager in &config.managers {
-        let ManagerKind::Simulated { hosts, host_vcpus, host_memory_mib, host_disk_gib } = manager.kind else {
+        let ManagerKind::Simulated { hosts, host_vcpus, host_memory_mib, host_disk_gib, hosts_per_datastore } =
+            manager.kind
+        else {
             continue;
         };
         // In the three gear classes of any generated host; the rest is as configured.
@@ -109,7 +111,11 @@ fn configured(config: &Config) -> Result<Inventory> {
             host.id = format!("{}-h{index:04}", manager.name).parse().map_err(anyhow::Error::from)?;
             (host.vcpus, host.memory_mib, host.disk_gib) = (host_vcpus, host_memory_mib, host_disk_gib);
         }
-        managers.push(ManagerSpec { name: manager.name.clone(), hosts: made });
+        let mut made = ManagerSpec { name: manager.name.clone(), hosts: made };
+        if hosts_per_datastore > 0 {
+            made.share(hosts_per_datastore);
+        }
+        managers.push(made);
     }
     Ok(Inventory { managers })
 }

@@ -89,7 +89,13 @@ async fn run(callers: u32, latency: Latency, env: Env) {
 }
 
 fn op(index: u32, number: u64, action: Action, host: Option<cellbus_bus::ids::HostId>) -> Op {
-    Op { vm: JobId::derive("bench", "managers", "vm").vm(index), number: OpNumber(number), action, host }
+    Op {
+        vm: JobId::derive("bench", "managers", "vm").vm(index),
+        number: OpNumber(number),
+        action,
+        host,
+        datastore: None,
+    }
 }
 
 type Drivers = Arc<Vec<(Arc<dyn Driver>, Vec<cellbus_bus::ids::HostId>)>>;

@@ -182,6 +182,7 @@ impl AllDrivers {
             Some(manager) => front::Config {
                 starts_read_only: manager.starts_read_only,
                 over_commit: OverCommit { cpu: manager.over_commit_cpu, memory: manager.over_commit_memory },
+                networks: manager.kind.networks(),
                 limits: self
                     .connect(ManagerId::derive(name.as_str()))
                     .map(|driver| manager.limits.over(driver.limits())),

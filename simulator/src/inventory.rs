@@ -50,6 +50,8 @@ pub struct HostSpec {
     pub memory_mib: u64,
     /// GiB.
     pub disk_gib: u64,
+    /// The datastore that its disk is part of, with those of all other hosts that name it; `None`: it is its own.
+    pub datastore: Option<Arc<str>>,
     /// `gear`, where it is known. Shared by all hosts of one class.
     pub labels: Arc<Labels>,
 }
@@ -91,6 +93,14 @@ impl ManagerSpec {
     pub fn id(&self) -> ManagerId {
         ManagerId::derive(self.name.as_str())
     }
+
+    /// So many hosts, one after the other, share a datastore from now on, which has the disk of all of them.
+    pub fn share(&mut self, hosts: u32) {
+        for (number, hosts) in self.hosts.chunks_mut(hosts.max(1) as usize).enumerate() {
+            let name: Arc<str> = format!("{}-ds{number:03}", self.name).into();
+            hosts.iter_mut().for_each(|host| host.datastore = Some(Arc::clone(&name)));
+        }
+    }
 }
 
 impl Inventory {
@@ -115,6 +125,7 @@ impl Inventory {
                 vcpus: HOST_VCPUS,
                 memory_mib: HOST_MEMORY_MIB,
                 disk_gib: HOST_DISK_GIB,
+                datastore: None,
                 labels: Arc::clone(&gears[of_manager % GEARS.len()]),
             });
         }
@@ -205,6 +216,7 @@ fn hosts_of(file: impl io::Read) -> Result<Vec<HostSpec>, Error> {
                 Some(column) if !table.text(column).is_empty() => table.whole(column, 1..=1 << 40)?,
                 Some(_) | None => CSV_DISK_GIB,
             },
+            datastore: None,
             labels,
         });
     }

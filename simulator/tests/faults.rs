@@ -20,7 +20,7 @@ fn vm(index: u32) -> VmId {
     JobId::derive("t", "s", "e").vm(index)
 }
 fn op(index: u32, number: u64, action: Action) -> Op {
-    Op { vm: vm(index), number: OpNumber(number), action, host: None }
+    Op { vm: vm(index), number: OpNumber(number), action, host: None, datastore: None }
 }
 fn create(index: u32, number: u64, host: &HostId, copy_of: Option<PowerState>) -> Op {
     let size = Size { vcpus: 4, memory_mib: 1024, disk_gib: 1 };

@@ -290,10 +290,26 @@ pub fn take_room(view: &mut CapacityView, chosen: ManagerId, asked: &Asked<'_>) 
     for (free, most, taken) in [
         (&mut class.vcpus_free, &mut class.vcpus_free_max, u64::from(asked.size.vcpus)),
         (&mut class.memory_mib_free, &mut class.memory_mib_free_max, asked.size.memory_mib),
-        (&mut class.disk_gib_free, &mut class.disk_gib_free_max, asked.size.disk_gib),
     ] {
         *free = free.saturating_sub(taken);
         *most = (*most).min(*free);
+    }
+    // A datastore that hosts of several classes see is divided among them: what one has not, others have.
+    let mut gib = asked.size.disk_gib;
+    let shared = class.disk_gib_free_max > class.disk_gib_free;
+    let from = |class: &mut ClassSummary, gib: u64| {
+        let taken = gib.min(class.disk_gib_free);
+        class.disk_gib_free -= taken;
+        gib - taken
+    };
+    gib = from(class, gib);
+    class.disk_gib_free_max = if shared {
+        class.disk_gib_free_max.saturating_sub(asked.size.disk_gib)
+    } else {
+        class.disk_gib_free_max.min(class.disk_gib_free)
+    };
+    for other in &mut manager.classes {
+        gib = from(other, gib);
     }
 }
 
@@ -356,4 +372,68 @@ fn nowhere(ctx: &Context<'_>, asked: &Asked<'_>) -> Choice {
     let passing = [RuledOut::CircuitOpen, RuledOut::Unknown].iter().any(|why| survey.ruled_out.contains_key(why));
     let code = FailureCode::NoRoom;
     Choice::Nowhere(if passing { Failure::passing(code, message) } else { Failure::lasting(code, message) })
+}
+
+#[cfg(test)]
+mod tests {
+    use cellbus_bus::ids::ManagerId;
+
+    use super::*;
+
+    fn class(gear: &str, disk_gib_free: u64, disk_gib_free_max: u64) -> ClassSummary {
+        ClassSummary {
+            labels: [("gear".to_owned(), gear.to_owned())].into(),
+            hosts: 1,
+            hosts_open: 1,
+            vcpus_total: 100,
+            vcpus_free: 100,
+            memory_mib_total: 100,
+            memory_mib_free: 100,
+            disk_gib_total: 100,
+            disk_gib_free,
+            vcpus_free_max: 100,
+            memory_mib_free_max: 100,
+            disk_gib_free_max,
+        }
+    }
+
+    #[test]
+    fn what_is_taken_of_a_datastore_that_classes_share_is_taken_of_all() {
+        // 90 GiB, of which each of three classes counts a third.
+        let id = ManagerId::derive("vc-1");
+        let manager = ManagerSummary {
+            id,
+            name: "vc-1".to_owned(),
+            health: Health::Healthy,
+            cordoned: false,
+            classes: ["g1", "g2", "g3"].map(|gear| class(gear, 30, 90)).into(),
+            running: 0,
+            waiting: 0,
+            running_max: 10,
+        };
+        let mut view = CapacityView { managers: vec![manager], ..CapacityView::default() };
+        let template = Template {
+            image: "x".into(),
+            labels: Default::default(),
+            require: [("gear".to_owned(), "g1".to_owned())].into(),
+            policy: Default::default(),
+        };
+        let tenant = "acme".parse().unwrap();
+        let size = Size { vcpus: 1, memory_mib: 1, disk_gib: 50 };
+        let asked = Asked {
+            tenant: &tenant,
+            size,
+            template: &template,
+            only: None,
+            refusals: &[],
+            sibling: None,
+            patient: false,
+        };
+        take_room(&mut view, id, &asked);
+        let left: Vec<u64> = view.managers[0].classes.iter().map(|class| class.disk_gib_free).collect();
+        assert_eq!(left, [0, 10, 30]);
+        assert_eq!(view.managers[0].classes[0].disk_gib_free_max, 40);
+        take_room(&mut view, id, &asked);
+        assert_eq!(view.managers[0].classes[0].disk_gib_free_max, 40, "another of 50 has no room");
+    }
 }

@@ -23,12 +23,12 @@ pub(super) fn dump(config: &Config, settings: &BTreeMap<&'static str, (Value, Or
     for manager in &config.managers {
         let _ = write!(out, "\n[[managers]]\nname = \"{}\"\n", manager.name);
         match &manager.kind {
-            ManagerKind::Simulated { hosts, host_vcpus, host_memory_mib, host_disk_gib } => {
+            ManagerKind::Simulated { hosts, host_vcpus, host_memory_mib, host_disk_gib, hosts_per_datastore } => {
                 let memory = value::size(host_memory_mib << 20);
                 let disk = value::size(host_disk_gib << 30);
                 let _ = write!(
                     out,
-                    "hosts = {hosts}\nhost_vcpus = {host_vcpus}\nhost_memory = \"{memory}\"\nhost_disk = \"{disk}\"\n"
+                    "hosts = {hosts}\nhost_vcpus = {host_vcpus}\nhost_memory = \"{memory}\"\nhost_disk = \"{disk}\"\nhosts_per_datastore = {hosts_per_datastore}\n"
                 );
             }
             ManagerKind::Remote { address } => {

@@ -479,6 +479,12 @@ pub(super) const MANAGER_KEYS: &[Key] = &[
     key("host_vcpus", Kind::Count(1, 4_096), "64", "CPUs of each of them"),
     key("host_memory", Kind::Size(MIB, 1_024 * TIB), "512GiB", "memory of each of them"),
     key("host_disk", Kind::Size(GIB, 1_048_576 * TIB), "10TiB", "disk of each of them"),
+    key(
+        "hosts_per_datastore",
+        Kind::Count(0, 100_000),
+        "0",
+        "so many of them, one after the other, share a datastore, which has the disk of all of them; 0: each has its own disk",
+    ),
     key("over_commit.cpu", Kind::Ratio(0.1, 100.0), "1.0", "vCPUs given out for each that a host has"),
     key("over_commit.memory", Kind::Ratio(0.1, 10.0), "1.0", "memory given out for what a host has"),
     key(

@@ -40,6 +40,8 @@ pub enum ManagerKind {
         host_memory_mib: u64,
         /// Disk of each, GiB.
         host_disk_gib: u64,
+        /// How many hosts share one datastore, which has the disk of all of them; 0: each has its own disk.
+        hosts_per_datastore: u32,
     },
     /// Simulated in another process.
     Remote {
@@ -62,6 +64,16 @@ impl ManagerKind {
             Self::Vsphere(_) => "vsphere",
             Self::Libvirt(_) => "libvirt",
         }
+    }
+    /// The networks that each new VM is put on.
+    #[must_use]
+    pub fn networks(&self) -> Vec<String> {
+        let network = match self {
+            Self::Vsphere(vsphere) => vsphere.network.clone(),
+            Self::Libvirt(libvirt) => libvirt.network.clone(),
+            Self::Simulated { .. } | Self::Remote { .. } => None,
+        };
+        network.into_iter().collect()
     }
 }
 
@@ -178,6 +190,7 @@ impl Settings {
                 host_vcpus: self.u32("host_vcpus"),
                 host_memory_mib: self.count("host_memory") >> 20,
                 host_disk_gib: self.count("host_disk") >> 30,
+                hosts_per_datastore: self.u32("hosts_per_datastore"),
             });
         }
         match manager_address(&address, clear) {

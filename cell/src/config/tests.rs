@@ -201,7 +201,13 @@ fn managers_are_read_and_checked() {
     assert!(one.starts_read_only && !two.starts_read_only);
     assert_eq!(
         one.kind,
-        ManagerKind::Simulated { hosts: 7, host_vcpus: 64, host_memory_mib: 1 << 20, host_disk_gib: 10 << 10 }
+        ManagerKind::Simulated {
+            hosts: 7,
+            host_vcpus: 64,
+            host_memory_mib: 1 << 20,
+            host_disk_gib: 10 << 10,
+            hosts_per_datastore: 0
+        }
     );
     assert_eq!(two.kind, ManagerKind::Remote { address: "http://127.0.0.1:9".into() });
     assert!(

@@ -134,7 +134,7 @@ fn short(name: &str) -> ShortName {
 /// An operation with no host.
 #[must_use]
 pub fn op(vm: VmId, number: u64, action: Action) -> Op {
-    Op { vm, number: OpNumber(number), action, host: None }
+    Op { vm, number: OpNumber(number), action, host: None, datastore: None }
 }
 fn create(index: u32, number: u64, host: &HostId) -> Op {
     create_as(index, number, host, spec(index))

@@ -15,6 +15,8 @@ pub struct Config {
     pub name: ManagerName,
     /// How far its hosts are over-committed.
     pub over_commit: OverCommit,
+    /// The networks that each new VM is put on: a host that is not on all of them takes none.
+    pub networks: Vec<String>,
     /// Overrides what the driver says of its limits.
     pub limits: Option<Limits>,
     /// Calls that wait for a slot, all kinds together; beyond it callers are told to come again.
@@ -37,6 +39,7 @@ impl Config {
         Self {
             name,
             over_commit: OverCommit::default(),
+            networks: Vec::new(),
             limits: None,
             line_max: 2_048,
             operation_timeout: Duration::from_secs(60),

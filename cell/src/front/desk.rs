@@ -12,6 +12,7 @@
 
 mod ended;
 mod held;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,20 +20,21 @@ use std::time::Duration;
 
 use cellbus_bus::env::Mono;
 use cellbus_bus::ids::{HostId, JobId, ManagerId, ManagerName, OpNumber, ShardId, VmId};
-use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Step, StepKind};
-use cellbus_workflows::{Action, Answer, Call, CreateSpec, Later, LaterReason};
+use cellbus_directory::{Refusal, RefusalReason, Step, StepKind};
+use cellbus_workflows::{Action, Answer, Call, Later, LaterReason};
 
 use super::asks::Asks;
 use super::circuit::{Circuit, Verdict};
 use super::died::is_dead;
 use super::holdings::Holdings;
-use super::hosts::{Amount, Groups, HostIndex, Wanted};
+use super::hosts::Amount;
 use super::limits::{Kind, Line, Slots};
 use super::removals::Removals;
 use crate::driver::{self, Error, HeldVm, Inventory, Op, RunningTask};
 use crate::pauses::Gate;
 use crate::peers::{Answered, Asked, Peer};
 use held::handed_over;
+use room::Extra;
 
 /// Hosts tried for one create when hosts say that they have no room although we thought so.
 const HOSTS_TRIED_MAX: u32 = 4;
@@ -75,8 +77,7 @@ struct Pending {
 struct Running {
     ticket: u64,
     since: Mono,
-    /// Counted on a host beside what the VM has: the target of a relocation, the growth of a resize.
-    extra: Option<(HostIndex, Amount)>,
+    extra: Option<Extra>,
     hosts_tried: u32,
 }
 
@@ -102,6 +103,8 @@ pub(super) struct Desk {
     pub(super) starts: Vec<Start>,
     /// VMs to be read again: an operation failed for good, after something may have been done.
     pub(super) unsure: Vec<VmId>,
+    /// Whether a host has refused a create for which it has room by what is known: that may be old.
+    pub(super) outdated: bool,
     /// Whether a newer owner has opened the manager.
     pub(super) revoked: bool,
     /// Destructive operations that have begun, and that were put off by the limit, since this was last read.
@@ -149,6 +152,7 @@ impl Desk {
             replies: Vec::new(),
             starts: Vec::new(),
             unsure: Vec::new(),
+            outdated: false,
             revoked: false,
             removed: 0,
             put_off: 0,
@@ -339,9 +343,9 @@ impl Desk {
                 action,
                 Action::Delete | Action::Inspect | Action::Create(_) | Action::Relocate(_) | Action::Resize(_)
             );
-        let (host, extra) = match &action {
-            Action::Create(spec) => match self.host_for(vm, spec, op) {
-                Ok(host) => (Some(host), None),
+        let (place, extra) = match &action {
+            Action::Create(spec) => match self.place_for(vm, spec, op) {
+                Ok(place) => (Some(place), None),
                 // It may be there already: then it has a host, whatever the others have room for.
                 Err(refusal) if earlier => {
                     let detail = format!("what was done for it before is being read; {}", refusal.detail);
@@ -355,7 +359,7 @@ impl Desk {
                 return self.finish(vm, self.refused(RefusalReason::NotBegun, why));
             }
             Action::Relocate(to) => match self.target_of(vm, to) {
-                Ok(extra) => (Some(to.clone()), extra),
+                Ok(extra) => (extra.map(|extra| extra.place), extra),
                 Err(answer) => return self.finish(vm, answer),
             },
             Action::Resize(size) => match self.growth_of(vm, &Amount::of(size)) {
@@ -374,9 +378,11 @@ impl Desk {
             | Action::Inspect
             | Action::Adopt(_) => (None, None),
         };
-        if let Some((host, amount)) = extra {
-            self.holdings.hosts.take(host, amount, &Groups::default());
-        }
+        self.count(extra);
+        let hosts = &self.holdings.hosts;
+        let host = place.map(|place| hosts.host(place.host).id.clone());
+        let host = if let Action::Relocate(to) = &action { Some(to.clone()) } else { host };
+        let datastore = place.and_then(|place| place.store).map(|store| hosts.store_at(store).name.clone());
         self.holdings.begun(&vm, op);
         self.tickets += 1;
         let ticket = self.tickets;
@@ -387,33 +393,7 @@ impl Desk {
             self.removals.begun();
             self.removed += 1;
         }
-        self.starts.push(Start { ticket, job, shard, op: Op { vm, number: op, action, host }, ask_tasks });
-    }
-
-    /// The host of a create: the one that it has or had, or one that is chosen and reserved now.
-    fn host_for(&mut self, vm: VmId, spec: &CreateSpec, op: OpNumber) -> Result<HostId, Refusal> {
-        if let Some(held) = self.holdings.get(&vm)
-            && let Some(host) = held.host
-        {
-            return Ok(self.holdings.hosts.host(host).id.clone());
-        }
-        let groups = Groups::of(&spec.tenant, &spec.template.policy);
-        let wanted = Wanted {
-            size: &spec.size,
-            require: &spec.template.require,
-            layout: spec.template.policy.hosts,
-            groups: &groups,
-            host: spec.host.as_ref(),
-        };
-        // A task of an older session goes on where it was sent.
-        let adopted =
-            self.adopted.get(&vm).and_then(|task| task.host.as_ref()).and_then(|host| self.holdings.hosts.find(host));
-        let host = match adopted {
-            Some(host) => host,
-            None => self.holdings.hosts.choose(&wanted)?,
-        };
-        self.holdings.reserve(vm, host, &spec.size, groups, op);
-        Ok(self.holdings.hosts.host(host).id.clone())
+        self.starts.push(Start { ticket, job, shard, op: Op { vm, number: op, action, host, datastore }, ask_tasks });
     }
 
     fn refused(&self, reason: RefusalReason, detail: String) -> Answer {
@@ -426,47 +406,6 @@ impl Desk {
         let Some(held) = self.holdings.get(&vm) else { return false };
         let begun = self.adopted.get(&vm).is_some_and(|task| task.number == op) || held.unknown && held.op == op;
         begun || held.host.is_some_and(|host| is_dead(self.holdings.hosts.host(host), &self.dead))
-    }
-
-    fn target_of(&self, vm: VmId, to: &HostId) -> Result<Option<(HostIndex, Amount)>, Answer> {
-        let hosts = &self.holdings.hosts;
-        let Some(target) = hosts.find(to) else {
-            return Err(Answer::Failed(Failure::lasting(
-                FailureCode::HostNotFound,
-                format!("there is no host {to} in this manager"),
-            )));
-        };
-        // A VM that is not counted may be there all the same: the manager will say.
-        let Some(held) = self.holdings.get(&vm) else { return Ok(None) };
-        if held.host == Some(target) || held.unknown || self.adopted.contains_key(&vm) {
-            return Ok(None);
-        }
-        let state = hosts.host(target);
-        if state.cordoned || !state.usable {
-            return Err(self.refused(RefusalReason::Cordoned, format!("host {to} is cordoned or not usable")));
-        }
-        if !hosts.may_grow(target, &held.amount) {
-            return Err(self.refused(RefusalReason::NoRoom, format!("host {to} has no room for it")));
-        }
-        Ok(Some((target, held.amount)))
-    }
-
-    fn growth_of(&self, vm: VmId, wanted: &Amount) -> Result<Option<(HostIndex, Amount)>, Answer> {
-        let Some(held) = self.holdings.get(&vm) else { return Ok(None) };
-        let Some(host) = held.host else { return Ok(None) };
-        let grows = Amount {
-            vcpus: wanted.vcpus.saturating_sub(held.amount.vcpus),
-            memory_mib: wanted.memory_mib.saturating_sub(held.amount.memory_mib),
-            disk_gib: wanted.disk_gib.saturating_sub(held.amount.disk_gib),
-        };
-        if grows == Amount::default() {
-            return Ok(None);
-        }
-        if !self.holdings.hosts.may_grow(host, &grows) && !held.unknown {
-            let id = &self.holdings.hosts.host(host).id;
-            return Err(self.refused(RefusalReason::NoRoom, format!("its host {id} has no room for it to grow")));
-        }
-        Ok(Some((host, grows)))
     }
 
     /// The circuit has opened: those in line are sent away.
@@ -545,24 +484,10 @@ impl Desk {
 
     /// The whole inventory was read again. Gives the VMs about which it holds news.
     pub(super) fn reread(&mut self, inventory: &Inventory, began: u64) -> Vec<VmId> {
-        // What moves and grows meanwhile is counted by the places of hosts, which change here.
-        let place = |(vm, pending): (&VmId, &Pending)| {
-            let (host, _) = pending.running.as_ref()?.extra?;
-            Some((*vm, self.holdings.hosts.host(host).id.clone()))
-        };
-        let extras: Vec<(VmId, HostId)> = self.pending.iter().filter_map(place).collect();
+        let extras = self.extras();
         let (pending, adopted) = (&self.pending, &self.adopted);
         let news = self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm));
-        for (vm, host) in extras {
-            let found = self.holdings.hosts.find(&host);
-            let Some(running) = self.pending.get_mut(&vm).and_then(|pending| pending.running.as_mut()) else {
-                continue;
-            };
-            running.extra = running.extra.and_then(|(_, amount)| Some((found?, amount)));
-            if let Some((host, amount)) = running.extra {
-                self.holdings.hosts.take(host, amount, &Groups::default());
-            }
-        }
+        self.count_again(extras);
         news
     }
 }

@@ -15,7 +15,7 @@ use cellbus_directory::ManagerMode;
 
 use super::done::Done;
 use super::holdings::Holdings;
-use super::hosts::{Amount, Groups, HostIndex, Wanted};
+use super::hosts::{Amount, Groups, Place, Wanted};
 use super::{Front, Work, said};
 use crate::driver::Error;
 
@@ -97,29 +97,40 @@ fn stranded(holdings: &Holdings, dead: &BTreeSet<HostId>) -> (Vec<Stranded>, usi
         hosts.all().iter().filter(|host| host.cordoned).map(|host| Some(host.id.clone())).collect();
     hosts.set_cordons(&cordons);
     let none = Groups::default();
-    let on_dead: Vec<(VmId, HostIndex, Amount, Groups)> = holdings
+    let on_dead: Vec<(VmId, Place, Amount, Groups)> = holdings
         .all()
         .filter_map(|(vm, held)| {
-            let host = held.host.filter(|host| held.seen.is_some() && is_dead(hosts.host(*host), dead))?;
-            Some((vm, host, held.amount, held.groups.as_deref().unwrap_or(&none).clone()))
+            let place = held.place().filter(|at| held.seen.is_some() && is_dead(hosts.host(at.host), dead))?;
+            Some((vm, place, held.amount, held.groups.as_deref().unwrap_or(&none).clone()))
         })
         .collect();
-    for (_, host, amount, groups) in &on_dead {
-        hosts.give_back(*host, *amount, groups);
+    for (_, place, amount, groups) in &on_dead {
+        hosts.give_back(place.host, *amount, groups);
     }
     let (mut found, mut without_room) = (Vec::new(), 0);
     for (vm, from, amount, groups) in on_dead {
-        let labels = Arc::clone(&hosts.host(from).labels);
+        let labels = Arc::clone(&hosts.host(from.host).labels);
         let size = Size {
             vcpus: u32::try_from(amount.vcpus).unwrap_or(u32::MAX),
             memory_mib: amount.memory_mib,
             disk_gib: amount.disk_gib,
         };
-        let wanted = Wanted { size: &size, require: &labels, layout: Layout::Spread, groups: &groups, host: None };
+        let wanted = Wanted {
+            size: &size,
+            require: &labels,
+            layout: Layout::Spread,
+            groups: &groups,
+            host: None,
+            moves: true,
+            lies: from.store,
+        };
         match hosts.choose(&wanted) {
             Ok(to) => {
-                hosts.take(to, amount, &groups);
-                found.push(Stranded { vm, from: hosts.host(from).id.clone(), to: hosts.host(to).id.clone() });
+                hosts.take(to.host, amount, &groups);
+                if to.store != from.store {
+                    hosts.lay(to.store, amount.disk_gib, false);
+                }
+                found.push(Stranded { vm, from: hosts.host(from.host).id.clone(), to: hosts.host(to.host).id.clone() });
             }
             Err(_) => without_room += 1,
         }
@@ -155,6 +166,7 @@ mod tests {
             op: OpNumber(1),
             affinity: group.map(|group| group.parse().unwrap()),
             anti_affinity: None,
+            datastore: None,
         }
     }
 
@@ -169,8 +181,8 @@ mod tests {
         ];
         let vms =
             vec![vm(0, "a", None), vm(1, "a", Some("g")), vm(2, "a", Some("g")), vm(3, "b", None), vm(4, "e", None)];
-        let inventory = Inventory { hosts, vms, foreign_vms: 0 };
-        let mut holdings = Holdings::new("vc-1".parse().unwrap(), OverCommit::default(), &inventory);
+        let inventory = Inventory { hosts, vms, ..Inventory::default() };
+        let mut holdings = Holdings::new("vc-1".parse().unwrap(), OverCommit::default(), Vec::new(), &inventory);
         // A manager that is leaving takes nothing new; these are there already.
         holdings.hosts.set_cordons(&[None]);
         let dead = BTreeSet::from(["a".parse().unwrap(), "b".parse().unwrap()]);
@@ -187,8 +199,8 @@ mod tests {
     fn what_has_no_room_elsewhere_stays() {
         let hosts = vec![host("a", "g1", false), host("b", "g1", true), host("c", "g2", true)];
         let vms: Vec<HeldVm> = (0..4).map(|n| vm(n, "a", None)).chain((4..6).map(|n| vm(n, "b", None))).collect();
-        let inventory = Inventory { hosts, vms, foreign_vms: 0 };
-        let holdings = Holdings::new("vc-1".parse().unwrap(), OverCommit::default(), &inventory);
+        let inventory = Inventory { hosts, vms, ..Inventory::default() };
+        let holdings = Holdings::new("vc-1".parse().unwrap(), OverCommit::default(), Vec::new(), &inventory);
         let (found, without_room) = stranded(&holdings, &BTreeSet::from(["a".parse().unwrap()]));
         assert_eq!((found.len(), without_room), (2, 2), "{found:?}");
     }

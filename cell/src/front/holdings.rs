@@ -8,7 +8,7 @@ use cellbus_bus::job::{Digest, Size};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 
-use super::hosts::{Amount, Groups, HostIndex, Hosts, OverCommit};
+use super::hosts::{Amount, Groups, HostIndex, Hosts, OverCommit, Place, StoreIndex};
 use crate::driver::{HeldVm, Inventory};
 
 /// One VM as it is counted.
@@ -16,6 +16,8 @@ use crate::driver::{HeldVm, Inventory};
 pub(super) struct Held {
     /// The host that it is counted on; `None` if the manager names one that it does not list.
     pub(super) host: Option<HostIndex>,
+    /// The datastore that its disk is counted on; `None` if it is the host's own, or nobody knows.
+    pub(super) store: Option<StoreIndex>,
     /// What it takes there.
     pub(super) amount: Amount,
     /// Its groups; most have none.
@@ -35,6 +37,19 @@ impl Held {
     pub(super) fn newer_than(&self, than: u64) -> bool {
         self.touched > than
     }
+    /// Where it is counted.
+    pub(super) fn place(&self) -> Option<Place> {
+        Some(Place { host: self.host?, store: self.store })
+    }
+}
+
+/// What is said of a VM, beside how it is.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    /// The datastore with its disk.
+    datastore: Option<&'a str>,
+    /// Whether what the inventory says is free counts it.
+    listed: bool,
 }
 
 /// What of a VM is compared with what its manager says later.
@@ -63,22 +78,30 @@ pub(super) struct Holdings {
     pub(super) foreign_vms: u64,
     name: ManagerName,
     over_commit: OverCommit,
+    /// Those that each new VM needs.
+    networks: Vec<String>,
     changes: u64,
 }
 
 impl Holdings {
-    pub(super) fn new(name: ManagerName, over_commit: OverCommit, inventory: &Inventory) -> Self {
+    pub(super) fn new(
+        name: ManagerName,
+        over_commit: OverCommit,
+        networks: Vec<String>,
+        inventory: &Inventory,
+    ) -> Self {
         let mut this = Self {
-            hosts: Hosts::new(name.clone(), &inventory.hosts, over_commit),
+            hosts: Hosts::new(name.clone(), inventory, over_commit, &networks),
             vms: BTreeMap::new(),
             present: 0,
             foreign_vms: inventory.foreign_vms,
             name,
             over_commit,
+            networks,
             changes: 0,
         };
         for vm in &inventory.vms {
-            this.observe(vm);
+            this.listed(vm);
         }
         this
     }
@@ -107,20 +130,24 @@ impl Holdings {
         self.changes
     }
 
-    /// A VM is about to be made on this host.
-    pub(super) fn reserve(&mut self, vm: VmId, host: HostIndex, size: &Size, groups: Groups, op: OpNumber) {
+    /// A VM is about to be made in this place.
+    pub(super) fn reserve(&mut self, vm: VmId, place: Place, size: &Size, groups: Groups, op: OpNumber) {
         self.forget(&vm);
         let amount = Amount::of(size);
-        self.hosts.take(host, amount, &groups);
+        self.hosts.take(place.host, amount, &groups);
+        self.hosts.lay(place.store, amount.disk_gib, false);
+        self.hosts.plug();
         let groups = (!groups.is_empty()).then(|| Box::new(groups));
-        let touched = self.touch();
-        self.vms.insert(vm, Held { host: Some(host), amount, groups, op, seen: None, unknown: false, touched });
+        let (host, store, touched) = (Some(place.host), place.store, self.touch());
+        self.vms.insert(vm, Held { host, store, amount, groups, op, seen: None, unknown: false, touched });
     }
 
     /// The VM is not there.
     pub(super) fn forget(&mut self, vm: &VmId) {
         if let Some(held) = self.vms.remove(vm) {
             self.present -= u64::from(held.seen.is_some());
+            self.hosts.lift(held.store, held.amount.disk_gib, false);
+            self.hosts.unplug();
             if let Some(host) = held.host {
                 self.hosts.give_back(host, held.amount, held.groups.as_deref().unwrap_or(&Groups::default()));
             }
@@ -145,9 +172,31 @@ impl Holdings {
         }
     }
 
-    /// The manager says that the VM is there and so. Whether that is news.
-    pub(super) fn facts(&mut self, vm: VmId, facts: &VmFacts, groups: Option<Groups>, op: OpNumber) -> bool {
+    /// The disk of a VM that moves goes to this datastore.
+    pub(super) fn moved_to(&mut self, vm: &VmId, store: Option<StoreIndex>) {
+        if let Some(held) = self.vms.get_mut(vm)
+            && held.store != store
+        {
+            self.hosts.lift(held.store, held.amount.disk_gib, false);
+            self.hosts.lay(store, held.amount.disk_gib, false);
+            held.store = store;
+        }
+    }
+
+    /// The manager says that the VM is there and so; `stood`: it stood there before it was ours, so that what
+    /// is free counts it. Whether that is news.
+    pub(super) fn facts(&mut self, vm: VmId, facts: &VmFacts, op: OpNumber, stood: bool) -> bool {
+        self.said(vm, facts, Groups::default(), op, Said { datastore: None, listed: stood })
+    }
+
+    fn said(&mut self, vm: VmId, facts: &VmFacts, groups: Groups, op: OpNumber, said: Said<'_>) -> bool {
         let (host, amount, seen) = (self.hosts.find(&facts.host), Amount::of(&facts.size), Seen::of(facts));
+        let before = self.vms.get(&vm).and_then(|held| held.store);
+        let store = match said.datastore {
+            Some(name) => self.hosts.store(name),
+            // What is on a host that is not listed lies where it lay.
+            None => host.map_or(before, |host| self.hosts.store_on(host, before)),
+        };
         let touched = self.touch();
         if let Some(held) = self.vms.get_mut(&vm) {
             held.touched = touched;
@@ -156,6 +205,11 @@ impl Holdings {
             self.present += u64::from(held.seen.is_none());
             held.seen = Some(seen);
             held.op = held.op.max(op);
+            if (held.store, held.amount.disk_gib) != (store, amount.disk_gib) {
+                self.hosts.lift(held.store, held.amount.disk_gib, said.listed);
+                self.hosts.lay(store, amount.disk_gib, said.listed);
+                held.store = store;
+            }
             if held.host != host || held.amount != amount {
                 let none = Groups::default();
                 let groups = held.groups.as_deref().unwrap_or(&none);
@@ -169,23 +223,27 @@ impl Holdings {
             }
             return news;
         }
-        let groups = groups.unwrap_or_default();
         if let Some(host) = host {
             self.hosts.take(host, amount, &groups);
         }
+        self.hosts.lay(store, amount.disk_gib, said.listed);
+        if !said.listed {
+            self.hosts.plug();
+        }
         self.present += 1;
         let groups = (!groups.is_empty()).then(|| Box::new(groups));
-        self.vms.insert(vm, Held { host, amount, groups, op, seen: Some(seen), unknown: false, touched });
+        self.vms.insert(vm, Held { host, store, amount, groups, op, seen: Some(seen), unknown: false, touched });
         true
     }
 
-    /// The manager lists the VM. Whether that is news.
+    /// The manager says of the VM alone that it is there. Whether that is news.
     pub(super) fn observe(&mut self, vm: &HeldVm) -> bool {
-        let groups = Groups {
-            affinity: vm.affinity.clone().map(|g| (vm.tenant.clone(), g)),
-            anti_affinity: vm.anti_affinity.clone().map(|g| (vm.tenant.clone(), g)),
-        };
-        self.facts(vm.id, &vm.facts, Some(groups), vm.op)
+        self.said(vm.id, &vm.facts, groups(vm), vm.op, Said { datastore: vm.datastore.as_deref(), listed: false })
+    }
+
+    /// The inventory lists the VM. Whether that is news.
+    fn listed(&mut self, vm: &HeldVm) -> bool {
+        self.said(vm.id, &vm.facts, groups(vm), vm.op, Said { datastore: vm.datastore.as_deref(), listed: true })
     }
 
     /// The whole inventory was read again, beginning when [`Holdings::now`] was `began`. Gives the
@@ -193,18 +251,25 @@ impl Holdings {
     /// the inventory may show it as it was before.
     pub(super) fn reread(&mut self, inventory: &Inventory, began: u64, busy: impl Fn(&VmId) -> bool) -> Vec<VmId> {
         let cordoned: Vec<Option<HostId>> = self.cordons();
-        let mut hosts = Hosts::new(self.name.clone(), &inventory.hosts, self.over_commit);
+        let mut hosts = Hosts::new(self.name.clone(), inventory, self.over_commit, &self.networks);
         hosts.set_cordons(&cordoned);
         let none = Groups::default();
-        for held in self.vms.values_mut() {
+        let mut listed: BTreeMap<VmId, &HeldVm> = inventory.vms.iter().map(|vm| (vm.id, vm)).collect();
+        for (id, held) in &mut self.vms {
             held.host = held.host.and_then(|index| hosts.find(&self.hosts.host(index).id));
+            held.store = held.store.and_then(|index| hosts.store(&self.hosts.store_at(index).name));
             if let Some(host) = held.host {
                 hosts.take(host, held.amount, held.groups.as_deref().unwrap_or(&none));
+            }
+            // What is free counts it already, unless it came while that was read.
+            let known = held.touched <= began && !busy(id) && listed.contains_key(id);
+            hosts.lay(held.store, held.amount.disk_gib, known);
+            if !known {
+                hosts.plug();
             }
         }
         self.hosts = hosts;
         self.foreign_vms = inventory.foreign_vms;
-        let mut listed: BTreeMap<VmId, &HeldVm> = inventory.vms.iter().map(|vm| (vm.id, vm)).collect();
         let mut gone = Vec::new();
         let mut news = Vec::new();
         for (id, held) in &self.vms {
@@ -219,7 +284,7 @@ impl Holdings {
             news.push(id);
         }
         for (id, vm) in listed {
-            if !busy(&id) && self.observe(vm) {
+            if !busy(&id) && self.listed(vm) {
                 news.push(id);
             }
         }
@@ -230,5 +295,12 @@ impl Holdings {
         let whole = self.hosts.cordoned().then_some(None);
         let hosts = self.hosts.all().iter().filter(|h| h.cordoned).map(|h| Some(h.id.clone()));
         whole.into_iter().chain(hosts).collect()
+    }
+}
+
+fn groups(vm: &HeldVm) -> Groups {
+    Groups {
+        affinity: vm.affinity.clone().map(|g| (vm.tenant.clone(), g)),
+        anti_affinity: vm.anti_affinity.clone().map(|g| (vm.tenant.clone(), g)),
     }
 }

@@ -10,9 +10,17 @@ use std::sync::Arc;
 use cellbus_bus::ids::{HostId, ManagerId, ManagerName, ShortName, TenantId};
 use cellbus_bus::job::{Labels, Layout, Policy, Size};
 use cellbus_directory::{Refusal, RefusalReason};
-use cellbus_workflows::ClassSummary;
 
-use crate::driver::Host;
+use crate::driver::{Host, Inventory};
+
+mod explain;
+mod networks;
+mod stores;
+mod summary;
+
+use networks::Networks;
+use stores::Stores;
+pub use stores::{StoreIndex, StoreState};
 
 /// How far more than it has may be promised, for each resource.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,8 +52,9 @@ impl Amount {
     pub fn of(size: &Size) -> Self {
         Self { vcpus: u64::from(size.vcpus), memory_mib: size.memory_mib, disk_gib: size.disk_gib }
     }
-    fn fits(&self, free: &Self) -> bool {
-        self.vcpus <= free.vcpus && self.memory_mib <= free.memory_mib && self.disk_gib <= free.disk_gib
+    /// Whether it fits, its disk aside.
+    fn computes(&self, free: &Self) -> bool {
+        self.vcpus <= free.vcpus && self.memory_mib <= free.memory_mib
     }
     fn less(&self, other: &Self) -> Self {
         Self {
@@ -104,6 +113,19 @@ pub struct Wanted<'a> {
     pub groups: &'a Groups,
     /// The only host that will do.
     pub host: Option<&'a HostId>,
+    /// Whether the VM is there already, and only moves: it has its ports.
+    pub moves: bool,
+    /// The datastore that its disk lies on already: a host that sees it needs no room for it.
+    pub lies: Option<StoreIndex>,
+}
+
+/// Where a VM goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// On this host.
+    pub host: HostIndex,
+    /// Its disk on this datastore; `None`: on the host's own.
+    pub store: Option<StoreIndex>,
 }
 
 /// One host as it is counted here.
@@ -113,8 +135,12 @@ pub struct HostState {
     pub id: HostId,
     /// Its labels.
     pub labels: Arc<Labels>,
+    /// The datastores that it sees. With none, its own disk counts.
+    pub stores: Vec<StoreIndex>,
     /// Whether its manager lets it take VMs.
     pub usable: bool,
+    /// Whether it is on all networks that a new VM needs.
+    pub networked: bool,
     /// Whether an operator keeps new VMs off it.
     pub cordoned: bool,
     /// It said that it has no room although we thought so: not asked again before the next inventory.
@@ -128,15 +154,16 @@ pub struct HostState {
     class: usize,
 }
 impl HostState {
-    /// What is left.
+    /// What is left; of disk, on its own.
     #[must_use]
     pub fn free(&self) -> Amount {
         self.total.less(&self.used)
     }
     fn open(&self) -> bool {
-        self.usable && !self.cordoned && !self.doubted
+        self.usable && self.networked && !self.cordoned && !self.doubted
     }
-    /// In millionths, of the resource that is used most.
+    /// In millionths, of the resource that is used most. Disk counts where it is the host's own: how full a
+    /// datastore is says nothing of one of its hosts.
     fn fill(&self) -> u32 {
         let of = |used: u64, total: u64| {
             if total == 0 {
@@ -145,14 +172,13 @@ impl HostState {
                 (u128::from(used) * 1_000_000 / u128::from(total)).min(1_000_000) as u32
             }
         };
-        of(self.used.vcpus, self.total.vcpus)
-            .max(of(self.used.memory_mib, self.total.memory_mib))
-            .max(of(self.used.disk_gib, self.total.disk_gib))
+        let disk = if self.stores.is_empty() { of(self.used.disk_gib, self.total.disk_gib) } else { 0 };
+        of(self.used.vcpus, self.total.vcpus).max(of(self.used.memory_mib, self.total.memory_mib)).max(disk)
     }
     /// Whether any VM at all may still go on it.
     fn candidate(&self) -> bool {
         let free = self.free();
-        self.open() && free.vcpus > 0 && free.memory_mib > 0 && free.disk_gib > 0
+        self.open() && free.vcpus > 0 && free.memory_mib > 0 && (free.disk_gib > 0 || !self.stores.is_empty())
     }
 }
 
@@ -175,17 +201,20 @@ pub struct Hosts {
     hosts: Vec<HostState>,
     by_id: BTreeMap<HostId, HostIndex>,
     classes: Vec<Class>,
+    stores: Stores,
+    networks: Networks,
     affinity: GroupHosts,
     anti_affinity: GroupHosts,
 }
 
 impl Hosts {
-    /// From what the manager says, with nothing on them yet.
+    /// From what the manager says, with nothing on them yet. `networks` are those that each new VM needs.
     #[must_use]
-    pub fn new(name: ManagerName, listed: &[Host], over_commit: OverCommit) -> Self {
-        let mut listed: Vec<&Host> = listed.iter().collect();
+    pub fn new(name: ManagerName, inventory: &Inventory, over_commit: OverCommit, networks: &[String]) -> Self {
+        let mut listed: Vec<&Host> = inventory.hosts.iter().collect();
         listed.sort_by(|a, b| a.id.cmp(&b.id));
         listed.dedup_by(|a, b| a.id == b.id);
+        let (stores, sees) = Stores::new(&inventory.datastores, &listed);
         let mut this = Self {
             manager: ManagerId::derive(name.as_str()),
             name,
@@ -193,11 +222,13 @@ impl Hosts {
             hosts: Vec::with_capacity(listed.len()),
             by_id: BTreeMap::new(),
             classes: Vec::new(),
+            stores,
+            networks: Networks::new(networks, &inventory.networks),
             affinity: BTreeMap::new(),
             anti_affinity: BTreeMap::new(),
         };
         let mut class_of: BTreeMap<&Labels, usize> = BTreeMap::new();
-        for (index, host) in listed.into_iter().enumerate() {
+        for (index, (host, stores)) in listed.into_iter().zip(sees).enumerate() {
             let class = *class_of.entry(&host.labels).or_insert_with(|| {
                 this.classes.push(Class { labels: Arc::new(host.labels.clone()), hosts: 0, order: BTreeSet::new() });
                 this.classes.len() - 1
@@ -215,11 +246,13 @@ impl Hosts {
                 total: Amount {
                     vcpus: scaled(u64::from(host.vcpus), over_commit.cpu),
                     memory_mib: scaled(host.memory_mib, over_commit.memory),
-                    disk_gib: host.disk_gib,
+                    disk_gib: if stores.is_empty() { host.disk_gib } else { 0 },
                 },
                 used: Amount::default(),
                 vms: 0,
                 class,
+                networked: this.networks.missing(&host.id).is_none(),
+                stores,
             });
             this.relist(index, None);
         }
@@ -279,7 +312,68 @@ impl Hosts {
         &self.hosts
     }
 
-    /// Counts a VM on a host, whether it fits or not: it is there, or is about to be.
+    fn indexed(&self) -> impl Iterator<Item = (HostIndex, &HostState)> {
+        self.hosts.iter().enumerate().map(|(index, host)| (HostIndex(index as u32), host))
+    }
+    /// The datastore of this name.
+    #[must_use]
+    pub fn store(&self, name: &str) -> Option<StoreIndex> {
+        self.stores.find(name)
+    }
+    /// A datastore.
+    #[must_use]
+    pub fn store_at(&self, index: StoreIndex) -> &StoreState {
+        self.stores.get(index)
+    }
+    /// GiB of the largest disk that would still go on a host.
+    fn disk_free_max(&self, index: HostIndex) -> u64 {
+        let host = self.host(index);
+        let stores = host.stores.iter().map(|store| self.stores.get(*store).free());
+        stores.max().unwrap_or_else(|| host.free().disk_gib)
+    }
+
+    /// Where a disk of a VM on this host lies, if nobody says it: on `lay` if the host sees that, else on the
+    /// datastore with most room.
+    #[must_use]
+    pub fn store_on(&self, index: HostIndex, lay: Option<StoreIndex>) -> Option<StoreIndex> {
+        let stores = &self.host(index).stores;
+        lay.filter(|store| stores.contains(store)).or_else(|| self.stores.emptiest(stores))
+    }
+
+    /// Where a disk of this size goes on a host, and how many GiB it takes there: none on a datastore that it
+    /// lies on already. `None`: there is no room.
+    #[must_use]
+    pub fn place_for(&self, index: HostIndex, gib: u64, lies: Option<StoreIndex>) -> Option<(Place, u64)> {
+        let host = self.host(index);
+        let store = self.store_on(index, lies);
+        let need = if store.is_some() && store == lies { 0 } else { gib };
+        let free = store.map_or_else(|| host.free().disk_gib, |store| self.stores.get(store).free());
+        (need <= free).then_some((Place { host: index, store }, need))
+    }
+
+    /// Counts a disk of a VM on a datastore. `seen`: the manager knew of it when the inventory was read.
+    pub fn lay(&mut self, store: Option<StoreIndex>, gib: u64, seen: bool) {
+        if let Some(store) = store {
+            self.stores.lay(store, gib, seen);
+        }
+    }
+    /// Takes a disk off a datastore again. `seen`: the manager knew that it is gone.
+    pub fn lift(&mut self, store: Option<StoreIndex>, gib: u64, seen: bool) {
+        if let Some(store) = store {
+            self.stores.lift(store, gib, seen);
+        }
+    }
+    /// A VM that the inventory does not show takes its ports.
+    pub fn plug(&mut self) {
+        self.networks.plug();
+    }
+    /// A VM that the inventory shows has left its ports.
+    pub fn unplug(&mut self) {
+        self.networks.unplug();
+    }
+
+    /// Counts a VM on a host, whether it fits or not: it is there, or is about to be. Its disk is counted there
+    /// where it is the host's own; see [`Hosts::lay`] for datastores.
     pub fn take(&mut self, index: HostIndex, amount: Amount, groups: &Groups) {
         self.change(index, |host| {
             host.used = host.used.more(&amount);
@@ -320,19 +414,29 @@ impl Hosts {
         self.change(index, |host| host.doubted = true);
     }
 
-    /// Whether a VM on this host may grow by so much.
+    /// Whether a VM in this place may grow by so much.
     #[must_use]
-    pub fn may_grow(&self, index: HostIndex, by: &Amount) -> bool {
-        by.fits(&self.host(index).free())
+    pub fn may_grow(&self, place: Place, by: &Amount) -> bool {
+        let free = self.host(place.host).free();
+        let disk = place.store.map_or(free.disk_gib, |store| self.stores.get(store).free());
+        by.computes(&free) && by.disk_gib <= disk
     }
 
-    /// The host that the VM goes on. Nothing is counted yet: see [`Hosts::take`].
+    fn fits(&self, index: HostIndex, amount: &Amount, lies: Option<StoreIndex>) -> bool {
+        amount.computes(&self.host(index).free()) && self.place_for(index, amount.disk_gib, lies).is_some()
+    }
+
+    /// The place that the VM goes to. Nothing is counted yet: see [`Hosts::take`] and [`Hosts::lay`].
     ///
     /// # Errors
     /// When none will do: how many hosts were looked at, and how many each reason ruled out.
-    pub fn choose(&self, wanted: &Wanted<'_>) -> Result<HostIndex, Refusal> {
+    pub fn choose(&self, wanted: &Wanted<'_>) -> Result<Place, Refusal> {
         if self.cordoned {
             return Err(self.refusal(RefusalReason::Cordoned, format!("manager {} is cordoned", self.name)));
+        }
+        if let Some(network) = self.networks.full().filter(|_| !wanted.moves) {
+            let detail = format!("network {network} of {} has no port free", self.name);
+            return Err(self.refusal(RefusalReason::NoRoom, detail));
         }
         let amount = Amount::of(wanted.size);
         let named = wanted.host.map(HostId::as_str).or_else(|| wanted.require.get("host").map(String::as_str));
@@ -347,7 +451,7 @@ impl Hosts {
             (None, None) => {
                 let apart = wanted.groups.anti_affinity.as_ref().and_then(|g| self.anti_affinity.get(g));
                 let fits = |index: &HostIndex| {
-                    amount.fits(&self.host(*index).free()) && apart.is_none_or(|hosts| !hosts.contains_key(index))
+                    self.fits(*index, &amount, wanted.lies) && apart.is_none_or(|hosts| !hosts.contains_key(index))
                 };
                 let of_each_class =
                     self.classes.iter().filter(|class| self.has_labels(&class.labels, wanted.require)).filter_map(
@@ -362,7 +466,8 @@ impl Hosts {
                 self.best(of_each_class, wanted.layout)
             }
         };
-        chosen.ok_or_else(|| self.explain(&amount, wanted))
+        let placed = chosen.and_then(|index| self.place_for(index, amount.disk_gib, wanted.lies));
+        placed.map(|(place, _)| place).ok_or_else(|| self.explain(&amount, wanted))
     }
 
     fn index_of(&self, name: &str) -> Option<HostIndex> {
@@ -382,7 +487,7 @@ impl Hosts {
         host.open()
             && self.has_labels(&host.labels, wanted.require)
             && self.groups_allow(index, wanted.groups)
-            && amount.fits(&host.free())
+            && self.fits(index, amount, wanted.lies)
     }
 
     fn groups_allow(&self, index: HostIndex, groups: &Groups) -> bool {
@@ -399,106 +504,6 @@ impl Hosts {
             "manager" => value == self.name.as_str(),
             _ => labels.get(key) == Some(value),
         })
-    }
-
-    fn refusal(&self, reason: RefusalReason, detail: String) -> Refusal {
-        Refusal { manager: self.manager, reason, detail }
-    }
-
-    /// Looks at every host, to say why none will do.
-    fn explain(&self, amount: &Amount, wanted: &Wanted<'_>) -> Refusal {
-        let named = wanted.host.map(HostId::as_str).or_else(|| wanted.require.get("host").map(String::as_str));
-        let (mut unlabelled, mut cordoned, mut unusable, mut grouped, mut full) = (0_u32, 0_u32, 0_u32, 0_u32, 0_u32);
-        for host in &self.hosts {
-            if named.is_some_and(|name| name != host.id.as_str()) || !self.has_labels(&host.labels, wanted.require) {
-                unlabelled += 1;
-            } else if host.cordoned {
-                cordoned += 1;
-            } else if !host.usable {
-                unusable += 1;
-            } else if !amount.fits(&host.free()) {
-                full += 1;
-            } else {
-                // All else would do, so it must be the groups (or a doubted host, which is full).
-                if host.doubted { full += 1 } else { grouped += 1 }
-            }
-        }
-        let reason = if grouped > 0 {
-            RefusalReason::Affinity
-        } else if full > 0 || self.hosts.is_empty() {
-            RefusalReason::NoRoom
-        } else if cordoned + unusable > 0 {
-            RefusalReason::Cordoned
-        } else {
-            RefusalReason::NoMatch
-        };
-        let mut parts = Vec::new();
-        let mut part = |count: u32, text: String| {
-            if count > 0 {
-                parts.push(format!("{count} {text}"));
-            }
-        };
-        part(
-            unlabelled,
-            match named {
-                Some(name) => format!("are not host {name} or lack its labels"),
-                None => format!(
-                    "lack the labels {}",
-                    wanted.require.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
-                ),
-            },
-        );
-        part(cordoned, "are cordoned".to_owned());
-        part(unusable, "are not usable".to_owned());
-        part(grouped, "are ruled out by affinity".to_owned());
-        part(
-            full,
-            format!("have no room for {} vCPUs, {} MiB, {} GiB", amount.vcpus, amount.memory_mib, amount.disk_gib),
-        );
-        let why = if parts.is_empty() { "it has none".to_owned() } else { parts.join(", ") };
-        self.refusal(reason, format!("looked at {} hosts of {}: {why}", self.hosts.len(), self.name))
-    }
-
-    /// What is free, by class.
-    #[must_use]
-    pub fn summary(&self) -> Vec<ClassSummary> {
-        let mut classes: Vec<ClassSummary> = self
-            .classes
-            .iter()
-            .map(|class| ClassSummary {
-                labels: class.labels.as_ref().clone(),
-                hosts: class.hosts,
-                hosts_open: 0,
-                vcpus_total: 0,
-                vcpus_free: 0,
-                memory_mib_total: 0,
-                memory_mib_free: 0,
-                disk_gib_total: 0,
-                disk_gib_free: 0,
-                vcpus_free_max: 0,
-                memory_mib_free_max: 0,
-                disk_gib_free_max: 0,
-            })
-            .collect();
-        for host in &self.hosts {
-            let class = &mut classes[host.class];
-            class.vcpus_total += host.total.vcpus;
-            class.memory_mib_total += host.total.memory_mib;
-            class.disk_gib_total += host.total.disk_gib;
-            if !host.open() {
-                // What is free on a host that takes nothing is not free for anybody.
-                continue;
-            }
-            let free = host.free();
-            class.hosts_open += 1;
-            class.vcpus_free += free.vcpus;
-            class.memory_mib_free += free.memory_mib;
-            class.disk_gib_free += free.disk_gib;
-            class.vcpus_free_max = class.vcpus_free_max.max(free.vcpus);
-            class.memory_mib_free_max = class.memory_mib_free_max.max(free.memory_mib);
-            class.disk_gib_free_max = class.disk_gib_free_max.max(free.disk_gib);
-        }
-        classes
     }
 }
 

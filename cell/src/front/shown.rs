@@ -10,7 +10,7 @@ use cellbus_workflows::{ClassSummary, Health, ManagerSummary};
 
 use super::limits::{Kind, Slots};
 use super::{Front, Work};
-use crate::gateway::{FreeOf, HostRow, ManagerRow};
+use crate::gateway::{DatastoreRow, FreeOf, HostRow, ManagerRow};
 
 impl Front {
     pub(super) fn publish(&self, work: &mut Work) {
@@ -91,8 +91,17 @@ impl Front {
     }
 
     pub(super) fn host_rows(&self, work: &Work) -> Vec<HostRow> {
-        let rows = work.desk.holdings.hosts.all().iter().map(|host| {
+        let hosts = &work.desk.holdings.hosts;
+        let rows = hosts.all().iter().map(|host| {
             let free = host.free();
+            let stores = host.stores.iter().map(|store| hosts.store_at(*store));
+            let datastores: Vec<DatastoreRow> = stores
+                .map(|store| DatastoreRow {
+                    name: store.name.clone(),
+                    gib: FreeOf { free: store.free(), total: store.total },
+                })
+                .collect();
+            let gib = |of: fn(&FreeOf) -> u64| datastores.iter().map(|store| of(&store.gib)).sum::<u64>();
             HostRow {
                 id: host.id.clone(),
                 manager: self.id(),
@@ -103,7 +112,11 @@ impl Front {
                 vms: host.vms,
                 vcpus: FreeOf { free: free.vcpus, total: host.total.vcpus },
                 memory_mib: FreeOf { free: free.memory_mib, total: host.total.memory_mib },
-                disk_gib: FreeOf { free: free.disk_gib, total: host.total.disk_gib },
+                disk_gib: FreeOf {
+                    free: free.disk_gib + gib(|gib| gib.free),
+                    total: host.total.disk_gib + gib(|gib| gib.total),
+                },
+                datastores,
             }
         });
         rows.collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
 use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId};
-use cellbus_bus::job::Job;
+use cellbus_bus::job::{Job, Labels, Size};
 use cellbus_directory::record::Operator;
 use cellbus_directory::{Vm, VmFilter, VmState};
 use cellbus_workflows::ControlItem;
@@ -77,12 +77,16 @@ impl Gateway {
         round: &str,
         by: Operator,
     ) -> Result<Evacuation> {
-        let mut targets = Vec::new();
+        let (mut targets, mut sees) = (Vec::new(), Vec::new());
         match &host {
             Some(host) => {
                 self.cordon_host(manager, host.clone(), true, by.clone()).await?;
                 let open = |row: &HostRow| row.usable && !row.cordoned && row.id != *host;
-                targets = self.hosts_of(&manager).await?.into_iter().filter(open).collect();
+                let hosts = self.hosts_of(&manager).await?;
+                let own = hosts.iter().find(|row| row.id == *host);
+                sees =
+                    own.map(|row| row.datastores.iter().map(|store| store.name.clone()).collect()).unwrap_or_default();
+                targets = hosts.into_iter().filter(open).collect();
             }
             None => self.cordon_manager(manager, true, by.clone()).await?,
         }
@@ -104,7 +108,8 @@ impl Gateway {
                 .filter(|vm| !matches!(vm.state(), VmState::Deleting | VmState::Deleted | VmState::Lost))
             {
                 done.vms += 1;
-                let target = take_room(&mut targets, vm).map(|host| ("host", host.to_string()));
+                let target = take_room(&mut targets, &sees, &vm.size, &vm.template.require)
+                    .map(|host| ("host", host.to_string()));
                 // Without a host that would do, its job says why when it fails.
                 let other = || self.manager_name(&elsewhere.place(vm).ok()?).map(|name| ("manager", name));
                 let target = target.or_else(other);
@@ -153,21 +158,80 @@ impl Gateway {
     }
 }
 
-/// The host with the most room that would take the VM, with what the VM needs taken off it.
-fn take_room(targets: &mut [HostRow], vm: &Vm) -> Option<HostId> {
+/// The host with the most room that would take the VM, with what the VM needs taken off it. Its disk lies on
+/// one of the datastores `sees`: where a host has all of them, it stays there.
+fn take_room(targets: &mut [HostRow], sees: &[String], size: &Size, require: &Labels) -> Option<HostId> {
+    let has = |row: &HostRow, name: &String| row.datastores.iter().any(|store| store.name == *name);
+    let stays = |row: &HostRow| !sees.is_empty() && sees.iter().all(|name| has(row, name));
+    let most = |row: &HostRow| row.datastores.iter().map(|store| store.gib.free).max().unwrap_or(row.disk_gib.free);
     let fits = |row: &&mut HostRow| {
-        u64::from(vm.size.vcpus) <= row.vcpus.free
-            && vm.size.memory_mib <= row.memory_mib.free
-            && vm.size.disk_gib <= row.disk_gib.free
-            && vm.template.require.iter().all(|(key, value)| match key.as_str() {
+        u64::from(size.vcpus) <= row.vcpus.free
+            && size.memory_mib <= row.memory_mib.free
+            && (stays(row) || size.disk_gib <= most(row))
+            && require.iter().all(|(key, value)| match key.as_str() {
                 "host" => *value == row.id.as_str(),
                 "manager" => *value == row.manager_name,
                 _ => row.labels.get(key) == Some(value),
             })
     };
     let best = targets.iter_mut().filter(fits).max_by_key(|row| (row.memory_mib.free, row.vcpus.free))?;
-    best.vcpus.free -= u64::from(vm.size.vcpus);
-    best.memory_mib.free -= vm.size.memory_mib;
-    best.disk_gib.free -= vm.size.disk_gib;
-    Some(best.id.clone())
+    best.vcpus.free -= u64::from(size.vcpus);
+    best.memory_mib.free -= size.memory_mib;
+    let id = best.id.clone();
+    if !stays(best) {
+        match best.datastores.iter().max_by_key(|store| store.gib.free).map(|store| store.name.clone()) {
+            None => best.disk_gib.free -= size.disk_gib,
+            Some(name) => {
+                let all = targets.iter_mut().flat_map(|row| &mut row.datastores).filter(|store| store.name == name);
+                all.for_each(|store| store.gib.free = store.gib.free.saturating_sub(size.disk_gib));
+            }
+        }
+    }
+    Some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::{DatastoreRow, FreeOf};
+
+    fn row(id: &str, own: u64, stores: &[(&str, u64)]) -> HostRow {
+        let row = |(name, free): &(&str, u64)| DatastoreRow {
+            name: (*name).to_owned(),
+            gib: FreeOf { free: *free, total: 1000 },
+        };
+        let many = FreeOf { free: 100, total: 100 };
+        HostRow {
+            id: id.parse().unwrap(),
+            manager: ManagerId::derive("vc-1"),
+            manager_name: "vc-1".to_owned(),
+            labels: Labels::new(),
+            usable: true,
+            cordoned: false,
+            vms: 0,
+            vcpus: many,
+            memory_mib: many,
+            disk_gib: FreeOf { free: own, total: 1000 },
+            datastores: stores.iter().map(row).collect(),
+        }
+    }
+
+    #[test]
+    fn a_disk_stays_where_the_other_host_sees_it_and_else_takes_room_once() {
+        let size = Size { vcpus: 1, memory_mib: 1, disk_gib: 30 };
+        let take = |targets: &mut [HostRow], sees: &[&str]| {
+            let sees: Vec<String> = sees.iter().map(|name| (*name).to_owned()).collect();
+            take_room(targets, &sees, &size, &Labels::new()).map(|host| host.to_string())
+        };
+        let mut full = [row("a", 0, &[("ds-1", 0)])];
+        assert_eq!(take(&mut full, &["ds-1"]).as_deref(), Some("a"), "it lies there already");
+        assert_eq!(take(&mut full, &["ds-2"]), None);
+        // Two hosts share what is free.
+        let mut shared = [row("a", 50, &[("ds-1", 50)]), row("b", 50, &[("ds-1", 50)])];
+        assert!(take(&mut shared, &["local"]).is_some());
+        assert_eq!(take(&mut shared, &["local"]), None);
+        let mut own = [row("a", 50, &[])];
+        assert_eq!(take(&mut own, &[]).as_deref(), Some("a"));
+        assert_eq!(take(&mut own, &[]), None);
+    }
 }

@@ -296,8 +296,19 @@ pub struct HostRow {
     pub vcpus: FreeOf,
     /// MiB.
     pub memory_mib: FreeOf,
-    /// GiB.
+    /// GiB: on its own disk, or on all datastores that it sees. One that others see too counts for each.
     pub disk_gib: FreeOf,
+    /// The datastores that it sees.
+    pub datastores: Vec<DatastoreRow>,
+}
+
+/// A datastore that a host sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatastoreRow {
+    /// As its manager calls it.
+    pub name: String,
+    /// GiB that may still be promised to disks, and in all.
+    pub gib: FreeOf,
 }
 
 /// What waits, over all shards.

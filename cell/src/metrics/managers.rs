@@ -56,7 +56,7 @@ const CAPACITY: Described = Described::gauge(
     "cellbus_manager_capacity",
     "vCPUs or bytes",
     &["manager", "resource"],
-    "What its hosts have in all, over-commit counted: vcpus, memory_bytes, disk_bytes",
+    "What its hosts have in all, over-commit counted, and a datastore that several of them see once: vcpus, memory_bytes, disk_bytes",
     "To see how full it is, with cellbus_manager_capacity_free",
 );
 const CAPACITY_FREE: Described = Described::gauge(

@@ -171,6 +171,7 @@ impl FakeManager {
                             op: op.number,
                             affinity: spec.template.policy.affinity.clone(),
                             anti_affinity: spec.template.policy.anti_affinity.clone(),
+                            datastore: None,
                         },
                     );
                     Ok(Some(facts))
@@ -220,7 +221,11 @@ impl Driver for Session {
     async fn inventory(&self) -> Result<Inventory, Error> {
         self.manager.reached()?;
         let state = self.manager.state.lock().unwrap();
-        Ok(Inventory { hosts: self.manager.hosts.clone(), vms: state.vms.values().cloned().collect(), foreign_vms: 0 })
+        Ok(Inventory {
+            hosts: self.manager.hosts.clone(),
+            vms: state.vms.values().cloned().collect(),
+            ..Inventory::default()
+        })
     }
     async fn tasks(&self) -> Result<Vec<RunningTask>, Error> {
         self.manager.reached()?;

@@ -244,6 +244,32 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				c.model.Map().Update(c.model.Service.Context, host, []types.PropertyChange{{Name: "datastore", Val: left}})
 			}
 		}
+	case "/storage":
+		// What a datastore says of itself.
+		changes := []types.PropertyChange{{Name: "summary.maintenanceMode", Val: q.Get("mode")}}
+		for name, property := range map[string]string{"capacity_gib": "summary.capacity", "free_gib": "summary.freeSpace"} {
+			if gib, err := strconv.ParseInt(q.Get(name), 10, 64); err == nil {
+				changes = append(changes, types.PropertyChange{Name: property, Val: gib << 30})
+			}
+		}
+		for _, entity := range c.model.Map().All("Datastore") {
+			if store := entity.(*simulator.Datastore); store.Name == q.Get("datastore") {
+				c.model.Map().Update(c.model.Service.Context, store, changes)
+			}
+		}
+	case "/unplug":
+		// A host leaves a network.
+		for _, entity := range c.model.Map().All("HostSystem") {
+			if host := entity.(*simulator.HostSystem); host.Name == q.Get("host") {
+				left := []types.ManagedObjectReference{}
+				for _, ref := range host.Network {
+					if c.model.Map().Get(ref).(mo.Entity).Entity().Name != q.Get("network") {
+						left = append(left, ref)
+					}
+				}
+				c.model.Map().Update(c.model.Service.Context, host, []types.PropertyChange{{Name: "network", Val: left}})
+			}
+		}
 	case "/datastore":
 		// Which one a VM lies on.
 		if vm := c.vm(q.Get("vm")); vm != nil {

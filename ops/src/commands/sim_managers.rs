@@ -28,6 +28,9 @@ pub(super) struct Command {
     /// How many hosts each of them has
     #[arg(long, value_name = "N", default_value_t = 100)]
     hosts_per_manager: u64,
+    /// So many of its hosts share a datastore, which has the disk of all of them [default: each has its own disk]
+    #[arg(long, value_name = "N")]
+    hosts_per_datastore: Option<std::num::NonZeroU32>,
     /// How many VMs stand on each of them that are not Cellbus's, to be adopted
     #[arg(long, value_name = "N", default_value_t = 0)]
     foreign_vms: u32,
@@ -82,7 +85,11 @@ impl Command {
             }
         };
         let hosts = self.managers.saturating_mul(self.hosts_per_manager);
-        let inventory = Inventory::generate(hosts, self.managers).map_err(|error| Error::Usage(error.to_string()))?;
+        let mut inventory =
+            Inventory::generate(hosts, self.managers).map_err(|error| Error::Usage(error.to_string()))?;
+        if let Some(hosts) = self.hosts_per_datastore {
+            inventory.managers.iter_mut().for_each(|manager| manager.share(hosts.get()));
+        }
         let config =
             Config { dir: self.data, latency: self.latency, foreign: self.foreign_vms, ..Config::new(inventory) };
         let fleet = Fleet::open(config, env.clone()).await.context("the simulated managers cannot be opened")?;

@@ -53,4 +53,5 @@ fn what_is_configured_reaches_the_parts() {
     }
 }
 
+mod datastores;
 mod failover;

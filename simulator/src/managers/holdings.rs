@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cellbus_bus::ids::{HostId, OpNumber, ShortName, TenantId, VmId, VmName};
 use cellbus_bus::job::{Power, Size};
-use cellbus_cell::driver::{Error, ForeignVm, HeldVm, Host, Inventory, Op};
+use cellbus_cell::driver::{Datastore, Error, ForeignVm, HeldVm, Host, Inventory, Op};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, AdoptSpec, CreateSpec};
@@ -78,6 +78,15 @@ struct HostSlot {
     spec: HostSpec,
     state: HostState,
     used: Used,
+    /// The place of its datastore.
+    store: Option<usize>,
+}
+
+/// Storage that several hosts share. What lies on it is the sum of what their VMs have.
+#[derive(Default)]
+struct Store {
+    total_gib: u64,
+    hosts: Vec<u32>,
 }
 
 /// Sums over VMs, and over tasks that are about to make one.
@@ -146,6 +155,7 @@ pub(super) struct Holdings {
     overcommit: Overcommit,
     hosts: Vec<HostSlot>,
     by_name: BTreeMap<HostId, u32>,
+    stores: Vec<Store>,
     vms: BTreeMap<VmId, Vm>,
     /// Tombstones: the last operation on VMs that are gone.
     gone: BTreeMap<VmId, OpNumber>,
@@ -158,6 +168,7 @@ impl Holdings {
             overcommit,
             hosts: Vec::new(),
             by_name: BTreeMap::new(),
+            stores: Vec::new(),
             vms: BTreeMap::new(),
             gone: BTreeMap::new(),
             foreign: BTreeMap::new(),
@@ -171,7 +182,17 @@ impl Holdings {
     fn add_host(&mut self, spec: HostSpec, state: HostState) -> u32 {
         let index = u32::try_from(self.hosts.len()).expect("an inventory has fewer than 2^32 hosts");
         self.by_name.insert(spec.id.clone(), index);
-        self.hosts.push(HostSlot { spec, state, used: Used::default() });
+        let store = spec.datastore.as_ref().map(|name| {
+            let same = |host: &HostSlot| host.store.filter(|_| host.spec.datastore.as_ref() == Some(name));
+            let store = self.hosts.iter().rev().find_map(same).unwrap_or(self.stores.len());
+            if store == self.stores.len() {
+                self.stores.push(Store::default());
+            }
+            self.stores[store].total_gib += spec.disk_gib;
+            self.stores[store].hosts.push(index);
+            store
+        });
+        self.hosts.push(HostSlot { spec, state, used: Used::default(), store });
         index
     }
 
@@ -180,7 +201,14 @@ impl Holdings {
         if let Some(index) = self.by_name.get(id) {
             return *index;
         }
-        let spec = HostSpec { id: id.clone(), vcpus: 0, memory_mib: 0, disk_gib: 0, labels: Default::default() };
+        let spec = HostSpec {
+            id: id.clone(),
+            vcpus: 0,
+            memory_mib: 0,
+            disk_gib: 0,
+            datastore: None,
+            labels: Default::default(),
+        };
         self.add_host(spec, HostState::Lost)
     }
 
@@ -236,6 +264,7 @@ impl Holdings {
             op: vm.body.op,
             affinity: vm.body.affinity.clone(),
             anti_affinity: vm.body.anti_affinity.clone(),
+            datastore: self.hosts[vm.host as usize].spec.datastore.as_deref().map(str::to_owned),
         }
     }
     pub(super) fn held_vms(&self) -> impl Iterator<Item = HeldVm> + '_ {
@@ -251,7 +280,29 @@ impl Holdings {
             labels: host.spec.labels.as_ref().clone(),
             usable: host.state == HostState::Up,
         });
-        Inventory { hosts: hosts.collect(), vms: self.held_vms().collect(), foreign_vms: self.foreign.len() as u64 }
+        let datastores = self.stores.iter().map(|store| {
+            let hosts = || store.hosts.iter().map(|host| &self.hosts[*host as usize]);
+            let name = hosts().find_map(|host| host.spec.datastore.as_deref()).unwrap_or_default();
+            Datastore {
+                name: name.to_owned(),
+                total_gib: store.total_gib,
+                free_gib: store.total_gib.saturating_sub(self.used_on(store)),
+                usable: true,
+                hosts: hosts().filter(|host| host.state != HostState::Lost).map(|host| host.spec.id.clone()).collect(),
+            }
+        });
+        Inventory {
+            hosts: hosts.collect(),
+            vms: self.held_vms().collect(),
+            foreign_vms: self.foreign.len() as u64,
+            datastores: datastores.collect(),
+            networks: Vec::new(),
+        }
+    }
+
+    /// GiB of disks on it, and of those that running tasks are about to make.
+    fn used_on(&self, store: &Store) -> u64 {
+        store.hosts.iter().map(|host| self.hosts[*host as usize].used.disk_gib).fold(0, u64::saturating_add)
     }
 
     /// The VMs that are not ours. All of them run.
@@ -285,7 +336,14 @@ impl Holdings {
         let cap = |have: u64, ratio: f64| (have as f64 * ratio) as u64;
         used.vcpus <= cap(u64::from(host.spec.vcpus), self.overcommit.vcpus)
             && used.memory_mib <= cap(host.spec.memory_mib, self.overcommit.memory)
-            && used.disk_gib <= host.spec.disk_gib
+            && self.disk_fits(host, used.disk_gib)
+    }
+
+    /// Whether its datastore, or its own disk, holds so much of its VMs.
+    fn disk_fits(&self, host: &HostSlot, gib: u64) -> bool {
+        let Some(store) = host.store.map(|store| &self.stores[store]) else { return gib <= host.spec.disk_gib };
+        let others = self.used_on(store).saturating_sub(host.used.disk_gib);
+        others.saturating_add(gib) <= store.total_gib
     }
 
     /// The host, if it takes VMs and has room for one of this size.
@@ -300,6 +358,13 @@ impl Holdings {
         }
     }
 
+    /// What a VM that moves takes beside what it has: no disk where the other host sees its datastore.
+    fn moving(&self, vm: &Vm, to: &HostId) -> Size {
+        let store = |index: u32| self.hosts[index as usize].store;
+        let stays = self.by_name.get(to).is_some_and(|to| store(*to).is_some() && store(*to) == store(vm.host));
+        Size { disk_gib: if stays { 0 } else { vm.body.size.disk_gib }, ..vm.body.size }
+    }
+
     fn room_on(&self, index: u32, more: Size, instead_of: Option<Size>) -> Result<(), Error> {
         let slot = &self.hosts[index as usize];
         let mut used = slot.used;
@@ -309,6 +374,9 @@ impl Holdings {
         used.add(more);
         if self.fits(slot, used) {
             return Ok(());
+        }
+        if let Some(name) = slot.spec.datastore.as_deref().filter(|_| !self.disk_fits(slot, used.disk_gib)) {
+            return Err(Error::NoRoom { detail: format!("datastore {name} has no room for {} GiB", more.disk_gib) });
         }
         Err(Error::NoRoom {
             detail: format!(
@@ -393,7 +461,8 @@ impl Holdings {
                 if self.host_of(vm) == host {
                     return Ok(None);
                 }
-                (self.room(Some(host), vm.body.size)?, vm.body.size)
+                let more = self.moving(vm, host);
+                (self.room(Some(host), more)?, more)
             }
             (Action::Resize(size), Some(vm)) => {
                 // What grows is reserved; what shrinks is given back when it is done.
@@ -529,7 +598,7 @@ impl Holdings {
             return Ok(());
         }
         let (from, size) = (vm.host, vm.body.size);
-        let host = self.room(Some(to), size)?;
+        let host = self.room(Some(to), self.moving(vm, to))?;
         self.settle(id, from, host, size);
         if self.hosts[from as usize].state == HostState::Dead {
             self.set_power(id, PowerState::Stopped);

@@ -148,7 +148,13 @@ mod tests {
             snapshots: vec!["s".parse().unwrap()],
             copy_of: Some(PowerState::Suspended),
         };
-        let op = Op { vm: id, number: OpNumber(7), action: Action::Create(Arc::new(spec)), host: Some(host.clone()) };
+        let op = Op {
+            vm: id,
+            number: OpNumber(7),
+            action: Action::Create(Arc::new(spec)),
+            host: Some(host.clone()),
+            datastore: None,
+        };
         holdings.apply(&op).unwrap();
         let foreigner = Foreign { host: host.clone(), size: Size { vcpus: 1, memory_mib: 2, disk_gib: 3 } };
         vec![

@@ -206,8 +206,12 @@ impl World {
         }
         let network = Network::new(&executor, env.clone(), seed, Arc::clone(&history), sabotage);
         network.set_weather(NETWORK_CALM);
-        let inventory =
+        let mut inventory =
             Inventory::generate(config.hosts, config.managers).expect("at least one host for each of some managers");
+        // In every third run hosts share datastores, across gear classes.
+        if seed % 3 == 1 {
+            inventory.managers.iter_mut().for_each(|manager| manager.share(2));
+        }
         let names = inventory.managers.iter().map(|manager| manager.name.clone()).collect();
         let fleet_config = managers::Config {
             latency: if rng.random_bool(0.8) { Latency::Fast } else { Latency::Realistic },

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain as Handle;
 use virt::domain_snapshot::DomainSnapshot;
+use virt::network::Network;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt_sys as sys;
@@ -116,7 +117,7 @@ fn disk(connection: &Connect, pool: &str, vm: VmId) -> Call<Option<StorageVol>> 
 /// Where the VM's disk is, or will be.
 pub(crate) fn disk_path(connection: &Connect, pool: &str, vm: VmId) -> Call<String> {
     let pool = StoragePool::lookup_by_name(connection, pool)?;
-    let (path, _) = domain::read_pool(&pool.get_xml_desc(0)?)?;
+    let domain::Pool { path, .. } = domain::read_pool(&pool.get_xml_desc(0)?)?;
     Ok(format!("{path}/{}", domain::volume_of(vm)))
 }
 
@@ -197,6 +198,7 @@ impl Look {
             op: record.done.unwrap_or(OpNumber(0)),
             affinity: record.affinity.clone(),
             anti_affinity: record.anti_affinity.clone(),
+            datastore: None,
         }
     }
 }
@@ -271,8 +273,10 @@ pub(crate) fn write(handle: &Handle, record: &VmRecord) -> Call<()> {
 pub(crate) struct All {
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u64,
-    /// Of the pool, if there is one.
-    pub(crate) disk_gib: Option<u64>,
+    /// GiB of the pool, and of these free, if there is one.
+    pub(crate) pool: Option<(u64, u64)>,
+    /// Whether it is on the network that VMs are put on; so it is if that is none.
+    pub(crate) networked: bool,
     pub(crate) vms: Vec<(VmRecord, Look)>,
     pub(crate) tombstones: Vec<Tombstone>,
     /// Domains of others.
@@ -280,16 +284,25 @@ pub(crate) struct All {
 }
 
 /// Reads all that is there.
-pub(crate) fn all(connection: &Connect, pool: Option<&str>) -> Call<All> {
+pub(crate) fn all(connection: &Connect, pool: Option<&str>, network: Option<&str>) -> Call<All> {
     let node = connection.get_node_info()?;
-    let disk_gib = match pool {
+    let pool = match pool {
         Some(pool) => {
-            Some(domain::read_pool(&StoragePool::lookup_by_name(connection, pool)?.get_xml_desc(0)?)?.1 >> 30)
+            let pool = domain::read_pool(&StoragePool::lookup_by_name(connection, pool)?.get_xml_desc(0)?)?;
+            Some((pool.bytes >> 30, pool.free >> 30))
         }
         None => None,
     };
+    let networked = match network {
+        Some(name) => match found(Network::lookup_by_name(connection, name))? {
+            Some(network) => network.is_active()?,
+            None => false,
+        },
+        None => true,
+    };
     let (cpus, memory_mib) = (node.cpus, node.memory >> 10);
-    let mut all = All { cpus, memory_mib, disk_gib, vms: Vec::new(), tombstones: Vec::new(), foreign: Vec::new() };
+    let (vms, tombstones, others) = (Vec::new(), Vec::new(), Vec::new());
+    let mut all = All { cpus, memory_mib, pool, networked, vms, tombstones, foreign: others };
     // Most have no snapshots, and need not be asked for them.
     let with = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)?;
     let with = with.iter().filter_map(|handle| handle.get_uuid().ok()).collect::<std::collections::BTreeSet<_>>();

@@ -310,21 +310,30 @@ fn replaced(name: &str, record: &VmRecord, size: Size, out: &mut Writer<Vec<u8>>
     true
 }
 
+/// A storage pool: where it lies, how large it is, and what of that is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pool {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    pub(crate) free: u64,
+}
+
 /// Where a pool of directories has its volumes, and its size in bytes.
 ///
 /// # Errors
 /// [`Invalid`]: it is no such pool.
-pub(crate) fn read_pool(document: &str) -> Result<(String, u64), Invalid> {
-    let (mut path, mut capacity) = (None, None);
+pub(crate) fn read_pool(document: &str) -> Result<Pool, Invalid> {
+    let (mut path, mut bytes, mut free) = (None, 0, 0);
     walk(document, |found| {
         match (path_of(&found).as_slice(), found.what) {
             (["pool", "target", "path"], What::Text(text)) if !text.is_empty() => path = Some(text.to_owned()),
-            (["pool", "capacity"], What::Text(text)) => capacity = text.parse().ok(),
+            (["pool", "capacity"], What::Text(text)) => bytes = text.parse().unwrap_or(0),
+            (["pool", "available"], What::Text(text)) => free = text.parse().unwrap_or(0),
             _ => {}
         }
         Ok(())
     })?;
-    Ok((path.ok_or_else(|| Invalid("the pool has no path".to_owned()))?, capacity.unwrap_or(0)))
+    Ok(Pool { path: path.ok_or_else(|| Invalid("the pool has no path".to_owned()))?, bytes, free })
 }
 
 /// # Errors
@@ -438,9 +447,9 @@ mod tests {
 
     #[test]
     fn other_documents_are_read() {
-        let pool =
-            "<pool type='dir'><capacity unit='bytes'>1099511627776</capacity><target><path>/p</path></target></pool>";
-        assert_eq!(read_pool(pool).unwrap(), ("/p".to_owned(), 1 << 40));
+        let pool = "<pool type='dir'><capacity unit='bytes'>1099511627776</capacity><available unit='bytes'>1073741824</available>\
+                    <target><path>/p</path></target></pool>";
+        assert_eq!(read_pool(pool).unwrap(), Pool { path: "/p".to_owned(), bytes: 1 << 40, free: 1 << 30 });
         assert!(read_pool("<pool/>").is_err());
         let image = Image { path: "/i".to_owned(), format: "qcow2".to_owned(), bytes: 5 };
         let text = "<volume><capacity unit='bytes'>5</capacity><target><path>/i</path><format type='qcow2'/></target></volume>";

@@ -39,7 +39,7 @@ pub(crate) fn of(host: &str, failure: Failure) -> Error {
 
 /// Whether there is no such domain (volume, snapshot), which callers ask about.
 pub(crate) fn absent(error: &virt::error::Error) -> bool {
-    matches!(error.code(), N::NoDomain | N::NoStorageVolume | N::NoDomainSnapshot | N::NoDomainMetadata)
+    matches!(error.code(), N::NoDomain | N::NoNetwork | N::NoStorageVolume | N::NoDomainSnapshot | N::NoDomainMetadata)
 }
 
 fn mean(code: N, detail: String) -> Error {

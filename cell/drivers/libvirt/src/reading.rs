@@ -5,9 +5,10 @@ use std::sync::{Arc, PoisonError};
 
 use cellbus_bus::ids::VmId;
 use cellbus_bus::job::Size;
-use cellbus_cell::driver::{self, Error, HeldVm, Inventory};
+use cellbus_cell::driver::{self, Datastore, Error, HeldVm, Inventory, Network};
 use futures::future::join_all;
 use uuid::Uuid;
+use virt::connect::Connect;
 
 use crate::calls::{self, All, Look};
 use crate::driver::Manager;
@@ -90,7 +91,7 @@ impl Manager {
     pub(crate) async fn inspect(&self, session: &Session, vm: VmId) -> Result<Option<HeldVm>, Error> {
         let found = self.find(session, vm).await?;
         match (found.copies.first(), found.unsure) {
-            (Some(copy), _) => Ok(Some(copy.held())),
+            (Some(copy), _) => Ok(Some(HeldVm { datastore: self.datastore(), ..copy.held() })),
             (None, Some(error)) => Err(error),
             (None, None) => Ok(None),
         }
@@ -110,9 +111,12 @@ impl Manager {
                 held.insert(vm.id, (vm, rank));
             }
         };
+        let (mut shared, mut on_network) = (None, Vec::new());
         for (host, read) in self.hosts.asked().zip(read) {
             match read {
                 Ok((all, usable)) => {
+                    shared = least(shared, all.pool);
+                    on_network.extend(all.networked.then(|| host.name.clone()));
                     inventory.foreign_vms += all.foreign.len() as u64;
                     for (record, look) in all.vms {
                         let copy = Copy { host: Arc::clone(host), look, record };
@@ -132,8 +136,22 @@ impl Manager {
                 }
             }
         }
-        inventory.vms = held.into_values().map(|(vm, _)| vm).collect();
+        let datastore = self.datastore();
+        let on = |vm: HeldVm| HeldVm { datastore: datastore.clone(), ..vm };
+        inventory.vms = held.into_values().map(|(vm, _)| on(vm)).collect();
+        if let (Some(name), Some((total_gib, free_gib))) = (datastore, shared) {
+            let hosts = self.hosts.asked().map(|host| host.name.clone()).collect();
+            inventory.datastores.push(Datastore { name, total_gib, free_gib, usable: true, hosts });
+        }
+        if let Some(name) = self.config.network.clone() {
+            inventory.networks.push(Network { name, ports_free: None, hosts: on_network });
+        }
         Ok(inventory)
+    }
+
+    /// The pool that all hosts share, if they do.
+    fn datastore(&self) -> Option<String> {
+        self.config.pool.clone().filter(|_| self.config.shared_storage)
     }
 
     /// Reads one host, and counts anew what is given out of it.
@@ -150,12 +168,13 @@ impl Manager {
     }
 
     async fn read_with(&self, host: &Arc<Host>, taken: &mut Option<Taken>) -> Result<All, Error> {
-        let pool = self.config.pool.clone();
-        let all = self.hosts.call(host, move |connection| calls::all(connection, pool.as_deref())).await;
+        let (pool, network) = (self.config.pool.clone(), self.config.network.clone());
+        let read = move |connection: &Arc<Connect>| calls::all(connection, pool.as_deref(), network.as_deref());
+        let all = self.hosts.call(host, read).await;
         let all = all.inspect_err(|_| host.make_stale())?;
         let vms = all.vms.iter().map(|(record, look)| (record.id.uuid(), look.facts(&host.name, record).size));
         *taken = Some(Taken(vms.chain(all.foreign.iter().copied()).collect::<BTreeMap<Uuid, Size>>()));
-        let disk_gib = all.disk_gib.unwrap_or(self.config.host_disk_gib);
+        let disk_gib = all.pool.map_or(self.config.host_disk_gib, |(gib, _)| gib);
         host.set_room(all.cpus, all.memory_mib, disk_gib);
         Ok(all)
     }
@@ -198,6 +217,14 @@ impl Manager {
         if let Err(error) = pruned {
             tracing::warn!(host = %host.name, %error, "old tombstones were not dropped");
         }
+    }
+}
+
+/// What two hosts say of storage that they share: each has seen it at another time.
+fn least(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some((one.0.min(other.0), one.1.min(other.1))),
+        (one, other) => one.or(other),
     }
 }
 

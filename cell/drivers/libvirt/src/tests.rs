@@ -28,7 +28,7 @@ fn spec() -> CreateSpec {
     }
 }
 fn op(index: u32, number: u64, action: Action) -> Op {
-    Op { vm: vm(index), number: OpNumber(number), action, host: None }
+    Op { vm: vm(index), number: OpNumber(number), action, host: None, datastore: None }
 }
 fn create(index: u32, number: u64, host: &str) -> Op {
     Op { host: Some(host_id(host)), ..op(index, number, Action::Create(Arc::new(spec()))) }

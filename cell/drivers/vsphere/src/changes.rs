@@ -9,7 +9,7 @@ use cellbus_cell::driver::{Change, Irregular};
 use tokio::sync::watch;
 
 use crate::claims::Claims;
-use crate::read::{HOST, VM};
+use crate::read::{DATASTORE, HOST, VM};
 use crate::session::Session;
 use crate::soap::Failure;
 use crate::vim::{Ref, Step, filter, from, properties, returned};
@@ -154,7 +154,7 @@ async fn listen(session: &Arc<Session>, state: &Mutex<Listening>) {
 async fn begin(session: &Arc<Session>) -> Result<Listening, Failure> {
     let collector = session.call("CreatePropertyCollector", &session.content()?.collector, &[]).await?;
     let collector = returned(&collector)?;
-    let view = session.view(&session.place()?.datacenter, &[HOST, VM]).await?;
+    let view = session.view(&session.place()?.datacenter, &[HOST, DATASTORE, VM]).await?;
     let vm = [
         "name",
         "config.annotation",
@@ -163,13 +163,17 @@ async fn begin(session: &Arc<Session>) -> Result<Listening, Failure> {
         "config.template",
         "config.hardware.numCPU",
         "config.hardware.memoryMB",
+        "config.files.vmPathName",
         "runtime.powerState",
         "runtime.host",
         "snapshot",
     ];
-    let host = ["runtime.connectionState", "runtime.inMaintenanceMode"];
+    let host = ["runtime.connectionState", "runtime.inMaintenanceMode", "datastore", "network"];
+    // What is free changes all the time: each operation looks at that itself.
+    let datastore = ["summary.accessible", "summary.maintenanceMode", "summary.capacity"];
     let step = Step { kind: "ContainerView", path: "view", then: &[] };
-    let parts = [properties(VM, &vm), properties(HOST, &host), from(&view, false, &[step])];
+    let parts =
+        [properties(VM, &vm), properties(HOST, &host), properties(DATASTORE, &datastore), from(&view, false, &[step])];
     session.call("CreateFilter", &collector, &[filter("spec", &parts), text("partialUpdates", "false")]).await?;
     let mut state = Listening::default();
     let mut at = Position { collector, version: String::new() };
@@ -214,7 +218,7 @@ async fn wait_for(session: &Session, at: &Position, seconds: u64) -> Result<Opti
 impl Listening {
     fn take(&mut self, update: &Element) {
         let Some(object) = update.child("obj").and_then(Ref::of) else { return };
-        if object.kind == HOST {
+        if object.kind == HOST || object.kind == DATASTORE {
             self.heard.hosts = true;
             return;
         }

@@ -56,7 +56,7 @@ pub(crate) struct Inner {
     deleted: Mutex<Tombstones>,
     /// For each host, held while it is looked at for room.
     reserving: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<()>>>>,
-    reserved: Mutex<BTreeMap<VmId, (HostId, Size)>>,
+    reserved: Mutex<BTreeMap<VmId, Room>>,
     listener: Listener,
     pub(crate) known: Mutex<Known>,
     memory: Arc<Mutex<Memory>>,
@@ -77,6 +77,14 @@ pub(crate) struct Known {
     pub(crate) network: Option<Network>,
 }
 
+/// What an operation under way takes.
+struct Room {
+    host: HostId,
+    size: Size,
+    /// The datastore, and GiB on it, of a disk that is made.
+    disk: Option<(Ref, u64)>,
+}
+
 /// Room on a host for a VM that is not there yet; given back when dropped.
 pub(crate) struct Reserved<'a> {
     inner: &'a Inner,
@@ -88,6 +96,32 @@ pub(crate) struct Reserved<'a> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         locked(&self.inner.reserved).remove(&self.vm);
+    }
+}
+impl Reserved<'_> {
+    /// The datastore for a disk of so many GiB: the one of this name, else the one with most room. What is made
+    /// elsewhere meanwhile counts as taken.
+    pub(crate) fn lay(&self, wanted: Option<&str>, gib: u64) -> Result<Ref, Failure> {
+        let (hosts, host) = (self.inner.hosts(), &self.host.host.id);
+        let mut reserved = locked(&self.inner.reserved);
+        let left = |(this, free): (&Ref, &u64)| {
+            let seen = hosts.datastores.get(this).filter(|seen| seen.usable)?;
+            let others = reserved.iter().filter(|(vm, _)| **vm != self.vm).filter_map(|(_, room)| room.disk.as_ref());
+            let taken = others.filter(|(on, _)| on == this).map(|(_, gib)| *gib).fold(0, u64::saturating_add);
+            Some((free.saturating_sub(taken), this.clone(), seen.name.as_str()))
+        };
+        let stores: Vec<(u64, Ref, &str)> = self.free.iter().filter_map(left).collect();
+        let named = stores.iter().find(|(_, _, name)| Some(*name) == wanted);
+        let best = named.or_else(|| stores.iter().max_by_key(|(free, _, _)| *free));
+        let refused = |detail: String| Failure::Refused(Error::NoRoom { detail });
+        let (free, this, name) = best.ok_or_else(|| refused(format!("{host} has no datastore that takes disks")))?;
+        if *free < gib {
+            return Err(refused(format!("datastore {name} of {host} has {free} GiB free, and {gib} are wanted")));
+        }
+        if let Some(room) = reserved.get_mut(&self.vm) {
+            room.disk = Some((this.clone(), gib));
+        }
+        Ok(this.clone())
     }
 }
 
@@ -155,15 +189,9 @@ impl Inner {
         }
     }
 
-    /// Takes room for a VM on a host, which vCenter itself would give out without end. The disk counts
-    /// from `disk_gib` on, if it is there already.
-    pub(crate) async fn reserve(
-        &self,
-        host: &HostId,
-        vm: VmId,
-        size: Size,
-        disk_gib: Option<u64>,
-    ) -> Result<Reserved<'_>, Failure> {
+    /// Takes room for a VM on a host, which vCenter itself would give out without end: vCPUs and memory. For
+    /// its disk see [`Reserved::lay`].
+    pub(crate) async fn reserve(&self, host: &HostId, vm: VmId, size: Size) -> Result<Reserved<'_>, Failure> {
         let no_room = |detail: String| Failure::Refused(Error::NoRoom { detail });
         let seen = match self.hosts().get(host).cloned() {
             Some(seen) => seen,
@@ -178,8 +206,8 @@ impl Inner {
         let _one = turn.lock().await;
         let mut pending: BTreeMap<VmId, Size> = locked(&self.reserved)
             .iter()
-            .filter(|(_, (on, _))| on == host)
-            .map(|(vm, (_, size))| (*vm, *size))
+            .filter(|(_, room)| room.host == *host)
+            .map(|(vm, room)| (*vm, room.size))
             .collect();
         pending.insert(vm, size);
         let now = self.session()?.host_now(&seen, |vm| pending.contains_key(vm)).await?;
@@ -197,11 +225,7 @@ impl Inner {
         {
             return Err(no_room(format!("{host} would have {} vCPUs and {} MiB given out", wanted.0, wanted.1)));
         }
-        let more = size.disk_gib.saturating_sub(disk_gib.unwrap_or(0));
-        if disk_gib.is_some() && more > seen.host.disk_gib {
-            return Err(no_room(format!("{host} has no datastore with {more} GiB more")));
-        }
-        locked(&self.reserved).insert(vm, (host.clone(), size));
+        locked(&self.reserved).insert(vm, Room { host: host.clone(), size, disk: None });
         Ok(Reserved { inner: self, vm, host: seen, free: now.free })
     }
 }

@@ -126,13 +126,13 @@ impl Inner {
         }
         let session = self.session()?;
         let host = op.host.as_ref().ok_or_else(|| invalid("a create names its host"))?;
-        let reserved = self.reserve(host, op.vm, spec.size, None).await?;
+        let reserved = self.reserve(host, op.vm, spec.size).await?;
         let seen = &reserved.host;
         let pool = self.pool(seen).await?;
         let (folder, note) = (session.place()?.folder.clone(), Note::of(op.vm, op.number, spec));
         let task = match &self.vsphere.templates {
             None => {
-                let datastore = datastore(&reserved, spec.size.disk_gib)?;
+                let datastore = reserved.lay(op.datastore.as_deref(), spec.size.disk_gib)?;
                 let network = self.network().await?;
                 let name = self.hosts().datastores.get(&datastore).map(|it| it.name.clone()).unwrap_or_default();
                 let config = spec::empty(op.vm, &note, spec.size, &name, network.as_ref());
@@ -147,7 +147,7 @@ impl Inner {
                     None
                 };
                 let datastore = match &over {
-                    None => datastore(&reserved, spec.size.disk_gib)?,
+                    None => reserved.lay(op.datastore.as_deref(), spec.size.disk_gib)?,
                     Some(below) => linked_to(&reserved, below)?,
                 };
                 let snapshot = over.as_ref().map(|below| &below.snapshot);
@@ -344,14 +344,14 @@ impl Inner {
         let reserved = match &step {
             Step::Relocate(host) => {
                 let size = Size { vcpus: seen.vcpus, memory_mib: seen.memory_mib, disk_gib: note.disk_gib };
-                Some(self.reserve(host, op.vm, size, None).await?)
+                Some(self.reserve(host, op.vm, size).await?)
             }
             _ => None,
         };
         // Its disks go along where the host has not the datastores that they lie on, or is not to use them.
         let storage = match &reserved {
             Some(reserved) if seen.datastores.iter().any(|it| !reserved.host.datastores.contains(it)) => {
-                Some(datastore(reserved, note.disk_gib)?.xml("datastore"))
+                Some(reserved.lay(op.datastore.as_deref(), note.disk_gib)?.xml("datastore"))
             }
             Some(_) | None => None,
         };
@@ -437,7 +437,12 @@ impl Inner {
         }
         let host = seen.host.as_ref().and_then(|on| self.hosts().name(on).cloned());
         let host = host.ok_or_else(|| Failure::NoAnswer("its host is not known".to_owned()))?;
-        let _reserved = self.reserve(&host, op.vm, size, Some(note.disk_gib)).await?;
+        let reserved = self.reserve(&host, op.vm, size).await?;
+        let more = size.disk_gib - note.disk_gib;
+        let free = seen.datastores.iter().filter_map(|on| reserved.free.get(on)).max();
+        if let Some(free) = free.filter(|free| **free < more) {
+            return Err(no_room(format!("its datastore has {free} GiB free, and {more} more are wanted")));
+        }
         let disk = self.disk(&seen.this).await?.and_then(|disk| spec::grown(&disk, size.disk_gib));
         let note = Note { op: op.number, doing: false, disk_gib: size.disk_gib, ..note };
         let change = spec::change(&note, None, Some(size), disk);
@@ -502,13 +507,6 @@ enum Step {
     Revert(Ref),
     Drop(Ref),
     Relocate(HostId),
-}
-
-/// The datastore of a host with most room.
-fn datastore(reserved: &Reserved<'_>, gib: u64) -> Result<Ref, Failure> {
-    let most = reserved.free.iter().max_by_key(|(_, free)| **free).filter(|(_, free)| **free >= gib);
-    let none = || no_room(format!("no datastore of {} has {gib} GiB free", reserved.host.host.id));
-    most.map(|(datastore, _)| datastore.clone()).ok_or_else(none)
 }
 
 /// What a linked clone lies over.

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use cellbus_bus::ids::{HostId, OpNumber, ShortName, VmId};
 use cellbus_bus::job::{Labels, Size};
-use cellbus_cell::driver::{HeldVm, Host, Inventory};
+use cellbus_cell::driver::{Datastore, HeldVm, Host, Inventory, Network};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 
@@ -19,7 +19,7 @@ use crate::xml::Element;
 
 pub(crate) const VM: &str = "VirtualMachine";
 pub(crate) const HOST: &str = "HostSystem";
-const DATASTORE: &str = "Datastore";
+pub(crate) const DATASTORE: &str = "Datastore";
 
 const VM_PROPERTIES: &[&str] = &[
     "name",
@@ -29,6 +29,7 @@ const VM_PROPERTIES: &[&str] = &[
     "config.template",
     "config.hardware.numCPU",
     "config.hardware.memoryMB",
+    "config.files.vmPathName",
     "runtime.powerState",
     "runtime.host",
     "snapshot",
@@ -38,12 +39,18 @@ const HOST_PROPERTIES: &[&str] = &[
     "name",
     "parent",
     "datastore",
+    "network",
     "summary.hardware.numCpuThreads",
     "summary.hardware.memorySize",
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
 ];
-const DATASTORE_PROPERTIES: &[&str] = &["name", "summary.capacity", "summary.accessible"];
+const DATASTORE_PROPERTIES: &[&str] =
+    &["name", "summary.capacity", "summary.freeSpace", "summary.accessible", "summary.maintenanceMode"];
+const NETWORK: &str = "Network";
+const NETWORK_PROPERTIES: &[&str] = &["name"];
+const PORT_GROUP: &str = "DistributedVirtualPortgroup";
+const PORT_GROUP_PROPERTIES: &[&str] = &["name", "vm", "config.numPorts", "config.autoExpand", "config.type"];
 
 /// A host as it was read.
 #[derive(Clone, Debug)]
@@ -59,7 +66,10 @@ pub(crate) struct HostSeen {
 #[derive(Clone, Debug)]
 pub(crate) struct DatastoreSeen {
     pub(crate) name: String,
-    pub(crate) capacity_bytes: u64,
+    capacity_bytes: u64,
+    free_bytes: u64,
+    /// Whether it takes new disks.
+    pub(crate) usable: bool,
 }
 
 /// What of a host is given out now.
@@ -82,6 +92,7 @@ pub(crate) struct Hosts {
     by_name: BTreeMap<HostId, HostSeen>,
     names: BTreeMap<Ref, HostId>,
     pub(crate) datastores: BTreeMap<Ref, DatastoreSeen>,
+    networks: Vec<Network>,
 }
 
 impl Hosts {
@@ -92,7 +103,12 @@ impl Hosts {
             if object.text("summary.accessible") != "true" || datastore.is_some_and(|wanted| wanted != name) {
                 continue;
             }
-            let seen = DatastoreSeen { name, capacity_bytes: object.number("summary.capacity").unwrap_or(0) };
+            let seen = DatastoreSeen {
+                name,
+                capacity_bytes: object.number("summary.capacity").unwrap_or(0),
+                free_bytes: object.number("summary.freeSpace").unwrap_or(0),
+                usable: matches!(object.text("summary.maintenanceMode"), "normal" | ""),
+            };
             hosts.datastores.insert(object.this.clone(), seen);
         }
         for object in objects.iter().filter(|object| object.this.kind == HOST) {
@@ -103,19 +119,37 @@ impl Hosts {
             let Some(compute) = object.reference("parent") else { continue };
             let datastores: Vec<Ref> =
                 object.references("datastore").into_iter().filter(|it| hosts.datastores.contains_key(it)).collect();
-            let capacity: u64 = datastores.iter().map(|it| hosts.datastores[it].capacity_bytes).sum();
             let host = Host {
                 id: id.clone(),
                 vcpus: object.number("summary.hardware.numCpuThreads").unwrap_or(0),
                 memory_mib: object.number::<u64>("summary.hardware.memorySize").unwrap_or(0) >> 20,
-                disk_gib: capacity >> 30,
+                disk_gib: 0,
                 labels: Labels::new(),
                 usable: takes_vms(object) && !datastores.is_empty(),
             };
             hosts.names.insert(object.this.clone(), id.clone());
             hosts.by_name.insert(id, HostSeen { this: object.this.clone(), compute, datastores, host });
         }
+        hosts.networks = networks(objects, &hosts.names);
         hosts
+    }
+
+    /// As the inventory lists them.
+    fn listed_datastores(&self) -> Vec<Datastore> {
+        let mut sees: BTreeMap<&Ref, Vec<HostId>> = BTreeMap::new();
+        for host in self.by_name.values() {
+            for this in &host.datastores {
+                sees.entry(this).or_default().push(host.host.id.clone());
+            }
+        }
+        let listed = self.datastores.iter().map(|(this, seen)| Datastore {
+            name: seen.name.clone(),
+            total_gib: seen.capacity_bytes >> 30,
+            free_gib: seen.free_bytes >> 30,
+            usable: seen.usable,
+            hosts: sees.remove(this).unwrap_or_default(),
+        });
+        listed.collect()
     }
     pub(crate) fn get(&self, id: &HostId) -> Option<&HostSeen> {
         self.by_name.get(id)
@@ -138,6 +172,8 @@ pub(crate) struct VmSeen {
     pub(crate) host: Option<Ref>,
     /// What it lies on.
     pub(crate) datastores: Vec<Ref>,
+    /// The one with its files, and with the disk that was made with it, by name.
+    home: Option<String>,
     pub(crate) vcpus: u32,
     pub(crate) memory_mib: u64,
     pub(crate) snapshots: Vec<Snapshot>,
@@ -180,6 +216,7 @@ impl VmSeen {
             },
             host: object.reference("runtime.host"),
             datastores: object.references("datastore"),
+            home: home(object.text("config.files.vmPathName")).map(str::to_owned),
             vcpus: object.number("config.hardware.numCPU").unwrap_or(0),
             memory_mib: object.number("config.hardware.memoryMB").unwrap_or(0),
             snapshots,
@@ -225,8 +262,39 @@ impl VmSeen {
             op: note.op,
             affinity: note.affinity.clone(),
             anti_affinity: note.anti_affinity.clone(),
+            datastore: self.home.clone(),
         })
     }
+}
+
+/// Networks, by what hosts say that they are on.
+fn networks(objects: &[Object], names: &BTreeMap<Ref, HostId>) -> Vec<Network> {
+    let mut on: BTreeMap<Ref, Vec<HostId>> = BTreeMap::new();
+    for object in objects.iter().filter(|object| object.this.kind == HOST) {
+        let Some(name) = names.get(&object.this) else { continue };
+        for network in object.references("network") {
+            on.entry(network).or_default().push(name.clone());
+        }
+    }
+    let known = objects.iter().filter(|object| [NETWORK, PORT_GROUP].contains(&object.this.kind.as_str()));
+    let network = |object: &Object| {
+        // Others grow with what is put on them.
+        let limited = object.this.kind == PORT_GROUP
+            && object.text("config.autoExpand") != "true"
+            && object.text("config.type") != "ephemeral";
+        let ports = object.number::<u64>("config.numPorts").filter(|_| limited);
+        // A VM that has several cards on it counts as one here: the vCenter's refusal is the end.
+        let ports_free = ports.map(|ports| ports.saturating_sub(object.references("vm").len() as u64));
+        let hosts = on.remove(&object.this).unwrap_or_default();
+        Network { name: object.text("name").to_owned(), ports_free, hosts }
+    };
+    known.map(network).collect()
+}
+
+/// The datastore of a path such as `[ds-1] web/web.vmx`.
+fn home(path: &str) -> Option<&str> {
+    let path = path.strip_prefix('[')?;
+    path.split_once("] ").map(|(name, _)| name).or_else(|| path.strip_suffix(']'))
 }
 
 fn collect<'a>(trees: impl Iterator<Item = &'a Element>, out: &mut Vec<Snapshot>) {
@@ -271,9 +339,11 @@ impl Session {
         let wanted = [
             properties(HOST, HOST_PROPERTIES),
             properties(DATASTORE, DATASTORE_PROPERTIES),
+            properties(NETWORK, NETWORK_PROPERTIES),
+            properties(PORT_GROUP, PORT_GROUP_PROPERTIES),
             properties(VM, VM_PROPERTIES),
         ];
-        let objects = self.viewed(&[HOST, DATASTORE, VM], &wanted).await?;
+        let objects = self.viewed(&[HOST, DATASTORE, NETWORK, PORT_GROUP, VM], &wanted).await?;
         let hosts = Hosts::of(&objects, datastore);
         let folder = self.place()?.folder.clone();
         let mut ours: BTreeMap<VmId, VmSeen> = BTreeMap::new();
@@ -296,7 +366,8 @@ impl Session {
         }
         let vms = ours.values().filter_map(|seen| seen.held_on_any(&hosts)).collect();
         let listed = hosts.by_name.values().map(|seen| seen.host.clone()).collect();
-        Ok((Inventory { hosts: listed, vms, foreign_vms }, hosts))
+        let (datastores, networks) = (hosts.listed_datastores(), hosts.networks.clone());
+        Ok((Inventory { hosts: listed, vms, foreign_vms, datastores, networks }, hosts))
     }
 
     /// The VM of this id, wherever it was moved to; `None` if there is none now.
@@ -378,5 +449,24 @@ impl Session {
         let note = note?;
         // The note itself is written by a task, which may be the one that runs.
         Some(if note.doing { note.op } else { note.op.next() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home;
+
+    #[test]
+    fn the_home_of_a_vm_is_read_from_its_path() {
+        for (path, name) in [
+            ("[ds-1] web/web.vmx", Some("ds-1")),
+            ("[NFS old (2)] web/web.vmx", Some("NFS old (2)")),
+            ("[ds-1]", Some("ds-1")),
+            ("web.vmx", None),
+            ("", None),
+            ("[", None),
+        ] {
+            assert_eq!(home(path), name, "{path}");
+        }
     }
 }

@@ -17,6 +17,8 @@ use cellbus_vsphere::vcsim::Vcsim;
 
 #[path = "vcsim/own.rs"]
 mod own;
+#[path = "vcsim/storage.rs"]
+mod storage;
 
 fn env() -> Env {
     cellbus_bus::env::real(tokio::runtime::Handle::current())

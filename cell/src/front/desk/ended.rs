@@ -37,8 +37,9 @@ impl Desk {
         let Some(running) = pending.running.take() else { return };
         let op = pending.asked.call.op;
         let action = pending.asked.call.action.clone();
-        if let Some((host, amount)) = running.extra {
-            self.holdings.hosts.give_back(host, amount, &Groups::default());
+        if let Some(extra) = running.extra {
+            self.holdings.hosts.give_back(extra.place.host, extra.amount, &Groups::default());
+            self.holdings.hosts.lift(extra.place.store, extra.gib, false);
         }
         // Of a try that was turned away before it came to the task of an earlier one, that task
         // hears nothing: it goes on.
@@ -58,7 +59,11 @@ impl Desk {
         }
         let answer = match result {
             Ok(Some(facts)) => {
-                self.holdings.facts(vm, &facts, None, op);
+                if let (Action::Relocate(_), Some(extra)) = (&action, running.extra) {
+                    self.holdings.moved_to(&vm, extra.place.store);
+                }
+                let stood = matches!(action, Action::Adopt(_)) && self.holdings.get(&vm).is_none();
+                self.holdings.facts(vm, &facts, op, stood);
                 Answer::Present(facts)
             }
             Ok(None) => {
@@ -118,6 +123,7 @@ impl Desk {
                     && creates
                 {
                     self.holdings.hosts.doubt(host);
+                    self.outdated = true;
                 }
                 give_up(self);
                 if creates && hosts_tried + 1 < HOSTS_TRIED_MAX {

@@ -8,12 +8,14 @@ use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
 use cellbus_directory::VmFacts;
 use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
+use cellbus_workflows::CreateSpec;
 
 mod copies;
 mod failover;
 mod handed_over;
 mod pauses;
 mod removals;
+mod storage;
 
 const NOW: Mono = Mono(Duration::from_secs(100));
 
@@ -77,7 +79,7 @@ impl Test {
             snapshots_max: 2,
             revokes: true,
         };
-        let holdings = Holdings::new(name(), OverCommit::default(), &inventory);
+        let holdings = Holdings::new(name(), OverCommit::default(), Vec::new(), &inventory);
         let circuit = Circuit::new(CircuitConfig::default());
         let removals = Removals::new(None);
         let mut desk = Desk::new(&name(), holdings, circuit, limits, removals, 4, tasks, Asks::new(SLICE));
@@ -523,6 +525,7 @@ fn reading_the_inventory_again_finds_what_changed_and_leaves_alone_what_moves() 
         op: OpNumber(1),
         affinity: None,
         anti_affinity: None,
+        datastore: None,
     };
     let hosts = ["h0", "h1"].map(|id| Host {
         id: id.parse().unwrap(),
@@ -534,8 +537,11 @@ fn reading_the_inventory_again_finds_what_changed_and_leaves_alone_what_moves() 
     });
     // VM 0 was moved, VM 1 is as it was, VM 2 is being stopped, VM 7 is new.
     t.call(2, 2, Action::Stop(StopMode::Hard));
-    let inventory =
-        Inventory { hosts: hosts.to_vec(), vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")], foreign_vms: 0 };
+    let inventory = Inventory {
+        hosts: hosts.to_vec(),
+        vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")],
+        ..Inventory::default()
+    };
     let mut news = t.desk.reread(&inventory, began);
     news.sort();
     let mut wanted = vec![vm(0), vm(7)];

@@ -1,5 +1,8 @@
 use super::*;
+use crate::driver::{Datastore, Network};
 use proptest::prelude::*;
+
+mod storage;
 
 fn host(id: &str, vcpus: u32, gear: &str) -> Host {
     Host {
@@ -12,7 +15,8 @@ fn host(id: &str, vcpus: u32, gear: &str) -> Host {
     }
 }
 fn hosts(listed: &[Host]) -> Hosts {
-    Hosts::new("vc-1".parse().unwrap(), listed, OverCommit::default())
+    let inventory = Inventory { hosts: listed.to_vec(), ..Inventory::default() };
+    Hosts::new("vc-1".parse().unwrap(), &inventory, OverCommit::default(), &[])
 }
 fn size(vcpus: u32) -> Size {
     Size { vcpus, memory_mib: 1024, disk_gib: 10 }
@@ -35,10 +39,19 @@ impl Ask {
         self.require.insert(key.to_owned(), value.to_owned());
         self
     }
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            size: &self.size,
+            require: &self.require,
+            layout: self.layout,
+            groups: &self.groups,
+            host: None,
+            moves: false,
+            lies: None,
+        }
+    }
     fn choose(&self, hosts: &Hosts) -> Result<String, Refusal> {
-        let wanted =
-            Wanted { size: &self.size, require: &self.require, layout: self.layout, groups: &self.groups, host: None };
-        hosts.choose(&wanted).map(|index| hosts.host(index).id.to_string())
+        hosts.choose(&self.wanted()).map(|place| hosts.host(place.host).id.to_string())
     }
     fn put(&self, hosts: &mut Hosts) -> Result<String, Refusal> {
         let chosen = self.choose(hosts)?;
@@ -111,7 +124,10 @@ fn groups_are_hard_within_the_manager() {
 
 #[test]
 fn over_commit_promises_more_than_there_is() {
-    let all = Hosts::new("vc-1".parse().unwrap(), &[host("a", 4, "g1")], OverCommit { cpu: 4.0, memory: 1.0 });
+    let all = {
+        let inventory = Inventory { hosts: vec![host("a", 4, "g1")], ..Inventory::default() };
+        Hosts::new("vc-1".parse().unwrap(), &inventory, OverCommit { cpu: 4.0, memory: 1.0 }, &[])
+    };
     assert_eq!(all.summary()[0].vcpus_free, 16);
     assert!(Ask::new(16).choose(&all).is_ok());
     assert!(Ask::new(17).choose(&all).is_err());
@@ -139,9 +155,9 @@ proptest! {
             if groups == 1 { ask.groups.affinity = group("x"); }
             if groups == 2 { ask.groups.anti_affinity = group("y"); }
             let amount = Amount::of(&ask.size);
-            let wanted = Wanted { size: &ask.size, require: &ask.require, layout: ask.layout, groups: &ask.groups, host: None };
+            let wanted = ask.wanted();
             match all.choose(&wanted) {
-                Ok(index) => {
+                Ok(Place { host: index, .. }) => {
                     prop_assert!(all.will_do(index, &amount, &wanted));
                     all.take(index, amount, &ask.groups);
                     placed.push((index, amount, ask.groups));
@@ -152,7 +168,7 @@ proptest! {
                 }
             }
             for host in all.all() {
-                prop_assert!(host.used.fits(&host.total), "{host:?}");
+                prop_assert!(host.used.computes(&host.total) && host.used.disk_gib <= host.total.disk_gib, "{host:?}");
             }
             for class in &all.classes {
                 for (fill, index) in &class.order {

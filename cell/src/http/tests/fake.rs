@@ -344,6 +344,7 @@ impl Api for Fake {
             vcpus: FreeOf::default(),
             memory_mib: FreeOf::default(),
             disk_gib: FreeOf::default(),
+            datastores: Vec::new(),
         };
         Ok(Page { items: vec![row; limit.min(1)], next: Some("n".into()) })
     }

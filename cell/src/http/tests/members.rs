@@ -268,7 +268,7 @@ async fn a_large_answer_arrives_whole() {
                 usable: true,
             })
             .collect();
-        let inventory = Inventory { hosts, vms: vec![], foreign_vms: 3 };
+        let inventory = Inventory { hosts, foreign_vms: 3, ..Inventory::default() };
         let held = inventory.clone();
         let to = world.join("one", Cell::new(move |_| Response::Inventory(Box::new(held.clone()))));
         let answer = world.call(&to, Request::Inventory(super::fake::manager())).await.unwrap();
@@ -307,23 +307,23 @@ async fn another_cluster_and_another_format_are_refused_in_words() {
     let ours = CLUSTER.to_string();
     assert_eq!(send("one/call", &ours, "1", b"").await, (400, "member_format_unknown".to_owned()));
     assert_eq!(send("one/call", &ours, "", b"").await, (400, "member_format_unknown".to_owned()));
-    assert_eq!(send("one/call", "", "4", b"").await, (421, "member_of_other_cluster".to_owned()));
+    assert_eq!(send("one/call", "", "5", b"").await, (421, "member_of_other_cluster".to_owned()));
     // Garbage, a message of another codec, one with something behind it.
     for garbage in [&b""[..], b"\x01\xff\xff\xff", b"{\"a\":1}", b"\x02\x00", b"\x01\x0a\x00\x00\x00"] {
         assert_eq!(
-            send("one/call", &ours, "4", garbage).await,
+            send("one/call", &ours, "5", garbage).await,
             (400, "member_message_invalid".to_owned()),
             "{garbage:?}"
         );
         assert_eq!(
-            send("one/posts", &ours, "4", garbage).await,
+            send("one/posts", &ours, "5", garbage).await,
             (400, "member_message_invalid".to_owned()),
             "{garbage:?}"
         );
     }
-    assert_eq!(send("two/call", &ours, "4", b"\x01\x02").await.1, "member_message_invalid");
-    assert_eq!(send("%20/call", &ours, "4", b"").await, (404, "member_not_here".to_owned()));
-    assert_eq!(send("one/else", &ours, "4", b"").await, (404, "not_found".to_owned()));
+    assert_eq!(send("two/call", &ours, "5", b"\x01\x02").await.1, "member_message_invalid");
+    assert_eq!(send("%20/call", &ours, "5", b"").await, (404, "member_not_here".to_owned()));
+    assert_eq!(send("one/else", &ours, "5", b"").await, (404, "not_found".to_owned()));
     let read = server.get("/members/v1/cells/one/call").await;
     assert_eq!(problem_of(read).await, (404, "not_found".to_owned()));
     assert_eq!(cell.asked.load(Ordering::Relaxed), 0);

@@ -254,8 +254,24 @@ pub(in crate::http) struct HostView {
     vcpus: FreeView,
     /// MiB.
     memory_mib: FreeView,
-    /// GiB.
+    /// GiB: on its own disk, or on all datastores that it sees. One that others see too counts for each.
     disk_gib: FreeView,
+    /// The datastores that it sees; empty where its own disk counts.
+    datastores: Vec<DatastoreView>,
+}
+
+/// A datastore that a host sees.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct DatastoreView {
+    /// As its manager calls it.
+    name: String,
+    /// GiB that may still be promised to disks, and in all.
+    gib: FreeView,
+}
+impl From<gateway::DatastoreRow> for DatastoreView {
+    fn from(row: gateway::DatastoreRow) -> Self {
+        Self { name: row.name, gib: row.gib.into() }
+    }
 }
 impl From<gateway::HostRow> for HostView {
     fn from(row: gateway::HostRow) -> Self {
@@ -270,6 +286,7 @@ impl From<gateway::HostRow> for HostView {
             vcpus: row.vcpus.into(),
             memory_mib: row.memory_mib.into(),
             disk_gib: row.disk_gib.into(),
+            datastores: row.datastores.into_iter().map(DatastoreView::from).collect(),
         }
     }
 }

@@ -26,6 +26,9 @@ struct Rig {
 }
 
 fn rig(hosts: u32) -> Rig {
+    rig_with(hosts, |_, _| ())
+}
+fn rig_with(hosts: u32, change: impl FnOnce(&mut Libvirt, &std::path::Path)) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let node = dir.path().join("node.xml");
     std::fs::write(&node, NODE).unwrap();
@@ -35,7 +38,7 @@ fn rig(hosts: u32) -> Rig {
         out: false,
         gear: (index == 0).then(|| "g3".parse().unwrap()),
     };
-    let config = Libvirt {
+    let mut config = Libvirt {
         hosts: (0..hosts).map(host).collect(),
         domain: LibvirtDomain::Test,
         pool: None,
@@ -49,6 +52,7 @@ fn rig(hosts: u32) -> Rig {
         stop_grace: Duration::from_secs(60),
         seed_from: None,
     };
+    change(&mut config, dir.path());
     Rig { manager: Arc::new(Manager::new(&"racks".parse().unwrap(), &config, (1.0, 1.0), env())), _dir: dir }
 }
 
@@ -279,4 +283,45 @@ async fn thousands_of_domains_are_read() {
     // More tombstones than are kept.
     driver.perform(&op(0, 9, Action::Delete)).await.unwrap();
     assert_eq!(driver.inventory().await.unwrap().vms.len(), VMS as usize - 1);
+}
+
+/// Storage that both hosts share counts once; a host that has not the network, or has it switched off, is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_pool_is_one_datastore_and_networks_are_listed_with_their_hosts() {
+    const POOL: &str = "<pool type='dir'><name>disks</name><target><path>/disks</path></target></pool>";
+    const BLUE: &str = "<network><name>blue</name></network>";
+    let nodes = |config: &mut Libvirt, dir: &std::path::Path| {
+        for (host, network) in config.hosts.iter_mut().zip([BLUE, ""]) {
+            let node = dir.join(format!("{}.xml", host.name));
+            std::fs::write(&node, NODE.replace("</node>", &format!("{network}{POOL}</node>"))).unwrap();
+            host.uri = format!("test://{}", node.display());
+        }
+        (config.pool, config.network) = (Some("disks".to_owned()), Some("blue".to_owned()));
+    };
+    let shared = rig_with(2, |config, dir| {
+        nodes(config, dir);
+        config.shared_storage = true;
+    });
+    let driver = shared.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let inventory = driver.inventory().await.unwrap();
+    let [store] = &inventory.datastores[..] else { panic!("{inventory:?}") };
+    let hosts: Vec<&str> = store.hosts.iter().map(|host| host.as_str()).collect();
+    assert_eq!((store.name.as_str(), hosts, store.usable), ("disks", vec!["h0", "h1"], true));
+    // What the test driver gives a pool.
+    assert_eq!((store.total_gib, store.free_gib), (100, 100));
+    let [blue] = &inventory.networks[..] else { panic!("{inventory:?}") };
+    assert_eq!((blue.name.as_str(), blue.ports_free), ("blue", None));
+    assert_eq!(blue.hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>(), ["h0"]);
+    driver.perform(&create(0, 1, "h0")).await.unwrap();
+    assert_eq!(driver.inspect(vm(0)).await.unwrap().unwrap().datastore.as_deref(), Some("disks"));
+    let after = driver.inventory().await.unwrap();
+    assert_eq!(after.vms[0].datastore.as_deref(), Some("disks"));
+
+    let own = rig_with(2, nodes);
+    let driver = own.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    let inventory = driver.inventory().await.unwrap();
+    assert!(inventory.datastores.is_empty());
+    assert!(inventory.hosts.iter().all(|host| host.disk_gib == 100), "{:?}", inventory.hosts);
 }

@@ -16,19 +16,19 @@ use futures::future::join_all;
 use super::{Config, File, Sources, Vcsim, connect, env, manager};
 
 /// For what is to happen soon, on a machine that is busy with other tests.
-const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_secs(60);
 
-fn vm(index: u32) -> VmId {
+pub(super) fn vm(index: u32) -> VmId {
     JobId::derive("own", "vsphere", "vm").vm(index)
 }
 fn spec(index: u32) -> CreateSpec {
     CreateSpec { size: Size { vcpus: 2, memory_mib: 2048, disk_gib: 30 }, ..conformance::spec(index) }
 }
-fn create(index: u32, number: u64, host: &HostId) -> Op {
+pub(super) fn create(index: u32, number: u64, host: &HostId) -> Op {
     Op { host: Some(host.clone()), ..op(vm(index), number, Action::Create(Arc::new(spec(index)))) }
 }
 
-async fn opened(manager: &Arc<dyn Connect>, epoch: u64) -> (Arc<dyn Driver>, Vec<HostId>) {
+pub(super) async fn opened(manager: &Arc<dyn Connect>, epoch: u64) -> (Arc<dyn Driver>, Vec<HostId>) {
     let driver = manager.connect();
     driver.open(Epoch(epoch)).await.unwrap();
     let hosts = driver.inventory().await.unwrap().hosts;

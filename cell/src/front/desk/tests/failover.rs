@@ -27,8 +27,9 @@ impl Test {
             op: OpNumber(1),
             affinity: None,
             anti_affinity: None,
+            datastore: None,
         }];
-        self.desk.reread(&Inventory { hosts: (0..3).map(host).collect(), vms, foreign_vms: 0 }, now);
+        self.desk.reread(&Inventory { hosts: (0..3).map(host).collect(), vms, ..Inventory::default() }, now);
     }
     fn dead(&mut self, hosts: &[&str]) {
         self.desk.dead = hosts.iter().map(|host| host.parse().unwrap()).collect();
