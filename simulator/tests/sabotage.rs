@@ -10,7 +10,7 @@ fn seeds(bug: Sabotage) -> u64 {
         Sabotage::AckBeforePublish => 20,
         Sabotage::ReadPositionOffByOne => 10,
         Sabotage::DropACompensation => 40,
-        Sabotage::DoublePlacement => 25,
+        Sabotage::DoublePlacement => 60,
         Sabotage::KeepOldSessions => 20,
         Sabotage::StaleDirectory => 3,
         Sabotage::ForgetOutcomes => 10,
