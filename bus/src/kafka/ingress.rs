@@ -42,6 +42,9 @@ const AHEAD: usize = 1024;
 const LOOK: Duration = Duration::from_millis(100);
 /// And so many messages between two at the most.
 const LOOK_EVERY: u64 = 256;
+/// How long nothing is read, where there is no room, before the brokers are told to pause: a pause throws
+/// away what has been fetched, which is fetched again then. Meanwhile changes of the group are not heard.
+const HOLD: Duration = Duration::from_secs(1);
 /// How often what is done with is dropped from a topic.
 const DROP_EVERY: Duration = Duration::from_secs(60);
 
@@ -316,6 +319,13 @@ async fn read(shared: &Arc<Shared>) {
                 }
             },
             () = shared.env.sleep(LOOK) => {}
+        }
+        let (full, paused) = {
+            let state = shared.ingress.state();
+            (state.ready.len() >= AHEAD, !state.paused.is_empty())
+        };
+        if full && !paused && shared.env.timeout(HOLD, shared.ingress.room.notified()).await.is_some() {
+            continue;
         }
         pause(shared, consumer).await;
     }
