@@ -5,7 +5,7 @@ use std::fmt;
 use cellbus_bus::ids::ManagerId;
 use serde::{Deserialize, Serialize};
 
-use crate::record::Step;
+use crate::work::Step;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident => $text:literal),* $(,)?) => {

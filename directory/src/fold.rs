@@ -16,9 +16,10 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, HostId, JobId, ManagerId, Seq, VmId};
 
 use crate::job::JobRow;
-use crate::record::{Entry, Outcome, ParkedDecision, Record, Task, VmSummary};
+use crate::record::{Entry, ParkedDecision, Record, VmSummary};
 use crate::snapshot::ShardSnapshot;
 use crate::vm::{Doing, Vm};
+use crate::work::{Outcome, Task};
 
 /// Tells entries that count from those of an owner that had been replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -8,8 +8,8 @@ use cellbus_bus::ids::{JobId, TenantId, VmId, VmName};
 use cellbus_bus::job::{Job, JobKind, Request, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::record::Outcome;
 use crate::vm::{Template, Vm};
+use crate::work::Outcome;
 
 /// Where a job is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

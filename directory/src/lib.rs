@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The log is the truth; a directory is a projection that any number of replicas can make. The
-//! types that the log is written in live here ([`record`], [`vm`], [`job`]), because both the
+//! types that the log is written in live here ([`record`], [`work`], [`vm`], [`job`]), because both the
 //! shard's owner and every replica fold them, with the same code.
 
 pub mod audit;
@@ -27,6 +27,7 @@ pub mod tail;
 #[cfg(test)]
 mod testing;
 pub mod vm;
+pub mod work;
 
 pub use checkpoint::Checkpoint;
 pub use failure::{Failure, FailureCode, Refusal, RefusalReason};
@@ -34,8 +35,9 @@ pub use fold::{Fence, Tables};
 pub use job::{JobRow, JobState};
 pub use manager::ManagerMode;
 pub use pause::Pauses;
-pub use record::{Adoption, Entry, IntentKey, Outcome, Record, Step, StepKind, StepResult, VmSummary, Work};
+pub use record::{Entry, IntentKey, Record, VmSummary};
 pub use replica::{Applied, JobFilter, ListError, Location, Page, Replica, Stats, VmFilter};
 pub use snapshot::ShardSnapshot;
 pub use tail::Tail;
 pub use vm::{Place, PowerState, Template, Vm, VmFacts, VmState};
+pub use work::{Adoption, Outcome, Step, StepKind, StepResult, Task, Work};

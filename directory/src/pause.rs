@@ -10,7 +10,8 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::ManagerId;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Operator, Record, Step, StepKind};
+use crate::record::{Operator, Record};
+use crate::work::{Step, StepKind};
 
 /// Characters of a reason that are kept.
 pub const REASON_CHARS_MAX: usize = 300;

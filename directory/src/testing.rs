@@ -11,10 +11,9 @@ use cellbus_bus::job::{Digest, Job, Labels, Notify, Operation, Policy, Power, Pr
 use proptest::prelude::*;
 
 use crate::failure::{Failure, FailureCode, Refusal, RefusalReason};
-use crate::record::{
-    Adoption, Entry, Operator, Outcome, ParkedDecision, Record, Step, StepResult, Task, VmSummary, Work,
-};
+use crate::record::{Entry, Operator, ParkedDecision, Record, VmSummary};
 use crate::vm::{PowerState, Template, VmFacts, VmState};
+use crate::work::{Adoption, Outcome, Step, StepResult, Task, Work};
 
 /// What one record is made from.
 pub(crate) type Seed = [u8; 4];

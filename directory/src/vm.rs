@@ -11,7 +11,7 @@ use cellbus_bus::ids::{HostId, JobId, ManagerId, OpNumber, ShortName, TenantId, 
 use cellbus_bus::job::{Job, Labels, Policy, Provision, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Adoption, Outcome, Step, StepResult, Work};
+use crate::work::{Adoption, Outcome, Step, StepResult, Work};
 
 /// What a VM is doing, as the API shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use cellbus_bus::ids::{
     Epoch, ForeignKey, HostId, JobId, ManagerId, OpNumber, ShardId, ShortName, TenantId, VmId, VmName,
 };
 use cellbus_bus::job::{Power, Size, StopMode};
-use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
+use cellbus_directory::work::Step;
 use cellbus_directory::{Failure, Refusal, VmFacts};
 use serde::{Deserialize, Serialize};
 

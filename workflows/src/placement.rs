@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use cellbus_bus::ids::{ManagerId, ManagerName, TenantId};
 use cellbus_bus::job::{Layout, Provision, Size};
-use cellbus_directory::record::{Step, Task};
+use cellbus_directory::work::{Step, Task};
 use cellbus_directory::{Failure, FailureCode, Refusal, RefusalReason, Template, Work};
 use serde::Serialize;
 

@@ -15,7 +15,7 @@ mod strays;
 
 use cellbus_bus::ids::ManagerId;
 use cellbus_bus::job::{MigrateTo, Operation};
-use cellbus_directory::record::Task;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Failure, Outcome, Step, Vm};
 
 use crate::shard::run::Run;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cellbus_bus::ids::{JobId, ManagerId, OpNumber, ShortName, VmId};
 use cellbus_bus::job::{Labels, Operation, Policy, Request, Size};
-use cellbus_directory::record::Task;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Adoption, FailureCode, PowerState, Step, Template, VmFacts, VmState, Work};
 use cellbus_workflows::ControlItem;
 use world::{Held, World, job, operate, provision, tenant};

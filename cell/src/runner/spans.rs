@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use cellbus_bus::ids::JobId;
-use cellbus_directory::record::{IntentKey, Step};
+use cellbus_directory::record::IntentKey;
+use cellbus_directory::work::Step;
 use cellbus_directory::{Outcome, Record};
 use cellbus_workflows::{Answer, Shard};
 

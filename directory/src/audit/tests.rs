@@ -4,8 +4,8 @@ use cellbus_bus::ids::JobId;
 use cellbus_bus::job::{Labels, Policy};
 
 use super::*;
-use crate::record::Step;
 use crate::vm::{Doing, Template};
+use crate::work::Step;
 
 const READ_AT: WallMs = WallMs(100);
 

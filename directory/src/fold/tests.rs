@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::failure::{Failure, FailureCode};
 use crate::job::JobState;
-use crate::record::{Step, StepResult};
 use crate::testing::{self, Ids};
 use crate::vm::VmState;
+use crate::work::{Step, StepResult};
 
 fn shard() -> (ShardId, ShardCount) {
     let count = ShardCount::new(2).unwrap();

@@ -20,8 +20,9 @@ use super::slab::Slab;
 use super::spot::Spot;
 use crate::fold::{Fence, Rows};
 use crate::job::{JobRow, JobState};
-use crate::record::{Entry, Outcome, VmSummary};
+use crate::record::{Entry, VmSummary};
 use crate::vm::{Vm, VmState};
+use crate::work::Outcome;
 
 /// Rows with the order in which they are listed, and how many are in each state.
 pub(super) struct Table<R, const STATES: usize> {

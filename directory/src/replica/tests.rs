@@ -8,9 +8,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fold::Tables;
-use crate::record::{Outcome, Record, Step, StepResult, VmSummary};
+use crate::record::{Record, VmSummary};
 use crate::testing::{self, Ids, Seed};
 use crate::vm::{PowerState, VmFacts};
+use crate::work::{Outcome, Step, StepResult};
 
 fn two() -> ShardCount {
     ShardCount::new(2).unwrap()

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::ManagerId;
 use cellbus_bus::job::Digest;
-use cellbus_directory::record::{DeadLetter, Task};
+use cellbus_directory::record::DeadLetter;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Adoption, Record, Step, Vm, VmState, Work};
 
 use super::Shard;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{JobId, OpNumber, VmId};
 use cellbus_bus::job::{Job, Notify, Request, Target};
-use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey, ParkedDecision, Task};
+use cellbus_directory::record::{CancelledBy, DeadLetter, IntentKey, ParkedDecision};
 use cellbus_directory::vm::Doing;
+use cellbus_directory::work::Task;
 use cellbus_directory::{
     Failure, FailureCode, JobRow, JobState, Outcome, Record, Step, StepResult, Template, Vm, VmState, VmSummary, Work,
 };

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{JobId, OpNumber, VmId};
 use cellbus_bus::job::{Operation, Power, Request, Size, StopMode, Target};
-use cellbus_directory::record::{IntentKey, Task};
+use cellbus_directory::record::IntentKey;
 use cellbus_directory::vm::PowerState;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Step, Template, Vm, VmState, VmSummary, Work};
 
 use super::Shard;

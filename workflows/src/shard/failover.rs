@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
-use cellbus_directory::record::Task;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Record, VmState, Work};
 
 use super::Shard;

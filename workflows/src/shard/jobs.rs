@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cellbus_bus::ids::{JobId, TenantId, VmId};
 use cellbus_bus::job::{Job, Operation, Request, Target};
-use cellbus_directory::record::{CancelledBy, IntentKey, Task};
+use cellbus_directory::record::{CancelledBy, IntentKey};
+use cellbus_directory::work::Task;
 use cellbus_directory::{Failure, FailureCode, JobState, Outcome, Record, VmSummary, Work};
 
 use super::Shard;

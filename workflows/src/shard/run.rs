@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cellbus_bus::ids::ManagerId;
 use cellbus_bus::job::{MigrateTo, Operation};
-use cellbus_directory::record::Task;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Failure, Outcome, Refusal, Step, StepResult, Work};
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cellbus_bus::ids::{JobId, ManagerId, TenantId, VmId};
 use cellbus_bus::job::{MigrateTo, Operation};
-use cellbus_directory::record::{IntentKey, Task};
+use cellbus_directory::record::IntentKey;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Failure, FailureCode, Outcome, Record, Refusal, Step, StepResult, VmState, Work};
 
 use super::Shard;

@@ -6,8 +6,8 @@ use crate::peers::AskNumber;
 use cellbus_bus::ids::{Epoch, ShardCount};
 use cellbus_bus::job::{Labels, Policy, Power, Size, StopMode};
 use cellbus_directory::VmFacts;
-use cellbus_directory::record::Step;
 use cellbus_directory::vm::{PowerState, Template};
+use cellbus_directory::work::Step;
 use cellbus_workflows::CreateSpec;
 
 mod copies;
