@@ -19,6 +19,7 @@
 mod amnesia;
 mod books;
 mod bus;
+mod calm;
 mod cells;
 mod checks;
 mod clock;

@@ -174,6 +174,8 @@ fn an_idle_cluster_asks_little_of_its_bus() {
     for what in ["append", "publish", "publish-events", "write-snapshot"] {
         assert!(rate(&many, what) < 0.1, "{what}: {many:?}");
     }
+    // Once for all that is in a process, at each beat: lists name everybody, and cost more than beats.
+    assert!(rate(&many, "members") <= rate(&many, "beat"), "{many:?}");
     for what in ["beat", "members", "requests"] {
         let (few, many) = (rate(&few, what), rate(&many, what));
         assert!(many < 12.0 * few + 1.0, "{what}: {few} a second with 5 cells, {many} with 50");

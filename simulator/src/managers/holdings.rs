@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use cellbus_bus::ids::{HostId, OpNumber, ShortName, TenantId, VmId, VmName};
-use cellbus_bus::job::{Power, Size};
+use cellbus_bus::ids::{HostId, OpNumber, ShortName, VmId};
+use cellbus_bus::job::Size;
 use cellbus_cell::driver::{Datastore, Error, ForeignVm, HeldVm, Host, Inventory, Op};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
@@ -11,39 +11,14 @@ use cellbus_workflows::{Action, AdoptSpec, CreateSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::body::Snapshot;
+pub(super) use self::body::VmBody;
+use self::room::{HostSlot, Store, Used};
 use super::Overcommit;
 use crate::inventory::HostSpec;
 
-/// A VM as it is stored, its host aside.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct VmBody {
-    pub(super) tenant: TenantId,
-    pub(super) name: VmName,
-    pub(super) size: Size,
-    pub(super) power: PowerState,
-    /// The number of the last operation.
-    pub(super) op: OpNumber,
-    pub(super) affinity: Option<ShortName>,
-    pub(super) anti_affinity: Option<ShortName>,
-    /// How often it was rebooted.
-    pub(super) restarts: u32,
-    /// What few VMs have.
-    rare: Option<Box<Rare>>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Rare {
-    snapshots: Vec<Snapshot>,
-    /// The last operation failed for good, and why: its number gives the same again.
-    failed: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Snapshot {
-    name: ShortName,
-    /// Memory is in the snapshot, so that a revert gives the power of that time back.
-    power: PowerState,
-}
+mod body;
+mod room;
 
 /// A VM that no job of ours made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,42 +47,6 @@ pub(super) enum HostState {
 pub(super) struct Vm {
     host: u32,
     pub(super) body: VmBody,
-}
-
-struct HostSlot {
-    spec: HostSpec,
-    state: HostState,
-    used: Used,
-    /// The place of its datastore.
-    store: Option<usize>,
-}
-
-/// Storage that several hosts share. What lies on it is the sum of what their VMs have.
-#[derive(Default)]
-struct Store {
-    total_gib: u64,
-    hosts: Vec<u32>,
-}
-
-/// Sums over VMs, and over tasks that are about to make one.
-#[derive(Clone, Copy, Default)]
-struct Used {
-    vcpus: u64,
-    memory_mib: u64,
-    disk_gib: u64,
-}
-impl Used {
-    fn add(&mut self, size: Size) {
-        // Saturating, so that an absurd size is found not to fit instead of wrapping round.
-        self.vcpus = self.vcpus.saturating_add(u64::from(size.vcpus));
-        self.memory_mib = self.memory_mib.saturating_add(size.memory_mib);
-        self.disk_gib = self.disk_gib.saturating_add(size.disk_gib);
-    }
-    fn take(&mut self, size: Size) {
-        self.vcpus = self.vcpus.saturating_sub(u64::from(size.vcpus));
-        self.memory_mib = self.memory_mib.saturating_sub(size.memory_mib);
-        self.disk_gib = self.disk_gib.saturating_sub(size.disk_gib);
-    }
 }
 
 /// Room that a running task has taken on a host and not yet filled.
@@ -300,11 +239,6 @@ impl Holdings {
         }
     }
 
-    /// GiB of disks on it, and of those that running tasks are about to make.
-    fn used_on(&self, store: &Store) -> u64 {
-        store.hosts.iter().map(|host| self.hosts[*host as usize].used.disk_gib).fold(0, u64::saturating_add)
-    }
-
     /// The VMs that are not ours. All of them run.
     pub(super) fn foreign_vms(&self) -> impl Iterator<Item = ForeignVm> + '_ {
         self.foreign.iter().map(|(id, foreign)| {
@@ -321,75 +255,6 @@ impl Holdings {
     }
     pub(super) fn has_foreign(&self, id: &Uuid) -> bool {
         self.foreign.contains_key(id)
-    }
-
-    /// Hosts that hold more than they may.
-    pub(super) fn overfilled(&self) -> impl Iterator<Item = HostId> + '_ {
-        self.hosts
-            .iter()
-            .filter(|host| host.state != HostState::Lost && !self.fits(host, host.used))
-            .map(|host| host.spec.id.clone())
-    }
-
-    fn fits(&self, host: &HostSlot, used: Used) -> bool {
-        // Products of a host's size and a small ratio are exact enough as whole numbers.
-        let cap = |have: u64, ratio: f64| (have as f64 * ratio) as u64;
-        used.vcpus <= cap(u64::from(host.spec.vcpus), self.overcommit.vcpus)
-            && used.memory_mib <= cap(host.spec.memory_mib, self.overcommit.memory)
-            && self.disk_fits(host, used.disk_gib)
-    }
-
-    /// Whether its datastore, or its own disk, holds so much of its VMs.
-    fn disk_fits(&self, host: &HostSlot, gib: u64) -> bool {
-        let Some(store) = host.store.map(|store| &self.stores[store]) else { return gib <= host.spec.disk_gib };
-        let others = self.used_on(store).saturating_sub(host.used.disk_gib);
-        others.saturating_add(gib) <= store.total_gib
-    }
-
-    /// The host, if it takes VMs and has room for one of this size.
-    fn room(&self, host: Option<&HostId>, more: Size) -> Result<u32, Error> {
-        let id = host.ok_or_else(|| invalid("no host was given"))?;
-        let index = *self.by_name.get(id).ok_or_else(|| Error::NoRoom { detail: format!("there is no host {id}") })?;
-        match self.hosts[index as usize].state {
-            HostState::Up => self.room_on(index, more, None).map(|()| index),
-            HostState::Maintenance => Err(Error::NoRoom { detail: format!("host {id} is in maintenance") }),
-            HostState::Lost => Err(Error::NoRoom { detail: format!("host {id} is gone") }),
-            HostState::Silent | HostState::Dead => Err(Error::NoRoom { detail: format!("host {id} does not answer") }),
-        }
-    }
-
-    /// What a VM that moves takes beside what it has: no disk where the other host sees its datastore.
-    fn moving(&self, vm: &Vm, to: &HostId) -> Size {
-        let store = |index: u32| self.hosts[index as usize].store;
-        let stays = self.by_name.get(to).is_some_and(|to| store(*to).is_some() && store(*to) == store(vm.host));
-        Size { disk_gib: if stays { 0 } else { vm.body.size.disk_gib }, ..vm.body.size }
-    }
-
-    fn room_on(&self, index: u32, more: Size, instead_of: Option<Size>) -> Result<(), Error> {
-        let slot = &self.hosts[index as usize];
-        let mut used = slot.used;
-        if let Some(less) = instead_of {
-            used.take(less);
-        }
-        used.add(more);
-        if self.fits(slot, used) {
-            return Ok(());
-        }
-        if let Some(name) = slot.spec.datastore.as_deref().filter(|_| !self.disk_fits(slot, used.disk_gib)) {
-            return Err(Error::NoRoom { detail: format!("datastore {name} has no room for {} GiB", more.disk_gib) });
-        }
-        Err(Error::NoRoom {
-            detail: format!(
-                "host {} would have {} vCPUs, {} MiB and {} GiB of disk in use, of {}, {} and {}",
-                slot.spec.id,
-                used.vcpus,
-                used.memory_mib,
-                used.disk_gib,
-                slot.spec.vcpus,
-                slot.spec.memory_mib,
-                slot.spec.disk_gib,
-            ),
-        })
     }
 
     /// Hosts that are off for certain.
@@ -726,108 +591,6 @@ impl Holdings {
     pub(super) fn vms_on(&self, id: &HostId) -> Vec<VmId> {
         let Some(index) = self.by_name.get(id) else { return Vec::new() };
         self.vms.iter().filter(|(_, vm)| vm.host == *index).map(|(id, _)| *id).collect()
-    }
-}
-
-impl VmBody {
-    fn made(spec: &CreateSpec, op: OpNumber) -> Self {
-        let power = power_of(spec.power);
-        let mut made = Self {
-            tenant: spec.tenant.clone(),
-            name: spec.name.clone(),
-            size: spec.size,
-            power,
-            op,
-            affinity: spec.template.policy.affinity.clone(),
-            anti_affinity: spec.template.policy.anti_affinity.clone(),
-            restarts: 0,
-            rare: None,
-        };
-        if !spec.snapshots.is_empty() {
-            // The copy of a migrate: memory of its snapshots was copied with the power it is to have.
-            let power = spec.copy_of.unwrap_or(power);
-            made.rare().snapshots = spec.snapshots.iter().map(|name| Snapshot { name: name.clone(), power }).collect();
-        }
-        made
-    }
-
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-    fn snapshots(&self) -> impl Iterator<Item = &Snapshot> {
-        self.rare.iter().flat_map(|rare| &rare.snapshots)
-    }
-    fn failed(&self) -> Option<&str> {
-        self.rare.as_ref().and_then(|rare| rare.failed.as_deref())
-    }
-
-    /// What an operation changes that needs nothing of the hosts.
-    fn change(&mut self, action: &Action) -> Result<(), Error> {
-        match action {
-            Action::Create(spec) if (&spec.tenant, &spec.name) != (&self.tenant, &self.name) => {
-                return Err(invalid(format!("a VM with this id is there, and is {} of {}", self.name, self.tenant)));
-            }
-            // What failed half way is brought to its end; otherwise the VM is left as it is.
-            Action::Create(spec) if self.failed().is_some() => self.power = power_of(spec.power),
-            Action::Create(_) | Action::Resize(_) | Action::Relocate(_) | Action::Delete | Action::Inspect => {}
-            Action::Adopt(spec) => (self.tenant, self.name) = (spec.tenant.clone(), spec.name.clone()),
-            Action::Start => self.power = PowerState::Running,
-            Action::Stop(_) => self.power = PowerState::Stopped,
-            Action::Restart(_) => {
-                self.expect(PowerState::Running, "restarted")?;
-                self.restarts = self.restarts.saturating_add(1);
-            }
-            Action::Suspend => match self.power {
-                PowerState::Suspended => {}
-                PowerState::Running | PowerState::Stopped => {
-                    self.expect(PowerState::Running, "suspended")?;
-                    self.power = PowerState::Suspended;
-                }
-            },
-            Action::Resume => match self.power {
-                PowerState::Running => {}
-                PowerState::Suspended | PowerState::Stopped => {
-                    self.expect(PowerState::Suspended, "resumed")?;
-                    self.power = PowerState::Running;
-                }
-            },
-            Action::Snapshot(name) => {
-                if self.snapshots().any(|snapshot| snapshot.name == *name) {
-                    return Err(invalid(format!("there is a snapshot {name} already")));
-                }
-                let power = self.power;
-                self.rare().snapshots.push(Snapshot { name: name.clone(), power });
-            }
-            Action::Revert(name) => {
-                let found = self.snapshots().find(|snapshot| snapshot.name == *name).map(|snapshot| snapshot.power);
-                self.power = found.ok_or_else(|| invalid(format!("there is no snapshot {name}")))?;
-            }
-            Action::SnapshotDelete(name) => {
-                if let Some(rare) = &mut self.rare {
-                    rare.snapshots.retain(|snapshot| snapshot.name != *name);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn expect(&self, power: PowerState, done: &str) -> Result<(), Error> {
-        if self.power == power {
-            return Ok(());
-        }
-        let now = match self.power {
-            PowerState::Running => "running",
-            PowerState::Stopped => "powered off",
-            PowerState::Suspended => "suspended",
-        };
-        Err(invalid(format!("a VM that is {now} cannot be {done}")))
-    }
-}
-
-fn power_of(asked: Power) -> PowerState {
-    match asked {
-        Power::On => PowerState::Running,
-        Power::Off => PowerState::Stopped,
     }
 }
 

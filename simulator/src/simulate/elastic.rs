@@ -27,15 +27,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::bus::{Client, SimulatedBus};
+use super::calm::{Calm, Plan};
 use super::cells::{Cells, Running, Shape};
-use super::env;
-use super::executor::{Executor, Order, WORLD};
-use super::history::History;
-use super::managers::{Links, Weather};
-use super::nemesis::{BUS_CALM, NETWORK_CALM};
+use super::executor::{Executor, WORLD};
 use super::network::Network;
-use crate::inventory::Inventory;
-use crate::managers::{self, Fleet, Latency};
+use crate::managers::Latency;
 
 mod trouble;
 
@@ -162,44 +158,29 @@ struct World {
 
 impl World {
     fn new(config: Elastic) -> Arc<Self> {
-        let seed = config.seed;
-        let executor = Executor::new(seed, Order::Fifo);
-        let env = env::of(&executor, WORLD, seed);
-        let history = Arc::new(History::default());
-        let bus = SimulatedBus::new(&executor, env.clone(), seed, Arc::clone(&history), None, true);
-        bus.set_weather(BUS_CALM);
-        let network = Network::new(&executor, env.clone(), seed, Arc::clone(&history), None);
-        network.set_weather(NETWORK_CALM);
-        let inventory =
-            Inventory::generate(config.hosts, config.managers).expect("at least one host for each of some managers");
-        let names = inventory.managers.iter().map(|manager| manager.name.clone()).collect();
         let limits = match config.trouble {
             Trouble::Managers { operations_max } => Some(Limits { operations_max, ..Latency::Fast.limits() }),
             _ => None,
         };
-        let fleet = managers::Config {
-            latency: Latency::Fast,
-            seed: Some(seed),
+        let Calm { executor, env, bus, network, cells } = Calm::new(Plan {
+            seed: config.seed,
+            hosts: config.hosts,
+            managers: config.managers,
             limits,
-            ..managers::Config::new(inventory.clone())
-        };
-        let fleet = futures::FutureExt::now_or_never(Fleet::open(fleet, env.clone()))
-            .expect("a fleet in memory waits for nothing as it opens")
-            .expect("a fleet in memory opens whatever happens");
-        let links = Links::new(&executor, env.clone(), fleet, seed, Arc::clone(&history), None);
-        links.set_weather(Weather { delay_max: config.way_max, loss: 0.0, late: 0.0 });
-        let shape = Shape {
-            shards: config.shards,
-            lease: LEASE,
-            runner: runner::Config::default(),
-            managers: names,
-            together: 1,
-            in_flight_max: Some(config.in_flight_max),
-            apart: false,
-            checkpoints: None,
-            unchecked: false,
-        };
-        let cells = Cells::new(&executor, seed, shape, bus.clone(), Arc::clone(&network), links, history);
+            way_max: config.way_max,
+            shadow: true,
+            shape: Shape {
+                shards: config.shards,
+                lease: LEASE,
+                runner: runner::Config::default(),
+                managers: Vec::new(),
+                together: 1,
+                in_flight_max: Some(config.in_flight_max),
+                apart: false,
+                checkpoints: None,
+                unchecked: false,
+            },
+        });
         Arc::new(Self {
             config,
             executor,

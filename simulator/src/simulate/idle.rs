@@ -14,17 +14,9 @@ use cellbus_bus::ids::ShardCount;
 use cellbus_cell::gateway::ShardState;
 use cellbus_cell::runner;
 
-use super::bus::SimulatedBus;
+use super::calm::{Calm, Plan};
 use super::cells::{Cells, Shape};
-use super::env;
-use super::executor::{Executor, Order, WORLD};
-use super::history::History;
-use super::managers::Links;
-use super::nemesis::{BUS_CALM, NETWORK_CALM};
-use super::network::Network;
 use super::tally::Tally;
-use crate::inventory::Inventory;
-use crate::managers::{self, Fleet, Latency};
 
 /// What is counted lasts so long.
 const COUNTED: Duration = Duration::from_secs(60);
@@ -80,36 +72,29 @@ pub fn idle(config: &Idle) -> Asked {
 }
 
 fn run(config: Idle) -> Asked {
-    let seed = config.seed;
-    let executor = Executor::new(seed, Order::Fifo);
-    let env = env::of(&executor, WORLD, seed);
-    let (history, tally) = (Arc::new(History::default()), Tally::default());
-    let bus = SimulatedBus::new(&executor, env.clone(), seed, Arc::clone(&history), None, false);
-    bus.set_weather(BUS_CALM);
+    let tally = Tally::default();
+    let Calm { executor, env, bus, network, cells } = Calm::new(Plan {
+        seed: config.seed,
+        // One manager: what managers are asked is their affair, and grows with them alone.
+        hosts: 1,
+        managers: 1,
+        limits: None,
+        way_max: Duration::ZERO,
+        shadow: false,
+        shape: Shape {
+            shards: config.shards,
+            lease: config.lease,
+            runner: runner::Config::default(),
+            managers: Vec::new(),
+            together: (config.cells + config.directories) as usize,
+            in_flight_max: None,
+            apart: true,
+            checkpoints: None,
+            unchecked: false,
+        },
+    });
     bus.count(&tally);
-    let network = Network::new(&executor, env.clone(), seed, Arc::clone(&history), None);
-    network.set_weather(NETWORK_CALM);
     network.count(&tally);
-    // One manager: what managers are asked is their affair, and grows with them alone.
-    let inventory = Inventory::generate(1, 1).expect("a host for a manager");
-    let names = inventory.managers.iter().map(|manager| manager.name.clone()).collect();
-    let fleet = managers::Config { latency: Latency::Fast, seed: Some(seed), ..managers::Config::new(inventory) };
-    let fleet = futures::FutureExt::now_or_never(Fleet::open(fleet, env.clone()))
-        .expect("a fleet in memory waits for nothing as it opens")
-        .expect("a fleet in memory opens whatever happens");
-    let links = Links::new(&executor, env.clone(), fleet, seed, Arc::clone(&history), None);
-    let shape = Shape {
-        shards: config.shards,
-        lease: config.lease,
-        runner: runner::Config::default(),
-        managers: names,
-        together: (config.cells + config.directories) as usize,
-        in_flight_max: None,
-        apart: true,
-        checkpoints: None,
-        unchecked: false,
-    };
-    let cells = Cells::new(&executor, seed, shape, bus, network, links, history);
     let (asked, over) = (Arc::new(Mutex::new(Asked::default())), Arc::new(AtomicBool::new(false)));
     for _ in 0..config.directories {
         cells.start(executor.add_node());
