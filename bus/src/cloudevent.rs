@@ -27,6 +27,7 @@ mod write;
 
 pub use batch::parse_batch;
 pub use binary::{Mode, in_one_piece, mode, parse_binary, parse_message};
+pub use data::check_labels;
 pub use envelope::{EXTENSION_BYTES_MAX, EXTENSION_NAME_MAX, EXTENSIONS_MAX, ID_BYTES_MAX, SOURCE_BYTES_MAX, type_of};
 pub use rejection::{BatchRejection, Code, Rejection};
 pub use write::{ErrorData, EventKind, OutcomeData, OutgoingEvent, VmData, job_event};

@@ -130,19 +130,11 @@ pub(super) fn plain(text: &str, max: usize) -> Result<(), (Code, String)> {
 }
 
 fn labels(at: &str, members: &Members<'_>) -> Result<Labels, Rejection> {
-    if members.len() > LABELS_MAX {
-        let message = format!("{} labels are more than the {LABELS_MAX} that there may be", members.len());
-        return Err(Rejection::new(Code::InvalidLabel, at, message));
-    }
+    few_labels(members.len()).map_err(|(code, message)| Rejection::new(code, at, message))?;
     let mut labels = Labels::new();
     for (key, value) in members {
         let reject = |code, message: String| Rejection::new(code, format!("{at}{}", pointer_step(key)), message);
-        let well_formed = (1..=LABEL_KEY_MAX).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-'));
-        if !well_formed {
-            let message = format!("`{}` is no label key: 1 to {LABEL_KEY_MAX} of [A-Za-z0-9._/-]", shown(key));
-            return Err(reject(Code::InvalidLabel, message));
-        }
+        label_key(key).map_err(|(code, message)| reject(code, message))?;
         let Node::Text(text) = value else {
             let message = format!("a label's value is text; this is {}", value.what());
             return Err(reject(Code::WrongType, message));
@@ -151,6 +143,35 @@ fn labels(at: &str, members: &Members<'_>) -> Result<Labels, Rejection> {
         labels.insert(key.as_ref().to_owned(), text.as_ref().to_owned());
     }
     Ok(labels)
+}
+
+fn few_labels(count: usize) -> Result<(), (Code, String)> {
+    if count > LABELS_MAX {
+        return Err((Code::InvalidLabel, format!("{count} labels are more than the {LABELS_MAX} that there may be")));
+    }
+    Ok(())
+}
+
+fn label_key(key: &str) -> Result<(), (Code, String)> {
+    let well_formed = (1..=LABEL_KEY_MAX).contains(&key.len())
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-'));
+    if !well_formed {
+        let message = format!("`{}` is no label key: 1 to {LABEL_KEY_MAX} of [A-Za-z0-9._/-]", shown(key));
+        return Err((Code::InvalidLabel, message));
+    }
+    Ok(())
+}
+
+/// Whether labels that did not come with a job are as a job's must be.
+///
+/// # Errors
+/// A code, and a sentence that names the label.
+pub fn check_labels(labels: &Labels) -> Result<(), (Code, String)> {
+    few_labels(labels.len())?;
+    labels.iter().try_for_each(|(key, value)| {
+        label_key(key)?;
+        plain(value, TEXT_CHARS_MAX).map_err(|(code, message)| (code, format!("`{}`: {message}", shown(key))))
+    })
 }
 
 /// The request, and how long it may wait.

@@ -13,11 +13,13 @@ use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{ForeignKey, JobId, ManagerId, OpNumber, ShardId, TenantId, VmId, VmName};
 use cellbus_bus::job::{Labels, Policy};
-use cellbus_directory::record::{Operator, Task};
+use cellbus_directory::record::Operator;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Adoption, Template, Vm, VmFacts, VmState, Work};
 use cellbus_workflows::JobItem;
 use futures::stream::StreamExt as _;
 use uuid::Uuid;
+use wildmatch::WildMatch;
 
 use super::{Error, Gateway, Result, What};
 use crate::driver::ForeignVm;
@@ -158,7 +160,8 @@ impl Gateway {
         manager: ManagerId,
         mut foreign: Vec<ForeignVm>,
     ) -> Result<()> {
-        foreign.retain(|vm| query.pattern.as_deref().is_none_or(|pattern| is_like(&vm.name, pattern)));
+        let pattern = query.pattern.as_deref().map(WildMatch::new);
+        foreign.retain(|vm| pattern.as_ref().is_none_or(|pattern| pattern.matches(&vm.name)));
         foreign.sort_by(|a, b| (&a.name, &a.key).cmp(&(&b.name, &b.key)));
         for some in foreign.chunks(PAGE) {
             let ids: Vec<VmId> = some.iter().map(|vm| VmId::adopted(manager, &vm.key)).collect();
@@ -315,31 +318,6 @@ fn name_of(prefix: &str, vm: &ForeignVm) -> VmName {
     })
 }
 
-/// Whether the text is like the pattern: `*` stands for any text, `?` for any character.
-fn is_like(text: &str, pattern: &str) -> bool {
-    let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
-    let (mut at, mut of) = (0, 0);
-    // Where to go on after the last `*`, with one character more in it.
-    let mut again: Option<(usize, usize)> = None;
-    while at < text.len() {
-        match pattern.get(of) {
-            Some('*') => {
-                again = Some((at, of));
-                of += 1;
-            }
-            Some(wanted) if *wanted == '?' || *wanted == text[at] => (at, of) = (at + 1, of + 1),
-            Some(_) | None => match &mut again {
-                Some((from, star)) => {
-                    *from += 1;
-                    (at, of) = (*from, *star + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[of..].iter().all(|c| *c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use cellbus_bus::job::Size;
@@ -362,10 +340,10 @@ mod tests {
         for (text, pattern) in
             [("web-1", "web-*"), ("web-1", "*"), ("", "*"), ("abcbc", "a*bc"), ("ü1", "?1"), ("a", "a")]
         {
-            assert!(is_like(text, pattern), "{text} {pattern}");
+            assert!(WildMatch::new(pattern).matches(text), "{text} {pattern}");
         }
         for (text, pattern) in [("web", "web-*"), ("a", ""), ("", "?"), ("abcb", "a*bc"), ("A", "a")] {
-            assert!(!is_like(text, pattern), "{text} {pattern}");
+            assert!(!WildMatch::new(pattern).matches(text), "{text} {pattern}");
         }
     }
 

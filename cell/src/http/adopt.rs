@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use bytes::Bytes;
-use cellbus_bus::cloudevent::{Code, Tenants};
+use cellbus_bus::cloudevent::{Code, Tenants, check_labels};
 use cellbus_bus::ids::TenantId;
 use cellbus_bus::job::Labels;
 use serde::Deserialize;
@@ -18,11 +18,6 @@ use super::query::Query;
 use super::view::{AdoptView, AdoptingView};
 use crate::gateway::{ADOPT_MAX, AdoptQuery};
 
-/// Labels of one VM.
-const LABELS_MAX: usize = 64;
-/// Bytes of a label's key, and characters of its value.
-const LABEL_KEY_MAX: usize = 63;
-const LABEL_VALUE_MAX: usize = 255;
 /// Characters of a pattern.
 const PATTERN_MAX: usize = 255;
 
@@ -113,17 +108,8 @@ fn query(app: &App, body: &AdoptBody) -> Result<AdoptQuery, Problem> {
             format!("`match` has up to {PATTERN_MAX} characters, `*` and `?` among them"),
         ));
     }
-    let key = |key: &str| {
-        (1..=LABEL_KEY_MAX).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-'))
-    };
-    let value = |value: &str| value.chars().count() <= LABEL_VALUE_MAX && !value.chars().any(char::is_control);
-    if body.labels.len() > LABELS_MAX || !body.labels.iter().all(|(k, v)| key(k) && value(v)) {
-        let detail = format!(
-            "`labels`: up to {LABELS_MAX}, keys of 1 to {LABEL_KEY_MAX} of [A-Za-z0-9._/-], values of up to {LABEL_VALUE_MAX} characters"
-        );
-        return Err(Problem::bad_request(Code::InvalidLabel.as_str(), detail));
-    }
+    check_labels(&body.labels)
+        .map_err(|(code, message)| Problem::bad_request(code.as_str(), format!("`labels`: {message}")))?;
     Ok(AdoptQuery {
         tenant,
         manager: body.manager.as_ref().map(|text| app.api.find_manager(text)).transpose()?,
