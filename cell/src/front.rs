@@ -346,40 +346,26 @@ impl Front {
                 // Whoever asked may have gone.
                 let _ = back.send(self.host_rows(work));
             }
-            Message::Live(vm, back) => {
-                let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
-                work.start(
-                    None,
-                    Box::pin(async move {
-                        let held = said(env.timeout(limit, driver.inspect(vm)).await);
-                        let _ = back.send(held.map_err(|error| error.to_string()));
-                        Done::Told
-                    }),
-                );
-            }
-            Message::Foreign(back) => {
-                let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
-                work.start(
-                    None,
-                    Box::pin(async move {
-                        let foreign = said(env.timeout(limit, driver.foreign()).await);
-                        let _ = back.send(foreign.map_err(|error| error.to_string()));
-                        Done::Told
-                    }),
-                );
-            }
-            Message::Inventory(back) => {
-                let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
-                work.start(
-                    None,
-                    Box::pin(async move {
-                        let inventory = said(env.timeout(limit, driver.inventory()).await);
-                        let _ = back.send(inventory.map_err(|error| error.to_string()));
-                        Done::Told
-                    }),
-                );
-            }
+            Message::Live(vm, back) => self.tell(work, back, move |driver| async move { driver.inspect(vm).await }),
+            Message::Foreign(back) => self.tell(work, back, |driver| async move { driver.foreign().await }),
+            Message::Inventory(back) => self.tell(work, back, |driver| async move { driver.inventory().await }),
         }
+    }
+
+    /// Has the manager read, and tells whoever asked, who may have gone.
+    fn tell<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send>(
+        &self,
+        work: &mut Work,
+        back: oneshot::Sender<Result<T, String>>,
+        read: impl FnOnce(Arc<dyn Driver>) -> F + Send + 'static,
+    ) {
+        let (driver, env, limit) = (Arc::clone(&self.driver), self.env.clone(), self.config.read_timeout);
+        let told = async move {
+            let answer = said(env.timeout(limit, read(driver)).await);
+            let _ = back.send(answer.map_err(|error| error.to_string()));
+            Done::Told
+        };
+        work.start(None, Box::pin(told));
     }
 
     fn tick(&self, work: &mut Work) {

@@ -1,10 +1,9 @@
 //! What operators do: drain, cordon, evacuate.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
-use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId};
+use cellbus_bus::ids::{CellId, HostId, JobId, ManagerId, TenantId, VmId};
 use cellbus_bus::job::{Job, Labels, Size};
 use cellbus_directory::record::Operator;
 use cellbus_directory::{Vm, VmFilter, VmState};
@@ -139,23 +138,36 @@ impl Gateway {
         Ok(taken.collect())
     }
 
-    /// Jobs are made in one place only, so this is a CloudEvent too.
     pub(super) fn migrate_job(&self, vm: &Vm, kind: &str, name: &str, round: &str) -> Result<Job> {
-        let mut data = BTreeMap::new();
-        data.insert(kind, name);
-        let event = serde_json::json!({
-            "specversion": "1.0",
-            "id": format!("{round}/{}", vm.id),
-            "source": "/cellbus/evacuate",
-            "type": "io.cellbus.job.migrate.v1",
-            "subject": vm.id.to_string(),
-            "datacontenttype": "application/json",
-            "data": data,
-        });
-        let rule = TenantRule { from: TenantFrom::Sender(vm.tenant.as_str()), known: &Tenants::Any };
-        parse_structured(event.to_string().as_bytes(), rule, &Limits::default())
-            .map_err(|rejection| Error::Invalid { code: "bad_round", message: rejection.message })
+        let (id, data) = (format!("{round}/{}", vm.id), serde_json::json!({ kind: name }));
+        own_job(&vm.tenant, "/cellbus/evacuate", &id, "migrate", vm.id, Some(data))
+            .map_err(|message| Error::Invalid { code: "bad_round", message })
     }
+}
+
+/// A job of Cellbus's own on a VM; an error says what is wrong with its id. Jobs are made in one place only, so
+/// this is a CloudEvent too.
+pub(super) fn own_job(
+    tenant: &TenantId,
+    source: &str,
+    id: &str,
+    kind: &str,
+    vm: VmId,
+    data: Option<serde_json::Value>,
+) -> std::result::Result<Job, String> {
+    let mut event = serde_json::json!({
+        "specversion": "1.0",
+        "id": id,
+        "source": source,
+        "type": format!("io.cellbus.job.{kind}.v1"),
+        "subject": vm.to_string(),
+    });
+    if let Some(data) = data {
+        event["datacontenttype"] = "application/json".into();
+        event["data"] = data;
+    }
+    let rule = TenantRule { from: TenantFrom::Sender(tenant.as_str()), known: &Tenants::Any };
+    parse_structured(event.to_string().as_bytes(), rule, &Limits::default()).map_err(|rejection| rejection.message)
 }
 
 /// The host with the most room that would take the VM, with what the VM needs taken off it. Its disk lies on

@@ -14,16 +14,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{ManagerId, OpNumber, TenantId, VmId};
 use cellbus_bus::job::{Job, Labels};
-use cellbus_directory::record::{Operator, Task};
+use cellbus_directory::record::Operator;
+use cellbus_directory::work::Task;
 use cellbus_directory::{Adoption, Vm, Work};
 use cellbus_workflows::ControlItem;
 use uuid::Uuid;
 
 use super::adopt::{template, work};
+use super::operators::own_job;
 use super::{Audit, Error, Finding, Gateway, Result};
 use crate::driver::HeldVm;
 
@@ -188,7 +189,7 @@ impl Gateway {
     /// Repairs what an audit has found. Durable on return: from there it goes on by itself. The same again does nothing twice.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] `audit_running`, `count_differs`; as [`Gateway::submit`].
+    /// [`Error::NotFound`]; [`Error::Conflict`] `audit_running`, `count_differs`; [`Error::NotReady`]: a part was not taken; as [`Gateway::submit`].
     pub async fn audit_repair(&self, id: Uuid, how: &Repairs, by: Operator) -> Result<Audit> {
         let running = self.find_audit(id)?;
         let process = &self.inner.process;
@@ -222,7 +223,11 @@ impl Gateway {
         running.repaired(self.put_work(adoptions.into_iter()).await?);
         // They are on the lines of their VMs behind the adoptions.
         for some in deletes.chunks(PAGE) {
-            self.submit(some.to_vec()).await?;
+            let taken = self.submit_all(some.to_vec()).await?.len();
+            if taken < some.len() {
+                let reason = format!("{} deletes of orphans were not taken: repair again", some.len() - taken);
+                return Err(Error::NotReady { reason });
+            }
         }
         running.repaired(self.put_work(drops.into_iter()).await?);
         self.audit(id)
@@ -238,17 +243,9 @@ impl RepairPlan {
     }
 }
 
-/// Jobs are made in one place only, so this is a CloudEvent too.
 fn delete_job(adoption: &Work, audit: Uuid) -> Result<Arc<Job>> {
-    let event = serde_json::json!({
-        "specversion": "1.0",
-        "id": format!("{audit}/{}", adoption.vm),
-        "source": "/cellbus/audit",
-        "type": "io.cellbus.job.delete.v1",
-        "subject": adoption.vm.to_string(),
-    });
-    let rule = TenantRule { from: TenantFrom::Sender(adoption.tenant.as_str()), known: &Tenants::Any };
-    parse_structured(event.to_string().as_bytes(), rule, &Limits::default())
+    let id = format!("{audit}/{}", adoption.vm);
+    own_job(&adoption.tenant, "/cellbus/audit", &id, "delete", adoption.vm, None)
         .map(Arc::new)
-        .map_err(|rejection| Error::Internal { message: rejection.message })
+        .map_err(|message| Error::Internal { message })
 }
