@@ -208,9 +208,11 @@ impl Process {
     /// Learns what cells outside this process say of themselves, and what the cluster record says.
     async fn ask_others(&self) {
         loop {
-            if let Ok(Some(record)) = self.bus.cluster_record().await {
+            if let Ok(record) = self.bus.cluster_record().await {
                 self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
-                self.read_record(&record);
+                if let Some(record) = record {
+                    self.read_record(&record);
+                }
             }
             // One and a half: what a cell of this process asks as often is always new enough.
             let age = self.roster.every(READ_EVERY) * 3 / 2;
@@ -218,7 +220,6 @@ impl Process {
                 self.env.sleep(READ_EVERY).await;
                 continue;
             };
-            self.heard_ms.store(self.now_ms(), Ordering::Relaxed);
             if let Directory::Elsewhere(elsewhere) = &*self.directory {
                 elsewhere.learn(&members);
             }

@@ -43,3 +43,52 @@ impl Roster {
         every.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cellbus_bus::contract::{MemberState, Role};
+    use cellbus_bus::embedded::{Config, Embedded};
+    use cellbus_bus::env::{self, WallMs};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    fn member(number: usize) -> Member {
+        Member {
+            cell: format!("cell-{number}").parse().unwrap(),
+            role: Role::Cell,
+            address: "local:x".to_owned(),
+            state: MemberState::Active,
+            joined_at: WallMs(1),
+            beat: 0,
+            build: cellbus_bus::format::Build::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_is_not_asked_for_again_while_it_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = env::real(tokio::runtime::Handle::current());
+        let bus: Arc<dyn Bus> =
+            Embedded::open(Config { free_bytes_min: 0, ..Config::new(dir.path()) }, env.clone()).unwrap();
+        let roster = Roster::default();
+        bus.beat(member(1), LONG).await.unwrap();
+        assert_eq!(roster.within(LONG, &bus, &env).await.unwrap().len(), 1, "nothing was heard yet");
+        bus.beat(member(2), LONG).await.unwrap();
+        assert_eq!(roster.within(LONG, &bus, &env).await.unwrap().len(), 1);
+        assert_eq!(roster.within(Duration::ZERO, &bus, &env).await.unwrap().len(), 2, "that was too old");
+        assert_eq!(roster.within(LONG, &bus, &env).await.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn many_members_are_asked_for_less_often() {
+        let second = Duration::from_secs(1);
+        for (members, seconds) in [(0, 1), (1, 1), (64, 1), (65, 2), (128, 2), (500, 8)] {
+            let roster = Roster::default();
+            let all = Arc::new((0..members).map(member).collect());
+            roster.heard.store(Some(Arc::new((Mono(Duration::ZERO), all))));
+            assert_eq!(roster.every(second), second * seconds, "{members}");
+        }
+    }
+}

@@ -30,6 +30,7 @@ pub struct OtlpTls {
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
+#[cfg(any(test, feature = "otlp"))]
 impl OtlpTls {
     /// Its files: the CA, the certificate, the key, as far as they are configured.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
