@@ -220,6 +220,19 @@ impl Work {
             }
         }
     }
+
+    /// Whether it only reads what managers have. Its end is not told in a VM's history, which is short.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        match self.task {
+            Task::Inspect | Task::Rehome { .. } => true,
+            Task::Create { .. }
+            | Task::Operate(_)
+            | Task::Failover { .. }
+            | Task::Adopt(_)
+            | Task::DropStray { .. } => false,
+        }
+    }
 }
 
 /// What is to be done to one VM.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -14,8 +14,10 @@ use crate::process::{Door, Server, event};
 const WITHIN: Duration = Duration::from_secs(240);
 
 /// What became of a job.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Took {
+    /// Its id.
+    pub job: String,
     /// When it was submitted.
     pub at: f64,
     /// Seconds until its producer knew its end.
@@ -88,7 +90,8 @@ async fn produce(door: Door, number: usize, began: Instant) -> Result<Took> {
     };
     let seconds = began.elapsed().as_secs_f64() - at;
     ensure!(ended["state"] == "succeeded", "the job of {at:.1} s: {ended}");
-    Ok(Took { at, seconds })
+    let job = ended["job_id"].as_str().context("a job has an id")?.to_owned();
+    Ok(Took { job, at, seconds })
 }
 
 /// What the cluster was seen to be.

@@ -231,6 +231,17 @@ const SHORT: Wave = Wave {
     per_second: |at| wave(SHORT.half, at),
 };
 
+/// What a cluster says of a job and of the VM that it has made.
+async fn why(server: &Server, job: &Took) -> Result<String> {
+    let vms = server.get(&format!("/v1/jobs/{}/vms", job.job)).await?.body;
+    let mut said = server.get(&format!("/v1/explain/{}", job.job)).await?.body.to_string();
+    for row in cellbus_tests::cluster::rows(&vms) {
+        let vm = row["id"].as_str().context("a VM has an id")?;
+        said.push_str(&format!("\n  {}", server.get(&format!("/v1/explain/{vm}")).await?.body));
+    }
+    Ok(said)
+}
+
 /// How long what a cell does as it leaves may be noticed.
 const LEAVING: f64 = 10.0;
 
@@ -262,10 +273,15 @@ async fn a_square_wave_does_not_make_processes_flap() -> Result<()> {
     let near = |job: &Took| left.iter().any(|at| job.at + job.seconds >= *at && job.at <= *at + LEAVING);
     // What the high half has left waiting is done first; what the next one brings says nothing of cells that leave.
     let settled = |job: &Took| quiet(job.at) && (half / 6.0..half - 1.0).contains(&(job.at % half));
-    let (at, elsewhere): (Vec<Took>, Vec<Took>) = jobs.iter().filter(|job| settled(job)).partition(|job| near(job));
-    let (waited, usual) = (longest(at.iter()), longest(elsewhere.iter()));
+    let (at, elsewhere): (Vec<&Took>, Vec<&Took>) = jobs.iter().filter(|job| settled(job)).partition(|job| near(job));
+    let (waited, usual) = (longest(at.iter().copied()), longest(elsewhere.iter().copied()));
     for job in at.iter().filter(|job| job.seconds > usual) {
-        println!("as a cell left, the job of {:.1} s took {:.2} s", job.at, job.seconds);
+        println!(
+            "as a cell left, the job of {:.1} s took {:.2} s: {}",
+            job.at,
+            job.seconds,
+            why(directory, job).await?
+        );
     }
     println!(
         "{} jobs; {} of low halves as one of {} cells left: the longest took {waited:.2} s; {} of low halves else: \

@@ -599,7 +599,7 @@ impl Shard {
         if let Some(entry) = self.state.vms.get_mut(&work.vm) {
             let was_deleted = entry.vm.is_deleted();
             entry.vm.work_ended(work.job, outcome, at);
-            if work.for_a_job() {
+            if !work.only_looks() {
                 entry.happened(at, Happened::Ended(JobState::of(outcome)));
             }
             self.bury(at, work.vm, was_deleted);
