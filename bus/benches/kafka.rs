@@ -193,7 +193,7 @@ fn main() {
         show("  the same again", again, before);
         show("  bare produce, a request for each record (256 partitions)", bare_spread(&server).await, yardstick);
         let (bus, publish) = filled(&server, ShardCount::DEFAULT).await;
-        show("ingress to queue, acked, 256 at once", intake(&bus, publish).await, yardstick);
+        show("ingress to queue, acked, 2,048 at once", intake(&bus, publish).await, yardstick);
         for shards in [256, 64, 16] {
             let count = ShardCount::new(shards).expect("a count");
             let (bus, publish) = filled(&server, count).await;

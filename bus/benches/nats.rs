@@ -129,12 +129,12 @@ fn main() {
         show("bare publish, one shared pull consumer, ack", before, before);
         show("  the same again", again, before);
         let (bus, publish) = filled(&server).await;
-        show("ingress to queue, acked, 256 at once", intake(&bus, publish).await, yardstick);
-        let (bus, publish) = filled(&server).await;
-        show(
-            "ingress, queue, read, two appends, event; 256 shards",
-            whole_way(&bus, publish, ShardCount::DEFAULT).await,
-            yardstick,
-        );
+        show("ingress to queue, acked, 2,048 at once", intake(&bus, publish).await, yardstick);
+        for shards in [256, 64, 16] {
+            let count = ShardCount::new(shards).expect("a count");
+            let (bus, publish) = filled(&server).await;
+            let name = format!("ingress, queue, read, two appends, event; {shards} shards");
+            show(&name, whole_way(&bus, publish, count).await, yardstick);
+        }
     });
 }

@@ -20,6 +20,7 @@
 
 mod ask;
 mod calls;
+mod company;
 mod lost;
 mod open;
 mod permits;

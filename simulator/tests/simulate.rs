@@ -159,10 +159,11 @@ fn seeds_from_the_environment() {
 
 fn asked(cells: u32, shards: u16, lease: u64) -> Asked {
     let shards = ShardCount::new(shards).expect("a number of shards");
-    let asked = idle(&Idle { seed: 4, cells: cells - 2, directories: 2, shards, lease: Duration::from_secs(lease) });
+    let lease = Duration::from_secs(lease);
+    let asked = idle(&Idle { seed: 4, cells: cells - 2, directories: 2, shards, lease, job_every: None });
     assert!(asked.panics.is_empty(), "{:?}", asked.panics);
     assert!(asked.open_after.is_some(), "not all shards were served: {asked:?}");
-    println!("{} shards, {cells} cells, a lease of {lease} s: {asked:.2?}", shards.get());
+    println!("{} shards, {cells} cells, a lease of {lease:?}: {asked:.2?}", shards.get());
     asked
 }
 
@@ -183,4 +184,18 @@ fn an_idle_cluster_asks_little_of_its_bus() {
     if long() {
         let _ = asked(500, 2_048, 12);
     }
+}
+
+/// Of a job's appends two must be made before anything follows: that it is accepted, and that it has ended. That its
+/// outcome is out goes along with those of others.
+#[test]
+fn a_job_costs_its_bus_two_appends_where_others_are_beside_it() {
+    let (shards, lease) = (ShardCount::new(4).expect("a number of shards"), Duration::from_secs(3));
+    let job_every = Some(Duration::from_millis(40));
+    let asked = idle(&Idle { seed: 4, cells: 2, directories: 2, shards, lease, job_every });
+    assert!(asked.panics.is_empty() && asked.jobs > 1_000, "{asked:?}");
+    let of_a_job = |what| asked.per_second.get(what).copied().unwrap_or_default() * 60.0 / asked.jobs as f64;
+    println!("{} jobs: {:.2} appends, {:.2} publishes of each", asked.jobs, of_a_job("append"), of_a_job("publish"));
+    assert!(of_a_job("append") < 2.3, "{asked:?}");
+    assert!(of_a_job("publish") < 1.1, "{asked:?}");
 }

@@ -18,7 +18,7 @@ pub(crate) const ROUNDS: usize = 3;
 pub(crate) const MESSAGES: u64 = 40_000;
 pub(crate) const SHARDS: u16 = 256;
 /// Messages that a cell has taken from ingress and not acknowledged.
-const IN_FLIGHT: usize = 256;
+const IN_FLIGHT: usize = 2_048;
 
 pub(crate) fn payload() -> Bytes {
     Bytes::from(vec![7; BODY])

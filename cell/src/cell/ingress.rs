@@ -16,6 +16,7 @@ use cellbus_bus::ids::{JobId, ShardId, TenantId};
 use cellbus_bus::job::{Digest, Job};
 use cellbus_directory::record::DeadLetter;
 use cellbus_workflows::{ControlItem, JobItem};
+use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 
@@ -25,8 +26,12 @@ use crate::spans::{Part, Span};
 
 /// A message that is not acknowledged for so long comes again.
 const REDELIVER_AFTER: Duration = Duration::from_secs(30);
-/// Messages taken and not acknowledged: enough to fill the bus's steps, few enough to lose time on.
-const IN_FLIGHT_MAX: usize = 256;
+/// Messages taken and not acknowledged. On a bus whose steps take long (Kafka: some 30 ms) they are what bounds the
+/// rate; where they take little there never are so many. All come again when the cell dies, and their homes
+/// know them.
+const IN_FLIGHT_MAX: usize = 2_048;
+/// Bytes of them, beside one message that there always may be.
+const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// Answers that are waited for at once. They are a service to producers, which may ask again.
 const ANSWERS_MAX: usize = 4_096;
 /// How much of a message that is put aside is kept.
@@ -38,17 +43,28 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn run(process: Process, tenants: &Tenants) {
     let gateway = Gateway::new(process.clone());
     let (mut doing, mut answering) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let mut bytes_in_flight = 0;
     loop {
+        let room = doing.len() < IN_FLIGHT_MAX && bytes_in_flight < IN_FLIGHT_BYTES_MAX;
         tokio::select! {
             biased;
-            Some(owed) = doing.next() => match owed {
-                Some(owed) if answering.len() < ANSWERS_MAX => answering.push(answer(&gateway, owed)),
-                Some(Owed { to, .. }) => tracing::warn!(to, "a producer is not answered: too many wait for answers"),
-                None => {}
-            },
+            Some((bytes, owed)) = doing.next() => {
+                bytes_in_flight -= bytes;
+                match owed {
+                    Some(owed) if answering.len() < ANSWERS_MAX => answering.push(answer(&gateway, owed)),
+                    Some(Owed { to, .. }) => {
+                        tracing::warn!(to, "a producer is not answered: too many wait for answers");
+                    }
+                    None => {}
+                }
+            }
             Some(()) = answering.next() => {}
-            next = process.bus.ingress_next(REDELIVER_AFTER), if doing.len() < IN_FLIGHT_MAX => match next {
-                Ok(delivery) => doing.push(one(&process, tenants, delivery)),
+            next = process.bus.ingress_next(REDELIVER_AFTER), if room => match next {
+                Ok(delivery) => {
+                    let bytes = delivery.body().len();
+                    bytes_in_flight += bytes;
+                    doing.push(one(&process, tenants, delivery).map(move |owed| (bytes, owed)));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "ingress cannot be read");
                     process.env.sleep(PAUSE).await;

@@ -16,6 +16,7 @@ use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, K
 
 use super::ask::{Ask, Waiters};
 use super::calls::Calls;
+use super::company::Company;
 use super::lost::Acknowledged;
 use super::open::Open;
 use super::permits::Held;
@@ -41,6 +42,8 @@ struct Serving {
     permits: Option<Held>,
     /// Inputs that have come and are not handed in yet.
     backlog: VecDeque<Input>,
+    /// Inputs that go along with the next one.
+    company: Company,
     /// Questions, which are answered when all that was decided before them is durable.
     asks: Vec<Ask>,
     kept: Kept,
@@ -59,6 +62,7 @@ enum Woken {
     Control(cellbus_bus::Result<Vec<BusMessage>>),
     Jobs(cellbus_bus::Result<Vec<BusMessage>>),
     Timer,
+    Company,
     Sweep,
 }
 
@@ -75,6 +79,7 @@ impl Runner {
             calls: Calls::default(),
             permits: self.permits.as_ref().map(|permits| Held::none(Arc::clone(permits), self.shard)),
             backlog: VecDeque::new(),
+            company: Company::default(),
             asks: Vec::new(),
             kept,
             control_seen: false,
@@ -97,7 +102,7 @@ impl Runner {
     /// wait for more.
     async fn turn(&mut self, serving: &mut Serving) -> Option<Next> {
         if !self.releasing.is_empty() {
-            return Some(Next::Ended(Ended::Released));
+            return Some(self.let_go(serving).await);
         }
         if (!self.lease.held(self.process.env.mono()) || self.lease.lapses() != self.lapses)
             && let Some(next) = self.suspended(serving).await
@@ -144,6 +149,21 @@ impl Runner {
         None
     }
 
+    /// Lets the shard go. What waits for company goes into the log before, so that its next owner does not tell it
+    /// again; whatever else has come is read or asked for again there.
+    async fn let_go(&mut self, serving: &mut Serving) -> Next {
+        serving.backlog = serving.company.take().into();
+        while !serving.backlog.is_empty() && self.lease.held(self.process.env.mono()) {
+            if let Some(next) = self.hand_in(serving) {
+                return next;
+            }
+            if let Some(next) = self.append(serving, None).await {
+                return next;
+            }
+        }
+        Next::Ended(Ended::Released)
+    }
+
     // ── waiting ──
 
     /// Waits for something to do, and takes in all that is there by then.
@@ -157,7 +177,7 @@ impl Runner {
         }
         let wants_jobs = serving.open.shard.wants_jobs() && self.has_room();
         let woken = {
-            let Serving { open, timer, sweep, .. } = serving;
+            let Serving { open, timer, company, sweep, .. } = serving;
             let timed = async {
                 match timer {
                     Some((_, sleep)) => sleep.await,
@@ -170,6 +190,7 @@ impl Runner {
                 messages = open.control.next(read_max) => Woken::Control(messages),
                 messages = open.jobs.next(read_max), if wants_jobs => Woken::Jobs(messages),
                 () = timed => Woken::Timer,
+                () = company.due() => Woken::Company,
                 () = &mut *sweep => Woken::Sweep,
             }
         };
@@ -183,6 +204,7 @@ impl Runner {
                 serving.timer = None;
                 serving.backlog.push_back(Input::Tick);
             }
+            Woken::Company => serving.backlog.extend(serving.company.take()),
             Woken::Sweep => self.sweep(serving),
         }
         self.mail(serving);
@@ -249,8 +271,9 @@ impl Runner {
                     for (intent, _) in answers.iter().filter(|(_, answer)| matches!(answer, EffectAnswer::Published)) {
                         super::spans::told(&self.process, &serving.open.shard, intent);
                     }
-                    let inputs = answers.into_iter().map(|(intent, answer)| Input::Answered { intent, answer });
-                    serving.backlog.extend(inputs);
+                    for (intent, answer) in answers {
+                        serving.backlog.extend(serving.company.keep(&self.process.env, intent, answer));
+                    }
                 }
                 Message::Ask(ask) => serving.asks.push(ask),
                 Message::Permits(given) => {
@@ -347,6 +370,7 @@ impl Runner {
         if serving.backlog.is_empty() {
             return None;
         }
+        serving.backlog.extend(serving.company.take());
         let (view, pauses) = (self.process.board.view(), self.process.pauses.pauses());
         while !serving.open.shard.batch_full()
             && let Some(input) = serving.backlog.pop_front()

@@ -1,4 +1,5 @@
-//! A cluster that has nothing to do: what it asks of its bus and network all the same, by its size.
+//! A cluster that has nothing to do, or little: what it asks of its bus and network all the same, by its
+//! size and by jobs.
 //!
 //! Cells and directories are as they are in a cluster of processes: a few directories, and many
 //! cells that ask them. The figures are of the bus's contract, so they hold whatever the transport:
@@ -9,13 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use cellbus_bus::Bus as _;
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::ShardCount;
 use cellbus_cell::gateway::ShardState;
 use cellbus_cell::runner;
+use serde_json::json;
 
+use super::bus::Client;
 use super::calm::{Calm, Plan};
 use super::cells::{Cells, Shape};
+use super::executor::WORLD;
 use super::tally::Tally;
 
 /// What is counted lasts so long.
@@ -38,13 +44,17 @@ pub struct Idle {
     pub shards: ShardCount,
     /// How long others wait for a cell of which they hear nothing.
     pub lease: Duration,
+    /// Between one job and the next while it is counted; `None`: there are none.
+    pub job_every: Option<Duration>,
 }
 
-/// What a cluster without work asks for.
+/// What it asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
     /// From the start of the cells until every shard was served; `None`: not in time.
     pub open_after: Option<Duration>,
+    /// Jobs submitted meanwhile.
+    pub jobs: u64,
     /// A second, by what it is: calls of the bus's contract, `members-listed` for what [`members`] gave,
     /// and `requests` and `posts` between processes.
     ///
@@ -75,8 +85,9 @@ fn run(config: Idle) -> Asked {
     let tally = Tally::default();
     let Calm { executor, env, bus, network, cells } = Calm::new(Plan {
         seed: config.seed,
-        // One manager: what managers are asked is their affair, and grows with them alone.
-        hosts: 1,
+        // One manager: what managers are asked is their affair, and grows with them alone. It has room for what
+        // is made meanwhile.
+        hosts: 100,
         managers: 1,
         limits: None,
         way_max: Duration::ZERO,
@@ -105,7 +116,7 @@ fn run(config: Idle) -> Asked {
     let (course, filled, ended) = (Arc::clone(&cells), Arc::clone(&asked), Arc::clone(&over));
     let world = env.clone();
     env.spawn("the run", async move {
-        let found = watch(&world, &course, &tally, config.lease).await;
+        let found = watch(&world, &bus.client(WORLD), &course, &tally, config).await;
         *filled.lock().unwrap_or_else(PoisonError::into_inner) = found;
         ended.store(true, Ordering::Relaxed);
     });
@@ -117,7 +128,7 @@ fn run(config: Idle) -> Asked {
     Asked { panics, ..found }
 }
 
-async fn watch(env: &Env, cells: &Cells, tally: &Tally, lease: Duration) -> Asked {
+async fn watch(env: &Env, bus: &Client, cells: &Cells, tally: &Tally, config: Idle) -> Asked {
     let began = env.mono();
     while !all_served(env, cells).await {
         if env.mono().since(began) > OPEN_WITHIN {
@@ -127,9 +138,17 @@ async fn watch(env: &Env, cells: &Cells, tally: &Tally, lease: Duration) -> Aske
     }
     let open_after = env.mono().since(began);
     // What was asked to get here dies down.
-    env.sleep(lease * 3).await;
+    env.sleep(config.lease * 3).await;
     let before = tally.counts();
-    env.sleep(COUNTED).await;
+    let (mut jobs, over) = (0, env.mono().after(COUNTED));
+    while let Some(every) = config.job_every
+        && env.mono().after(every) <= over
+    {
+        submit(env, bus, jobs).await;
+        jobs += 1;
+        env.sleep(every).await;
+    }
+    env.sleep(over.since(env.mono())).await;
     let rate = |(what, count): (&'static str, u64)| {
         let times = count - before.get(what).copied().unwrap_or(0);
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
@@ -137,8 +156,21 @@ async fn watch(env: &Env, cells: &Cells, tally: &Tally, lease: Duration) -> Aske
     };
     Asked {
         open_after: Some(open_after),
+        jobs,
         per_second: tally.counts().into_iter().map(rate).collect(),
         panics: Vec::new(),
+    }
+}
+
+async fn submit(env: &Env, bus: &Client, number: u64) {
+    let data = json!({"name": format!("vm-{number}"), "vcpus": 1, "memory_mib": 64, "disk_gib": 1, "image": "x",
+        "power": "off"});
+    let event = json!({"specversion": "1.0", "id": format!("j{number}"), "source": "/idle", "tenant": "acme",
+        "type": "io.cellbus.job.provision.v1", "datacontenttype": "application/json", "data": data});
+    let headers = vec![("content-type".to_owned(), "application/cloudevents+json".to_owned())];
+    let body = Bytes::from(event.to_string());
+    while bus.ingress_publish("acme", headers.clone(), body.clone()).await.is_err() {
+        env.sleep(Duration::from_millis(10)).await;
     }
 }
 
