@@ -244,8 +244,8 @@ pub struct Irregular {
 /// A manager.
 ///
 /// An implementer MUST:
-/// - do nothing that changes the manager before [`Driver::open`] has succeeded, and nothing after a
-///   newer `open` elsewhere ([`Error::Revoked`]), where the manager can tell;
+/// - do nothing that changes the manager before [`Driver::open`] has succeeded ([`Driver::look`] is not
+///   enough), and nothing after a newer `open` elsewhere ([`Error::Revoked`]), where the manager can tell;
 /// - make every operation idempotent by (VM, op number): the number is stored with the VM as part of
 ///   the change itself; the same number again joins a task that still runs, or gives what the first
 ///   gave; a lower number is refused as [`Error::Superseded`]. Where that cannot be had, say so in
@@ -263,6 +263,16 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
     async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error>;
+    /// Connects to a manager that is read-only, to look at it: what reads works from here on, and what changes
+    /// something does not, until it is opened, under the same epoch. An account that may only read is enough, and
+    /// nothing is left there, unless an owner before has changed something: its session must be ended, which is
+    /// what opening is for. A driver for which that makes no difference opens it.
+    ///
+    /// # Errors
+    /// As [`Driver::open`].
+    async fn look(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        self.open(epoch).await
+    }
     /// Everything that the manager holds now. It is asked for before [`Driver::open`] has succeeded too,
     /// where nothing of ours is under way there; a manager that cannot be read then says any error.
     ///

@@ -45,7 +45,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::board::Board;
-use crate::driver::{Driver, Error, ForeignVm, HeldVm, Inventory, Irregular};
+use crate::driver::{Driver, Error, ForeignVm, HeldVm, Inventory, Irregular, RunningTask};
 use crate::gateway::{HostRow, ManagerRow};
 use crate::mailbox::Mailbox;
 use crate::metrics::work;
@@ -150,6 +150,8 @@ pub(crate) struct Front {
     held: Arc<AtomicU64>,
     orders: Orders,
     idle: bool,
+    /// Whether the manager was connected to for looking at it alone ([`Driver::look`]).
+    looks: bool,
     asks: Asks,
     shared: Shared,
 }
@@ -229,7 +231,9 @@ impl Front {
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
         let asks = Asks::new(epoch);
-        let front = Self { config, env, epoch, driver, outside, cell, mailbox, row, held, orders, idle, asks, shared };
+        let looks = false;
+        let front =
+            Self { config, env, epoch, driver, outside, cell, mailbox, row, held, orders, idle, looks, asks, shared };
         (front, handle)
     }
 
@@ -239,9 +243,14 @@ impl Front {
 
     /// Runs until it is dropped: its cell stops acting for the shard of the manager.
     pub(crate) async fn run(mut self) {
-        let Some((tasks, inventory)) = self.open().await else {
-            return self.refuse_all().await;
-        };
+        while let Some((tasks, inventory)) = self.open().await {
+            self.front(tasks, inventory).await;
+        }
+        self.refuse_all().await
+    }
+
+    /// Fronts the manager for as long as it need not be opened anew.
+    async fn front(&mut self, tasks: Vec<RunningTask>, inventory: Inventory) {
         tracing::debug!(manager = %self.config.name, hosts = inventory.hosts.len(), vms = inventory.vms.len(), tasks = tasks.len(), "manager open");
         let holdings =
             Holdings::new(self.config.name.clone(), self.config.over_commit, self.config.networks.clone(), &inventory);
@@ -284,7 +293,7 @@ impl Front {
         self.look_at_pauses(&mut work);
         self.publish(&mut work);
         let mut tick = self.env.sleep(TICK);
-        loop {
+        while !self.must_open(&work) {
             if !work.changes_awaited && !work.desk.revoked {
                 work.changes_awaited = true;
                 let driver = Arc::clone(&self.driver);
@@ -315,6 +324,7 @@ impl Front {
                 self.publish(&mut work);
             }
         }
+        self.leave_off(&mut work).await;
     }
 
     // ── at work ──
@@ -439,7 +449,7 @@ impl Front {
         }
         work.changed.extend(not_yet);
         self.look_at_ids(work);
-        if well && work.marks.due(now) {
+        if well && !self.looks && work.marks.due(now) {
             let (driver, env) = (Arc::clone(driver), env.clone());
             work.start(None, Box::pin(async move { Done::Marked(said(env.timeout(limit, driver.mark()).await)) }));
         }

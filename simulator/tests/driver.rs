@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerId, VmId};
+use cellbus_bus::job::Size;
 use cellbus_cell::driver::{Driver, Error, conformance};
 use cellbus_directory::vm::PowerState;
 use cellbus_simulator::managers::{Config, Fault, Faults, Latency};
@@ -85,6 +86,11 @@ impl conformance::Rig for Rig {
             self.serve().await;
         }
         true
+    }
+    async fn stranger(&self) -> bool {
+        let host = self.config.inventory.managers[0].hosts[0].id.clone();
+        let faults = self.fleet().faults(self.manager).unwrap();
+        faults.create_foreign(&host, Size { vcpus: 1, memory_mib: 1024, disk_gib: 8 })
     }
 }
 

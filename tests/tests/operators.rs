@@ -202,6 +202,57 @@ async fn audited(server: &Server) -> Result<Value> {
     .await
 }
 
+/// A vCenter as one that Cellbus is new to: an account that may only read, and VMs that others made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn vms_of_a_vcenter_that_is_looked_at_first_are_adopted_by_the_thousand() -> Result<()> {
+    const VMS: u32 = 1_000;
+    let Some(vcsim) = Vcsim::start(&["-hosts", "4", "-vms", &VMS.to_string()]) else { return Ok(()) };
+    let _ = vcsim.control("/forbid");
+    let folder = tempfile::tempdir()?;
+    let (config, data) = (folder.path().join("cellbus.toml"), folder.path().join("data"));
+    std::fs::write(&config, vcsim.config("vc-1", "starts_read_only = true\n"))?;
+    let server = Server::start(&data, &["--config", config.to_str().context("paths of tests are UTF-8")?]).await?;
+    let row = async || -> Result<Value> {
+        server.all("/v1/managers").await?.into_iter().next().context("there is one manager")
+    };
+    let plan = ["adopt", "--tenant", "acme", "--plan", "--output", "json"];
+    wait_for("a plan that names them all", MANY, async || {
+        let plan: Value = serde_json::from_str(&server.succeed(&plan)?)?;
+        Ok(if plan["total"] == VMS { Ok(()) } else { Err(format!("{} {}", plan["total"], plan["unread"])) })
+    })
+    .await?;
+    assert_eq!(row().await?["mode"], "read-only");
+    assert_eq!(vcsim.control("/calls?method=CreateFolder"), "0");
+
+    // To be used, its account must be able to do more, which is said.
+    server.succeed(&["managers", "enable", "vc-1"])?;
+    wait_for("what its account lacks", VCENTER, async || {
+        let detail = row().await?["detail"].to_string();
+        Ok(if detail.contains("may not write into the folder cellbus") { Ok(()) } else { Err(detail) })
+    })
+    .await?;
+    let _ = vcsim.control("/forbid?what=nothing");
+    wait_for("it to be well", VCENTER, async || {
+        let row = row().await?;
+        Ok(if row["health"] == "healthy" { Ok(()) } else { Err(row.to_string()) })
+    })
+    .await?;
+    let count = VMS.to_string();
+    let asked = ["adopt", "--tenant", "acme", "--confirm", &count, "--wait", "--output", "json"];
+    let done: Value = serde_json::from_str(&server.succeed(&asked)?)?;
+    assert_eq!((&done["adopted"], &done["failed"]), (&json!(VMS), &json!(0)), "{done}");
+    assert_eq!(vcsim.control("/calls?method=ReconfigVM_Task"), count);
+    until_clean(&server).await?;
+
+    let mine = server.all("/v1/vms?tenant=acme").await?.into_iter().next().context("there is one")?;
+    let id = mine["id"].as_str().context("a VM has an id")?;
+    for operation in ["stop", "start", "delete"] {
+        server.succeed(&["vm", operation, id, "--wait"])?;
+    }
+    assert_eq!(vcsim.control("/calls?method=Destroy_Task"), "1");
+    until_clean(&server).await
+}
+
 async fn until_clean(server: &Server) -> Result<()> {
     wait_for("a clean audit", MANY, async || {
         let audit = audited(server).await?;

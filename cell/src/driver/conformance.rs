@@ -19,6 +19,10 @@ use futures::future::join_all;
 
 use super::{Change, Driver, Error, Op};
 
+mod adoption;
+
+pub use adoption::{adopting_never_makes_a_vm, an_adoption_is_found_again, what_others_made_is_listed_and_adopted};
+
 /// A manager to be tested.
 #[async_trait]
 pub trait Rig: Send + Sync {
@@ -30,6 +34,10 @@ pub trait Rig: Send + Sync {
     fn faults(&self) -> Option<Arc<dyn Faults>>;
     /// Stops the manager and starts it again over what it had stored. `false`: cannot be done.
     async fn restart(&self) -> bool;
+    /// Somebody makes a VM there that is not Cellbus's. `false`: cannot be done, or the driver has no adoption.
+    async fn stranger(&self) -> bool {
+        false
+    }
 }
 
 /// Means to make a manager fail.
@@ -72,6 +80,7 @@ macro_rules! driver_conformance {
             many_vms_are_made_at_once, running_tasks_outlive_their_session, a_lost_answer_is_found_again,
             a_passing_failure_leaves_nothing, a_manager_that_is_down_says_nothing, changes_by_others_are_heard,
             a_revoked_listener_is_told, what_was_answered_outlives_a_restart,
+            what_others_made_is_listed_and_adopted, an_adoption_is_found_again, adopting_never_makes_a_vm,
         );
     };
     (@each $rig:expr, $left:tt; $($case:ident),* $(,)?) => {

@@ -41,6 +41,10 @@ impl Asks {
         Self { slice_epoch, last: BTreeMap::new() }
     }
 
+    pub(super) fn slice_epoch(&self) -> Epoch {
+        self.slice_epoch
+    }
+
     /// Counts an ask that has come.
     ///
     /// # Errors

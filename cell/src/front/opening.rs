@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::ids::ShardId;
+use cellbus_directory::ManagerMode;
 use cellbus_workflows::{Later, LaterReason};
 
-use super::{Front, Message, unknown_row, unknown_summary};
+use super::{Front, Message, Work, unknown_row, unknown_summary};
 use crate::driver::{Error, Inventory, RunningTask};
 use crate::gateway::ManagerRow;
 use crate::peers::{Answered, Peer};
@@ -28,9 +29,11 @@ impl Front {
             let epoch = self.epoch;
             // Where nothing of ours is under way, the inventory is the same before and after the opening.
             let early = std::mem::take(&mut idle);
+            let looks = self.orders.mode(&self.config) == ManagerMode::ReadOnly;
             let opening: Pin<Box<dyn Future<Output = Result<_, Error>> + Send>> = Box::pin(async move {
+                let open = async { if looks { driver.look(epoch).await } else { driver.open(epoch).await } };
                 if early {
-                    let (tasks, inventory) = futures::future::join(driver.open(epoch), driver.inventory()).await;
+                    let (tasks, inventory) = futures::future::join(open, driver.inventory()).await;
                     let tasks = tasks?;
                     // A manager that is only read once it is open says so.
                     if let Ok(inventory) = inventory
@@ -40,12 +43,15 @@ impl Front {
                     }
                     return Ok((tasks, driver.inventory().await?));
                 }
-                let tasks = driver.open(epoch).await?;
+                let tasks = open.await?;
                 Ok((tasks, driver.inventory().await?))
             });
             let deadline = self.config.read_timeout.saturating_mul(2);
             match self.answering_opening(deadline, opening).await {
-                Some(Ok(read)) => return Some(read),
+                Some(Ok(read)) => {
+                    self.looks = looks;
+                    return Some(read);
+                }
                 Some(Err(Error::Revoked)) => return None,
                 Some(Err(error)) => self.not_open(&error.to_string()),
                 None => self.not_open("no answer while it was opened"),
@@ -55,6 +61,21 @@ impl Front {
             self.answering_opening(jitter, Box::pin(nothing)).await;
             pause = (pause * 2).min(Duration::from_secs(30));
         }
+    }
+
+    /// Whether the manager was connected to for looking at it alone, and is to be used by now. Not while it is
+    /// being handed over: its next owner will open it.
+    pub(super) fn must_open(&self, work: &Work) -> bool {
+        self.looks && self.orders.mode(&self.config) != ManagerMode::ReadOnly && work.finishing.is_none()
+    }
+
+    /// Ends what is read of a manager that was looked at, which is about to be opened: whoever asked asks again.
+    pub(super) async fn leave_off(&mut self, work: &mut Work) {
+        self.asks = work.desk.leave_off();
+        self.settle(work).await;
+        // What was read meanwhile may be older than the opening.
+        self.idle = false;
+        self.row.store(Arc::new(self.closed_row("its owner is opening it")));
     }
 
     fn not_open(&self, why: &str) {

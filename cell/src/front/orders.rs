@@ -39,7 +39,7 @@ impl Front {
     /// What operators have said holds from here on; what is under way ends.
     pub(super) fn obey(&self, work: &mut Work) {
         work.desk.holdings.hosts.set_cordons(&self.orders.closed(&self.config));
-        work.desk.read_only = self.orders.mode(&self.config) == ManagerMode::ReadOnly;
+        work.desk.read_only = self.looks || self.orders.mode(&self.config) == ManagerMode::ReadOnly;
         work.desk.gate_changed(self.env.mono());
         work.dirty = true;
     }

@@ -1,5 +1,7 @@
 //! Managers in and out, over real cells.
 
+use std::sync::atomic::Ordering;
+
 use cellbus_cell::gateway::Decommission;
 use cellbus_directory::{JobState, ManagerMode, RefusalReason};
 
@@ -74,6 +76,40 @@ async fn a_manager_is_only_looked_at_until_it_is_enabled() {
         assert_eq!(cluster.gateway.wait_job(job.id, WAIT).await.unwrap().row.state, JobState::Succeeded);
     }
     assert_eq!(cluster.managers[0].vms().len(), 0);
+}
+
+/// An account that may only read is enough for it; that more is needed is said when it is to be used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_is_looked_at_is_opened_when_it_is_enabled() {
+    let mut cluster = Cluster::start(2, 8, &[("vc-1", 4, 64)]).await;
+    let (vc1, fake) = (cluster.managers[0].id(), Arc::clone(&cluster.managers[0]));
+    cluster.gateway.set_manager_mode(vc1, ManagerMode::ReadOnly, by()).await.unwrap();
+    is(&cluster, "vc-1", ManagerMode::ReadOnly).await;
+    assert_eq!(fake.looked_at(), 0, "it was open by then");
+    fake.forbids.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        cluster.cells.remove(0).kill();
+    }
+    let _ = cluster.add_cell();
+    is(&cluster, "vc-1", ManagerMode::ReadOnly).await;
+    assert!(fake.looked_at() > 0);
+    assert_eq!(cluster.gateway.hosts(Some(vc1), None, 10).await.unwrap().items.len(), 4);
+
+    cluster.gateway.set_manager_mode(vc1, ManagerMode::Enabled, by()).await.unwrap();
+    cluster
+        .until("it is said that the account may not", || async {
+            let rows = cluster.gateway.managers().await.map_err(|error| error.to_string())?;
+            if rows[0].detail.contains("the account may only read") { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
+    // Looked at again, as it was.
+    cluster.gateway.set_manager_mode(vc1, ManagerMode::ReadOnly, by()).await.unwrap();
+    is(&cluster, "vc-1", ManagerMode::ReadOnly).await;
+    fake.forbids.store(false, Ordering::Relaxed);
+    cluster.gateway.set_manager_mode(vc1, ManagerMode::Enabled, by()).await.unwrap();
+    is(&cluster, "vc-1", ManagerMode::Enabled).await;
+    let vm = make_named(&cluster, "used").await;
+    assert!(fake.vms().contains(&vm));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

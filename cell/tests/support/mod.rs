@@ -37,6 +37,8 @@ pub struct FakeManager {
     gone: AtomicBool,
     /// How long an operation takes.
     pub takes_ms: AtomicU64,
+    /// Its account may only read.
+    pub forbids: AtomicBool,
     changed: tokio::sync::Notify,
     pub limits: Limits,
 }
@@ -48,6 +50,7 @@ struct FakeState {
     changes: Vec<Change>,
     made: BTreeMap<VmId, u32>,
     overfilled: u32,
+    looked_at: u32,
     under_way: u32,
     under_way_max: u32,
     stale: u32,
@@ -73,6 +76,7 @@ impl FakeManager {
             hangs: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             takes_ms: AtomicU64::new(0),
+            forbids: AtomicBool::new(false),
             changed: tokio::sync::Notify::new(),
             limits: Limits {
                 operations_max: 64,
@@ -100,6 +104,10 @@ impl FakeManager {
     /// When a delete of each VM was first begun.
     pub fn deletes(&self) -> BTreeMap<VmId, Mono> {
         self.state.lock().unwrap().deletes.clone()
+    }
+    /// How often it was connected to for looking at it alone.
+    pub fn looked_at(&self) -> u32 {
+        self.state.lock().unwrap().looked_at
     }
     pub fn overfilled(&self) -> u32 {
         self.state.lock().unwrap().overfilled
@@ -209,7 +217,21 @@ struct Session {
 
 #[async_trait]
 impl Driver for Session {
+    /// Where nothing was ever made there is nobody whose session would have to be ended.
+    async fn look(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        {
+            let mut state = self.manager.state.lock().unwrap();
+            if state.made.is_empty() {
+                state.looked_at += 1;
+                return Ok(vec![]);
+            }
+        }
+        self.open(epoch).await
+    }
     async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        if self.manager.forbids.load(Ordering::Relaxed) {
+            return Err(Error::Permanent { detail: "the account may only read".into() });
+        }
         let mut state = self.manager.state.lock().unwrap();
         if epoch < state.epoch {
             return Err(Error::Revoked);

@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -43,6 +44,7 @@ import (
 type controls struct {
 	mu       sync.Mutex
 	down     bool
+	forbids  bool
 	lose     bool
 	loseFor  string
 	fault    string
@@ -84,7 +86,7 @@ func (c *controls) sdk(inner http.Handler) http.Handler {
 		if !down {
 			c.calls[name]++
 			c.calls[name+" "+object]++
-			if operation[name] {
+			if operation[name] || name == "ReconfigVM_Task" {
 				c.bodies[name] = string(body)
 			}
 		}
@@ -112,6 +114,13 @@ func cut(w http.ResponseWriter) {
 	}
 }
 
+// What an account needs no right for but to read.
+var reads = map[string]bool{
+	"RetrieveServiceContent": true, "Login": true, "Logout": true, "RetrievePropertiesEx": true, "ContinueRetrievePropertiesEx": true,
+	"CreateContainerView": true, "DestroyView": true, "CreatePropertyCollector": true, "DestroyPropertyCollector": true,
+	"CreateFilter": true, "WaitForUpdatesEx": true, "FindChild": true, "FindByUuid": true,
+}
+
 // before is asked before each method: what a real vCenter refuses and the simulator does not, and faults
 // that a test wants.
 func (c *controls) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
@@ -126,6 +135,9 @@ func (c *controls) before(ctx *simulator.Context, m *simulator.Method) (mo.Refer
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.forbids && !reads[m.Name] {
+		return nil, &types.NoPermission{Object: &m.This, PrivilegeId: "of " + m.Name}
+	}
 	if c.fault != "" && (m.Name == c.faultFor || c.faultFor == "" && operation[m.Name]) {
 		kind, ok := types.TypeFunc()(c.fault)
 		c.fault = ""
@@ -135,6 +147,12 @@ func (c *controls) before(ctx *simulator.Context, m *simulator.Method) (mo.Refer
 			}
 		}
 		return nil, &types.SystemError{Reason: "no such fault"}
+	}
+	if change, ok := m.Body.(*types.ReconfigVM_Task); ok && change.Spec.ChangeVersion != "" {
+		vm, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachine)
+		if ok && vm.Config.ChangeVersion != change.Spec.ChangeVersion {
+			return nil, &types.ConcurrentAccess{}
+		}
 	}
 	if create, ok := m.Body.(*types.CreateVM_Task); ok {
 		name := create.Config.Name
@@ -164,6 +182,76 @@ func (c *controls) vm(name string) *simulator.VirtualMachine {
 	return nil
 }
 
+// stranger makes a VM that runs and that Cellbus knows nothing of.
+func (c *controls) stranger(name, annotation string) bool {
+	registry, ctx := c.model.Map(), c.model.Service.Context
+	host := registry.All("HostSystem")[0].Reference()
+	made, ok := c.folder("theirs").CreateVMTask(ctx, &types.CreateVM_Task{Pool: registry.All("ResourcePool")[0].Reference(), Host: &host,
+		Config: types.VirtualMachineConfigSpec{Name: name, Annotation: annotation, NumCPUs: 2, MemoryMB: 2048, GuestId: "otherGuest64",
+			Files: &types.VirtualMachineFileInfo{VmPathName: "[LocalDS_0] theirs-" + name}}}).(*methods.CreateVM_TaskBody)
+	if !ok || made.Res == nil || !c.ended(made.Res.Returnval) {
+		return false
+	}
+	vm := c.vm(name)
+	on, ok := vm.PowerOnVMTask(ctx, &types.PowerOnVM_Task{This: vm.Self}).(*methods.PowerOnVM_TaskBody)
+	return ok && on.Res != nil && c.ended(on.Res.Returnval)
+}
+
+// ended waits for a task; it tells whether that has succeeded.
+func (c *controls) ended(ref types.ManagedObjectReference) bool {
+	for range 3000 {
+		task, ok := c.model.Map().Get(ref).(*simulator.Task)
+		if !ok {
+			return false
+		}
+		switch task.Info.State {
+		case types.TaskInfoStateSuccess:
+			return true
+		case types.TaskInfoStateError:
+			return false
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
+// failover is what vSphere HA does: the host of a VM does not respond any more, and it is started on another.
+func (c *controls) failover(name, to string) bool {
+	registry, ctx := c.model.Map(), c.model.Service.Context
+	vm := c.vm(name)
+	if vm == nil {
+		return false
+	}
+	var target *simulator.HostSystem
+	for _, entity := range registry.All("HostSystem") {
+		if host := entity.(*simulator.HostSystem); host.Name == to {
+			target = host
+		}
+	}
+	from, ok := registry.Get(*vm.Runtime.Host).(*simulator.HostSystem)
+	if target == nil || !ok {
+		return false
+	}
+	registry.Update(ctx, from, []types.PropertyChange{{Name: "runtime.connectionState", Val: types.HostSystemConnectionStateNotResponding}})
+	// It is taken off the one and put on the other, off, and then powered on.
+	left := []types.ManagedObjectReference{}
+	for _, ref := range from.Vm {
+		if ref != vm.Self {
+			left = append(left, ref)
+		}
+	}
+	registry.Update(ctx, from, []types.PropertyChange{{Name: "vm", Val: left}})
+	registry.Update(ctx, vm, []types.PropertyChange{
+		{Name: "runtime.powerState", Val: types.VirtualMachinePowerStatePoweredOff},
+		{Name: "summary.runtime.powerState", Val: types.VirtualMachinePowerStatePoweredOff},
+		{Name: "runtime.host", Val: &target.Self},
+		{Name: "summary.runtime.host", Val: &target.Self},
+	})
+	registry.Update(ctx, target, []types.PropertyChange{{Name: "vm", Val: append(target.Vm, vm.Self)}})
+	vm.PowerOnVMTask(ctx, &types.PowerOnVM_Task{This: vm.Self})
+	return true
+}
+
 // folder of this name below the datacenter's VM folder, made if it is not there.
 func (c *controls) folder(name string) *simulator.Folder {
 	registry, ctx := c.model.Map(), c.model.Service.Context
@@ -191,6 +279,11 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/fail":
 		c.mu.Lock()
 		c.fault, c.faultFor = q.Get("fault"), q.Get("method")
+		c.mu.Unlock()
+	case "/forbid":
+		// The account may only read from now on, or more again.
+		c.mu.Lock()
+		c.forbids = q.Get("what") != "nothing"
 		c.mu.Unlock()
 	case "/down":
 		c.mu.Lock()
@@ -225,6 +318,21 @@ func (c *controls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if vm := entity.(*simulator.VirtualMachine); vm.Config.Annotation != "" {
 				fmt.Fprintln(w, vm.Name)
 			}
+		}
+	case "/stranger":
+		done(c.stranger(q.Get("name"), q.Get("annotation")))
+	case "/failover":
+		done(c.failover(q.Get("vm"), q.Get("to")))
+	case "/template":
+		if vm := c.vm(q.Get("vm")); vm != nil {
+			vm.PowerOffVMTask(c.model.Service.Context, &types.PowerOffVM_Task{This: vm.Self})
+			time.Sleep(100 * time.Millisecond)
+			vm.MarkAsTemplate(&types.MarkAsTemplate{This: vm.Self})
+		}
+	case "/says":
+		// What a VM is called, known by and annotated with.
+		if vm := c.vm(q.Get("vm")); vm != nil {
+			fmt.Fprintf(w, "%s\n%s\n%s", vm.Self.Value, vm.Config.InstanceUuid, vm.Config.Annotation)
 		}
 	case "/body":
 		// The last call of a method, as it was sent.

@@ -136,7 +136,7 @@ async fn listen(session: &Arc<Session>, state: &Mutex<Listening>) {
                 at.version = version;
             }
             for update in &updates {
-                state.take(update);
+                state.take(session, update);
             }
         }
         Err(failure) => {
@@ -181,7 +181,7 @@ async fn begin(session: &Arc<Session>) -> Result<Listening, Failure> {
         let Some((version, updates)) = wait_for(session, &at, 0).await? else { break };
         at.version = version;
         let truncated = updates.truncated;
-        updates.objects.iter().for_each(|update| state.take(update));
+        updates.objects.iter().for_each(|update| state.take(session, update));
         if !truncated {
             break;
         }
@@ -216,7 +216,7 @@ async fn wait_for(session: &Session, at: &Position, seconds: u64) -> Result<Opti
 }
 
 impl Listening {
-    fn take(&mut self, update: &Element) {
+    fn take(&mut self, session: &Session, update: &Element) {
         let Some(object) = update.child("obj").and_then(Ref::of) else { return };
         if object.kind == HOST || object.kind == DATASTORE {
             self.heard.hosts = true;
@@ -229,6 +229,9 @@ impl Listening {
         }
         let news = update.all("changeSet").map(|change| (change.text_of("name"), change.text_of("val")));
         self.claims.heard(&object, news);
+        if let Some((vm, uuid)) = self.claims.adopted(&object) {
+            session.adopted().stands(vm, &object, uuid);
+        }
         // Under the name that it has now, too.
         self.heard.vms.extend(self.claims.id(&object));
     }

@@ -1,7 +1,8 @@
 //! Which VMs say that they are Cellbus's, and where what they say does not add up.
 //!
-//! A VM says who it is three times: by its name, by its instance UUID, in its note. People clone VMs and
-//! give them other names, and a vCenter gives a VM that is registered twice another UUID.
+//! A VM that Cellbus made says who it is three times: by its name, by its instance UUID, in its note. People
+//! clone VMs and give them other names, and a vCenter gives a VM that is registered twice another UUID. One
+//! that was adopted has kept its name and its UUID: its note says its id, and to which UUID that belongs.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,14 @@ const NAME_MAX: usize = 80;
 
 /// Which VM of ours it is: what its name says, or, where somebody gave it another, what its UUID and its
 /// note agree on. A clone has a UUID of its own.
-pub(crate) fn identity(name: &str, uuid: &str, noted: Option<VmId>) -> Option<VmId> {
+pub(crate) fn identity(name: &str, uuid: &str, note: Option<&Note>) -> Option<VmId> {
+    id_of(name, uuid, note.map(|note| note.vm), note.and_then(|note| note.adopted.as_deref()))
+}
+
+fn id_of(name: &str, uuid: &str, noted: Option<VmId>, adopted: Option<&str>) -> Option<VmId> {
+    if adopted.is_some_and(|adopted| uuid.eq_ignore_ascii_case(adopted)) {
+        return noted;
+    }
     name.parse().ok().or_else(|| noted.filter(|id| same(uuid, *id)))
 }
 
@@ -33,19 +41,37 @@ struct Claim {
     uuid: String,
     /// Which VM its note is about.
     noted: Option<VmId>,
+    /// The UUID that its note says it was adopted with.
+    adopted: Option<String>,
+    /// Which VM it was adopted as, when its note has been taken away.
+    bare: Option<VmId>,
     template: bool,
 }
 
 impl Claim {
     fn id(&self) -> Option<VmId> {
-        if self.template { None } else { identity(&self.name, &self.uuid, self.noted) }
+        if self.template {
+            return None;
+        }
+        id_of(&self.name, &self.uuid, self.noted, self.adopted.as_deref()).or(self.bare)
+    }
+    fn is_adopted(&self) -> bool {
+        self.adopted.as_deref().is_some_and(|adopted| self.uuid.eq_ignore_ascii_case(adopted))
+    }
+    /// Its annotation is this now.
+    fn annotated(&mut self, text: &str) {
+        let was = self.bare.or(self.noted.filter(|_| self.is_adopted()));
+        let note = Note::read(text);
+        self.bare = was.filter(|_| note.is_none());
+        (self.noted, self.adopted) = note.map_or((None, None), |note| (Some(note.vm), note.adopted));
     }
 
     /// What of it does not add up, in words.
     fn wrong(&self) -> Option<String> {
         let name: String = self.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
         match (self.name.parse::<VmId>().ok(), self.noted) {
-            _ if self.template => None,
+            _ if self.template || self.is_adopted() => None,
+            _ if self.bare.is_some() => self.bare.map(|id| format!("{id} has no note")),
             (Some(id), _) if !same(&self.uuid, id) => {
                 Some(format!("the vCenter knows {id} by another id, {}", self.uuid))
             }
@@ -73,14 +99,22 @@ impl Claims {
         self.by.get(vm)?.id()
     }
 
+    /// Which VM of ours this is that was adopted, and the UUID by which it is known.
+    pub(crate) fn adopted(&self, vm: &Ref) -> Option<(VmId, &str)> {
+        let claim = self.by.get(vm).filter(|claim| claim.is_adopted())?;
+        Some((claim.id()?, claim.uuid.as_str()))
+    }
+
     /// Properties of a VM that are new, each with its text.
     pub(crate) fn heard<'a>(&mut self, vm: &Ref, news: impl Iterator<Item = (&'a str, &'a str)>) {
         let mut claim = self.by.remove(vm).unwrap_or_default();
         for (property, text) in news {
             match property {
                 "name" => claim.name = text.to_owned(),
+                // None: its configuration cannot be read now, which says nothing of it.
+                "config.instanceUuid" if text.is_empty() => continue,
                 "config.instanceUuid" => claim.uuid = text.to_owned(),
-                "config.annotation" => claim.noted = Note::read(text).map(|note| note.vm),
+                "config.annotation" => claim.annotated(text),
                 "config.template" => claim.template = text == "true",
                 _ => continue,
             }
@@ -160,6 +194,30 @@ mod tests {
         }
         let (many, detail) = told(&[("a", OTHER, own.as_str()); 9]);
         assert_eq!((many, detail.matches("it is a copy").count()), (9, TOLD_MAX));
+    }
+
+    #[test]
+    fn one_that_was_adopted_is_known_by_its_own_uuid() {
+        let own = note(ID).replace("\"disk_gib\"", &format!("\"adopted\":\"{OTHER}\",\"disk_gib\""));
+        let vm = Ref::new("VirtualMachine", "vm-0");
+        // Whatever it is called, be it an id.
+        for name in ["web", OTHER, ID] {
+            let mut claims = claims(&[(name, OTHER, &own)]);
+            assert_eq!((claims.irregular().vms, claims.id(&vm)), (0, ID.parse().ok()), "{name}");
+            assert_eq!(claims.adopted(&vm), Some((ID.parse().unwrap(), OTHER)));
+        }
+        // A clone has its note, and another UUID.
+        assert_eq!(
+            told(&[("web", OTHER, &own), ("web (1)", "c0c0c0c0-0dad-599c-bfc4-bbe000698666", &own)]),
+            (1, format!("web (1) carries the note of {ID}: it is a copy"))
+        );
+        // Its note taken away: it is there for all that.
+        let mut claims = claims(&[("web", OTHER, &own)]);
+        claims.heard(&vm, [("config.annotation", "mine")].into_iter());
+        let irregular = claims.irregular();
+        assert_eq!((irregular.detail, claims.id(&vm)), (format!("{ID} has no note"), ID.parse().ok()));
+        claims.heard(&vm, [("config.annotation", own.as_str())].into_iter());
+        assert_eq!((claims.irregular().vms, claims.adopted(&vm).is_some()), (0, true));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerName, OpNumber, VmId};
 use cellbus_bus::job::Size;
 use cellbus_cell::config::Vsphere;
-use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Irregular, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Error, ForeignVm, HeldVm, Inventory, Irregular, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use tokio::sync::oneshot;
 
@@ -49,7 +49,7 @@ pub(crate) struct Inner {
     tls: rustls::ClientConfig,
     env: Env,
     over_commit: OverCommit,
-    session: Mutex<Option<Arc<Session>>>,
+    connected: Mutex<Option<Connected>>,
     hosts: Mutex<Arc<Hosts>>,
     pub(crate) own: Own,
     locks: Mutex<BTreeMap<VmId, Arc<tokio::sync::Mutex<()>>>>,
@@ -57,9 +57,15 @@ pub(crate) struct Inner {
     /// For each host, held while it is looked at for room.
     reserving: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<()>>>>,
     reserved: Mutex<BTreeMap<VmId, Room>>,
-    listener: Listener,
     pub(crate) known: Mutex<Known>,
     memory: Arc<Mutex<Memory>>,
+}
+
+/// A session, and who listens in it.
+#[derive(Clone)]
+struct Connected {
+    session: Arc<Session>,
+    listener: Arc<Listener>,
 }
 
 #[derive(Default)]
@@ -146,13 +152,16 @@ impl Drop for Turn<'_> {
 }
 
 impl Inner {
+    fn connected(&self) -> Result<Connected, Failure> {
+        locked(&self.connected).clone().ok_or(Failure::Revoked)
+    }
     pub(crate) fn session(&self) -> Result<Arc<Session>, Failure> {
-        locked(&self.session).clone().ok_or(Failure::Revoked)
+        Ok(self.connected()?.session)
     }
     pub(crate) fn hosts(&self) -> Arc<Hosts> {
         Arc::clone(&locked(&self.hosts))
     }
-    async fn read_hosts(&self) -> Result<Arc<Hosts>, Failure> {
+    pub(crate) async fn read_hosts(&self) -> Result<Arc<Hosts>, Failure> {
         let hosts = self.session()?.hosts(self.vsphere.datastore.as_deref()).await?;
         Ok(self.hosts_read(hosts))
     }
@@ -210,7 +219,7 @@ impl Inner {
             .map(|(vm, room)| (*vm, room.size))
             .collect();
         pending.insert(vm, size);
-        let now = self.session()?.host_now(&seen, |vm| pending.contains_key(vm)).await?;
+        let now = self.session()?.host_now(&seen, &pending.keys().copied().collect()).await?;
         let now = now.ok_or_else(|| no_room(format!("the host {host} is gone")))?;
         if !now.takes_vms || now.free.is_empty() {
             return Err(no_room(format!("{host} takes no VMs: disconnected, in maintenance or without a datastore")));
@@ -251,27 +260,25 @@ impl VsphereDriver {
             tls,
             env,
             over_commit,
-            session: Mutex::default(),
+            connected: Mutex::default(),
             hosts: Mutex::default(),
             own: Own::default(),
             locks: Mutex::default(),
             deleted: Mutex::default(),
             reserving: Mutex::default(),
             reserved: Mutex::default(),
-            listener: Listener::default(),
             known: Mutex::default(),
             memory,
         };
         Self { inner: Arc::new(inner), opening: tokio::sync::Mutex::default() }
     }
-}
 
-#[async_trait]
-impl Driver for VsphereDriver {
-    async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+    /// Signs in under this epoch, to use the manager or to look at it alone.
+    async fn connect(&self, epoch: Epoch, looks: bool) -> Result<Vec<RunningTask>, Error> {
         let _one = self.opening.lock().await;
         let inner = &self.inner;
-        let there = locked(&inner.session).clone().filter(|session| session.epoch() == Some(epoch));
+        let before = inner.session().ok();
+        let there = before.clone().filter(|session| session.opened_as(epoch, looks));
         let session = match there {
             Some(session) => session,
             None => {
@@ -279,13 +286,28 @@ impl Driver for VsphereDriver {
                 let (tls, memory) = (inner.tls.clone(), Arc::clone(&inner.memory));
                 let session = Session::new(vsphere, manager, tls, epoch, memory, inner.env.clone());
                 let session = Arc::new(session.map_err(|detail| Error::Transient { detail })?);
-                session.open(epoch).await?;
-                inner.listener.begin(&session).await?;
-                *locked(&inner.session) = Some(Arc::clone(&session));
+                session.open(epoch, looks).await?;
+                let listener = Arc::new(Listener::default());
+                listener.begin(&session).await?;
+                if let Some(before) = before {
+                    before.end();
+                }
+                *locked(&inner.connected) = Some(Connected { session: Arc::clone(&session), listener });
                 session
             }
         };
         Ok(session.tasks().await?)
+    }
+}
+
+#[async_trait]
+impl Driver for VsphereDriver {
+    async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        self.connect(epoch, false).await
+    }
+
+    async fn look(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        self.connect(epoch, true).await
     }
 
     async fn inventory(&self) -> Result<Inventory, Error> {
@@ -326,8 +348,12 @@ impl Driver for VsphereDriver {
     }
 
     async fn changes(&self) -> Result<Vec<Change>, Error> {
-        let session = self.inner.session()?;
-        Ok(self.inner.listener.changes(&session).await?)
+        let Connected { session, listener } = self.inner.connected()?;
+        Ok(listener.changes(&session).await?)
+    }
+
+    async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
+        Ok(self.inner.foreign().await?)
     }
 
     fn limits(&self) -> Limits {
@@ -344,6 +370,6 @@ impl Driver for VsphereDriver {
     }
 
     fn irregular(&self) -> Irregular {
-        self.inner.listener.irregular()
+        self.inner.connected().map(|connected| connected.listener.irregular()).unwrap_or_default()
     }
 }

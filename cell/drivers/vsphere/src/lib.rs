@@ -27,6 +27,7 @@ mod changes;
 mod claims;
 mod driver;
 mod fault;
+mod foreign;
 mod note;
 mod perform;
 mod read;

@@ -1,11 +1,14 @@
-//! What Cellbus writes of a VM into its annotation: one line of JSON, changed with the VM itself.
+//! What Cellbus writes of a VM into its annotation: one line of JSON, changed with the VM itself. Whatever
+//! else stands there is its owner's, and is kept below.
 
 use cellbus_bus::ids::{OpNumber, ShortName, TenantId, VmId, VmName};
-use cellbus_workflows::CreateSpec;
+use cellbus_workflows::{AdoptSpec, CreateSpec};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of an annotation that is looked at.
+/// Bytes of a line that is looked at.
 const BYTES_MAX: usize = 8_192;
+/// What a note begins with, as it is written.
+const BEGINS: &str = "{\"cellbus\":";
 /// The form of what is written.
 const VERSION: u32 = 1;
 
@@ -27,6 +30,12 @@ pub(crate) struct Note {
     pub(crate) affinity: Option<ShortName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) anti_affinity: Option<ShortName>,
+    /// Of a VM that was adopted: the instance UUID by which it is known. It keeps that, and its name and folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) adopted: Option<String>,
+    /// What its owner has written into the annotation.
+    #[serde(skip)]
+    pub(crate) below: String,
 }
 
 impl Note {
@@ -43,16 +52,50 @@ impl Note {
             disk_gib: spec.size.disk_gib,
             affinity: policy.affinity.clone(),
             anti_affinity: policy.anti_affinity.clone(),
+            adopted: None,
+            below: String::new(),
         }
     }
-    /// `None`: this is no annotation of Cellbus's.
+    /// Of a VM that somebody else made, which the vCenter knows by `uuid` and whose annotation is `below`.
+    pub(crate) fn adopting(
+        (vm, op): (VmId, OpNumber),
+        spec: &AdoptSpec,
+        uuid: &str,
+        disk_gib: u64,
+        below: &str,
+    ) -> Self {
+        Self {
+            cellbus: VERSION,
+            vm,
+            op,
+            // It is one change, which is there or is not.
+            doing: false,
+            tenant: spec.tenant.clone(),
+            name: spec.name.clone(),
+            disk_gib,
+            affinity: None,
+            anti_affinity: None,
+            adopted: Some(uuid.to_owned()),
+            below: below.to_owned(),
+        }
+    }
+    /// `None`: no line of this annotation is Cellbus's.
     pub(crate) fn read(text: &str) -> Option<Self> {
-        let note: Self = (text.len() <= BYTES_MAX).then(|| serde_json::from_str(text.trim()).ok())??;
-        (note.cellbus == VERSION).then_some(note)
+        let ours = |line: &str| {
+            let line = Some(line.trim()).filter(|line| line.starts_with(BEGINS) && line.len() <= BYTES_MAX)?;
+            serde_json::from_str::<Self>(line).ok().filter(|note| note.cellbus == VERSION)
+        };
+        // People write above it, too.
+        let (at, mut note) = text.split('\n').enumerate().find_map(|(at, line)| Some((at, ours(line)?)))?;
+        let others: Vec<&str> =
+            text.split('\n').enumerate().filter_map(|(other, line)| (other != at).then_some(line)).collect();
+        note.below = others.join("\n");
+        Some(note)
     }
     /// As the annotation has it.
     pub(crate) fn text(&self) -> String {
-        serde_json::to_string(self).expect("names and numbers are JSON")
+        let note = serde_json::to_string(self).expect("names and numbers are JSON");
+        if self.below.is_empty() { note } else { format!("{note}\n{}", self.below) }
     }
 }
 
@@ -68,6 +111,23 @@ mod tests {
         assert_eq!(note.text(), text);
         for other in ["", "made by hand", "{}", &text.replace("\"cellbus\":1", "\"cellbus\":2"), &" ".repeat(9_000)] {
             assert_eq!(Note::read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_its_owner_wrote_stays() {
+        let spec = AdoptSpec { tenant: "acme".parse().unwrap(), name: "web-0".parse().unwrap(), foreign: None };
+        let vm = "f44dec3f-0dad-599c-bfc4-bbe000698666".parse().unwrap();
+        let uuid = "5029c440-85ee-c2a1-e9dd-b63e39364603";
+        for theirs in ["", "cost centre 7", "two\n\nparts\n", "{\"theirs\":1}"] {
+            let note = Note::adopting((vm, OpNumber(3)), &spec, uuid, 40, theirs);
+            let text = note.text();
+            assert_eq!(Note::read(&text).as_ref(), Some(&note), "{text}");
+            assert_eq!(text.lines().next().unwrap().contains(theirs), theirs.is_empty());
+            // And so does what is written above, which goes below with the next change.
+            let above = Note::read(&format!("call Bob\r\n{text}")).unwrap();
+            assert_eq!((above.vm, above.text().contains("call Bob\r")), (vm, true));
+            assert!(above.text().ends_with(theirs));
         }
     }
 

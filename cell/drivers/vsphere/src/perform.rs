@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use cellbus_bus::ids::{HostId, OpNumber, VmId};
 use cellbus_bus::job::{Power, Size, StopMode};
-use cellbus_cell::driver::{Error, Op, no_adoption};
+use cellbus_cell::driver::{Error, Op};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
-use cellbus_workflows::{Action, CreateSpec};
+use cellbus_workflows::{Action, AdoptSpec, CreateSpec};
 
 use crate::driver::{Inner, Reserved, locked};
+use crate::foreign::{disks_gib, disks_of};
 use crate::note::Note;
 use crate::read::{HostSeen, VmSeen};
 use crate::soap::Failure;
@@ -24,16 +25,16 @@ use crate::xml::{Element, text};
 /// How long a guest may take to shut down before its power is cut.
 const SHUTDOWN: Duration = Duration::from_secs(300);
 /// Between two looks at a VM that is to change by itself.
-const LOOK: Duration = Duration::from_millis(250);
+pub(crate) const LOOK: Duration = Duration::from_millis(250);
 /// How long a name that is taken may lead to no VM.
 const APPEARS: Duration = Duration::from_secs(60);
 
-type Done = Result<Option<VmFacts>, Failure>;
+pub(crate) type Done = Result<Option<VmFacts>, Failure>;
 
-fn refused(error: Error) -> Failure {
+pub(crate) fn refused(error: Error) -> Failure {
     Failure::Refused(error)
 }
-fn invalid(detail: impl Into<String>) -> Failure {
+pub(crate) fn invalid(detail: impl Into<String>) -> Failure {
     refused(Error::Invalid { detail: detail.into() })
 }
 fn no_room(detail: impl Into<String>) -> Failure {
@@ -49,6 +50,7 @@ impl Inner {
                 None => Ok(None),
             };
         }
+        self.session()?.may_change()?;
         if let Some(last) = self.deleted(op.vm) {
             if op.number < last {
                 return Err(refused(Error::Superseded { asked: op.number, last }));
@@ -57,19 +59,24 @@ impl Inner {
                 return Ok(None);
             }
         }
+        if let Action::Adopt(spec) = &op.action
+            && let Some(key) = &spec.foreign
+        {
+            return self.adopt(op, spec, key).await;
+        }
         let seen = self.settled(op.vm).await?;
+        // One that was adopted is ours by its note alone.
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.adopted) {
+            ours(seen)?;
+        }
         if let Some(note) = seen.as_ref().and_then(|seen| seen.note.as_ref())
             && op.number < note.op
         {
             return Err(refused(Error::Superseded { asked: op.number, last: note.op }));
         }
         match (&op.action, seen) {
-            (Action::Adopt(spec), _) if spec.foreign.is_some() => Err(refused(no_adoption())),
             (Action::Adopt(spec), Some(seen)) => {
-                let note = ours(&seen)?;
-                if (&spec.tenant, &spec.name) != (&note.tenant, &note.name) {
-                    return Err(invalid(format!("it is {} of {}, and keeps its name", note.name, note.tenant)));
-                }
+                keeps_its_name(ours(&seen)?, spec)?;
                 self.facts(&seen).await
             }
             (Action::Create(spec), None) => self.create(op, spec).await,
@@ -216,13 +223,13 @@ impl Inner {
             };
         }
         if self.vsphere.templates.is_some()
-            && let Some(disk) = self.disk(&seen.this).await?
+            && let Some(disk) = self.disks(&seen.this).await?.first()
         {
             // The template's own size is the least.
             let kib: u64 = disk.child("capacityInKB").and_then(Element::number).unwrap_or(0);
             note.disk_gib = spec.size.disk_gib.max(kib >> 20);
             if !self.vsphere.linked_clones
-                && let Some(grown) = spec::grown(&disk, spec.size.disk_gib)
+                && let Some(grown) = spec::grown(disk, spec.size.disk_gib)
             {
                 let change = spec::change(&note, None, None, Some(grown));
                 session.carry_out("ReconfigVM_Task", &seen.this, &[change]).await?;
@@ -299,10 +306,10 @@ impl Inner {
         Ok(pool)
     }
 
-    async fn disk(&self, vm: &Ref) -> Result<Option<Element>, Failure> {
+    async fn disks(&self, vm: &Ref) -> Result<Vec<Element>, Failure> {
         let seen = self.session()?.look(vm, &["config.hardware.device"]).await?;
         let devices = seen.and_then(|mut seen| seen.properties.remove("config.hardware.device"));
-        Ok(devices.and_then(|devices| devices.children.into_iter().find(|device| device.kind == "VirtualDisk")))
+        Ok(devices.map(disks_of).unwrap_or_default())
     }
 
     // ── delete ──
@@ -386,8 +393,12 @@ impl Inner {
             Step::Relocate(_) => {
                 let reserved = reserved.as_ref().expect("it was reserved above");
                 let host = &reserved.host;
-                let pool = self.pool(host).await?;
-                let spec = [storage.unwrap_or_default(), pool.xml("pool"), host.this.xml("host")];
+                // One that was adopted stays in the pool that its owner put it into, where that can be.
+                let from = seen.host.as_ref().and_then(|on| self.hosts().name(on).cloned());
+                let from = from.and_then(|on| self.hosts().get(&on).map(|on| on.compute.clone()));
+                let stays = seen.adopted && from.as_ref() == Some(&host.compute);
+                let pool = if stays { String::new() } else { self.pool(host).await?.xml("pool") };
+                let spec = [storage.unwrap_or_default(), pool, host.this.xml("host")];
                 let spec = crate::xml::node("spec", &spec);
                 session.carry_out("RelocateVM_Task", vm, &[spec]).await?;
             }
@@ -443,7 +454,11 @@ impl Inner {
         if let Some(free) = free.filter(|free| **free < more) {
             return Err(no_room(format!("its datastore has {free} GiB free, and {more} more are wanted")));
         }
-        let disk = self.disk(&seen.this).await?.and_then(|disk| spec::grown(&disk, size.disk_gib));
+        let disks = self.disks(&seen.this).await?;
+        // Of one that was adopted the size is that of all of them together.
+        let counted = if note.adopted.is_some() { disks.get(1..).unwrap_or_default() } else { &[] };
+        let first_gib = size.disk_gib.saturating_sub(disks_gib(counted));
+        let disk = disks.first().and_then(|disk| spec::grown(disk, first_gib));
         let note = Note { op: op.number, doing: false, disk_gib: size.disk_gib, ..note };
         let change = spec::change(&note, None, Some(size), disk);
         self.session()?.carry_out("ReconfigVM_Task", &seen.this, &[change]).await?;
@@ -532,6 +547,14 @@ fn ours(seen: &VmSeen) -> Result<&Note, Failure> {
         Some(note) => Err(refused(Error::Permanent { detail: format!("its note names another VM, {}", note.vm) })),
         None => Err(refused(Error::Permanent { detail: "somebody has taken its note away".to_owned() })),
     }
+}
+
+/// A VM that carries an id of ours is whose it is, whatever else it is to be adopted as.
+pub(crate) fn keeps_its_name(note: &Note, spec: &AdoptSpec) -> Result<(), Failure> {
+    if (&spec.tenant, &spec.name) == (&note.tenant, &note.name) {
+        return Ok(());
+    }
+    Err(invalid(format!("it is {} of {}, and keeps its name", note.name, note.tenant)))
 }
 
 /// Whether it was reset after its note was written last.

@@ -1,11 +1,11 @@
 //! What a vCenter holds: hosts, and VMs with what Cellbus wrote of them.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cellbus_bus::ids::{HostId, OpNumber, ShortName, VmId};
 use cellbus_bus::job::{Labels, Size};
-use cellbus_cell::driver::{Datastore, HeldVm, Host, Inventory, Network};
+use cellbus_cell::driver::{Datastore, Error, HeldVm, Host, Inventory, Network};
 use cellbus_directory::VmFacts;
 use cellbus_directory::vm::PowerState;
 
@@ -14,14 +14,14 @@ use crate::note::Note;
 use crate::session::Session;
 use crate::soap::Failure;
 use crate::tasks::{self, TaskSeen};
-use crate::vim::{Object, Ref, Step, from, properties};
+use crate::vim::{Object, PAGE, Ref, Step, from, properties};
 use crate::xml::Element;
 
 pub(crate) const VM: &str = "VirtualMachine";
 pub(crate) const HOST: &str = "HostSystem";
 pub(crate) const DATASTORE: &str = "Datastore";
 
-const VM_PROPERTIES: &[&str] = &[
+pub(crate) const VM_PROPERTIES: &[&str] = &[
     "name",
     "parent",
     "config.annotation",
@@ -179,6 +179,8 @@ pub(crate) struct VmSeen {
     pub(crate) snapshots: Vec<Snapshot>,
     /// Its latest tasks, oldest first.
     pub(crate) tasks: Vec<TaskSeen>,
+    /// Known by the UUID that it was adopted with alone: without its note nothing may be done to it.
+    pub(crate) adopted: bool,
 }
 
 /// One snapshot.
@@ -194,34 +196,29 @@ impl VmSeen {
     /// `None`: it is none of ours.
     fn of(object: &Object) -> Option<Self> {
         let note = Note::read(object.text("config.annotation"));
-        let id = identity(object.text("name"), object.text("config.instanceUuid"), note.as_ref().map(|note| note.vm))?;
-        if object.text("config.template") == "true" {
-            return None;
-        }
-        let mut snapshots = Vec::new();
-        if let Some(tree) = object.properties.get("snapshot") {
-            collect(tree.all("rootSnapshotList"), &mut snapshots);
-            snapshots.sort_by_key(|snapshot| snapshot.id);
-        }
-        Some(Self {
+        let id = identity(object.text("name"), object.text("config.instanceUuid"), note.as_ref())?;
+        (object.text("config.template") != "true").then(|| Self::as_read(object, id, note))
+    }
+    /// Whatever it says itself, it is this VM.
+    fn as_read(object: &Object, id: VmId, note: Option<Note>) -> Self {
+        let instance_uuid = object.text("config.instanceUuid").to_owned();
+        let adopted = note.as_ref().and_then(|note| note.adopted.as_deref());
+        Self {
             this: object.this.clone(),
             id,
+            adopted: adopted.is_some_and(|adopted| instance_uuid.eq_ignore_ascii_case(adopted)),
             note,
-            instance_uuid: object.text("config.instanceUuid").to_owned(),
+            instance_uuid,
             parent: object.reference("parent"),
-            power: match object.text("runtime.powerState") {
-                "poweredOn" => PowerState::Running,
-                "suspended" => PowerState::Suspended,
-                _ => PowerState::Stopped,
-            },
+            power: power(object),
             host: object.reference("runtime.host"),
             datastores: object.references("datastore"),
             home: home(object.text("config.files.vmPathName")).map(str::to_owned),
             vcpus: object.number("config.hardware.numCPU").unwrap_or(0),
             memory_mib: object.number("config.hardware.memoryMB").unwrap_or(0),
-            snapshots,
+            snapshots: snapshots(object),
             tasks: Vec::new(),
-        })
+        }
     }
     /// Of two with one id, the one in Cellbus's own folder is the VM: a look-up finds it first, too.
     fn before(&self, other: &Self, folder: &Ref) -> bool {
@@ -265,6 +262,25 @@ impl VmSeen {
             datastore: self.home.clone(),
         })
     }
+}
+
+/// Whether a VM runs.
+pub(crate) fn power(object: &Object) -> PowerState {
+    match object.text("runtime.powerState") {
+        "poweredOn" => PowerState::Running,
+        "suspended" => PowerState::Suspended,
+        _ => PowerState::Stopped,
+    }
+}
+
+/// A VM's snapshots, oldest first.
+pub(crate) fn snapshots(object: &Object) -> Vec<Snapshot> {
+    let mut snapshots = Vec::new();
+    if let Some(tree) = object.properties.get("snapshot") {
+        collect(tree.all("rootSnapshotList"), &mut snapshots);
+        snapshots.sort_by_key(|snapshot| snapshot.id);
+    }
+    snapshots
 }
 
 /// Networks, by what hosts say that they are on.
@@ -326,12 +342,25 @@ impl Session {
 
     /// All that there is of these kinds.
     async fn viewed(&self, kinds: &[&str], wanted: &[String]) -> Result<Vec<Object>, Failure> {
+        let mut objects = Vec::new();
+        self.viewed_each(kinds, wanted, PAGE, |object| objects.push(object)).await?;
+        Ok(objects)
+    }
+
+    /// The same, each given away as its page of so many objects comes.
+    pub(crate) async fn viewed_each(
+        &self,
+        kinds: &[&str],
+        wanted: &[String],
+        page: usize,
+        each: impl FnMut(Object) + Send,
+    ) -> Result<(), Failure> {
         let view = self.view(&self.place()?.datacenter, kinds).await?;
         let step = Step { kind: "ContainerView", path: "view", then: &[] };
         let parts: Vec<_> = wanted.iter().cloned().chain([from(&view, false, &[step])]).collect();
-        let objects = self.retrieve(&parts).await;
+        let read = self.retrieve_each(&parts, page, each).await;
         self.drop_view(&view).await;
-        objects
+        read
     }
 
     /// Everything, with the hosts by name.
@@ -354,6 +383,7 @@ impl Session {
                 foreign_vms += 1;
                 continue;
             };
+            self.remember(&seen);
             match ours.entry(seen.id) {
                 Entry::Vacant(place) => drop(place.insert(seen)),
                 Entry::Occupied(mut place) => {
@@ -372,24 +402,77 @@ impl Session {
 
     /// The VM of this id, wherever it was moved to; `None` if there is none now.
     pub(crate) async fn find(&self, vm: VmId) -> Result<Option<VmSeen>, Failure> {
+        if let Some((at, uuid)) = self.adopted().of(&vm)
+            && let Some(seen) = self.find_adopted(vm, at, &uuid).await?
+        {
+            return Ok(Some(seen));
+        }
         let name = vm.to_string();
         let found = match self.child(&self.place()?.folder, &name).await? {
             Some(found) => Some(found),
             // Somebody may have put it into another folder.
-            None => self.by_uuid(&name).await?,
+            None => self.by_uuid(&name, None).await?,
         };
         let Some(found) = found.filter(|found| found.kind == VM) else { return Ok(None) };
+        let Some((object, tasks)) = self.look_at_vm(&found, VM_PROPERTIES).await? else { return Ok(None) };
+        let Some(mut seen) = VmSeen::of(&object).filter(|seen| seen.id == vm) else { return Ok(None) };
+        seen.tasks = tasks;
+        Ok(Some(seen))
+    }
+
+    /// The same of one that was adopted, which stood there when it was seen last.
+    async fn find_adopted(&self, vm: VmId, at: Ref, uuid: &str) -> Result<Option<VmSeen>, Failure> {
+        let mut at = Some(at);
+        // Registered anew, it is another object.
+        for again in [false, true] {
+            let Some(this) = at.take() else { break };
+            let there = self.look_at_vm(&this, VM_PROPERTIES).await?;
+            if let Some((object, tasks)) = there {
+                let known_as = object.text("config.instanceUuid");
+                if known_as.is_empty() {
+                    let detail = format!("the vCenter cannot read the configuration of the VM {vm} now");
+                    return Err(Failure::Refused(Error::Transient { detail }));
+                }
+                if known_as.eq_ignore_ascii_case(uuid) && object.text("config.template") != "true" {
+                    let note = Note::read(object.text("config.annotation"));
+                    if note.as_ref().is_some_and(|note| note.vm != vm) {
+                        return Ok(None);
+                    }
+                    let mut seen = VmSeen::as_read(&object, vm, note);
+                    (seen.tasks, seen.adopted) = (tasks, true);
+                    self.adopted().stands(vm, &this, uuid);
+                    return Ok(Some(seen));
+                }
+            }
+            if !again {
+                at = self.by_uuid(uuid, None).await?.filter(|other| *other != this && other.kind == VM);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A VM, with its latest tasks, oldest first; `None` if it is gone.
+    pub(crate) async fn look_at_vm(
+        &self,
+        this: &Ref,
+        names: &[&str],
+    ) -> Result<Option<(Object, Vec<TaskSeen>)>, Failure> {
         let step = Step { kind: VM, path: "recentTask", then: &[] };
-        let parts = [properties(VM, VM_PROPERTIES), tasks::properties(), from(&found, true, &[step])];
+        let parts = [properties(VM, names), tasks::properties(), from(this, true, &[step])];
         let objects = match self.retrieve(&parts).await {
             Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => return Ok(None),
             answered => answered?,
         };
-        let Some(object) = objects.iter().find(|object| object.this == found) else { return Ok(None) };
-        let Some(mut seen) = VmSeen::of(object).filter(|seen| seen.id == vm) else { return Ok(None) };
-        seen.tasks = objects.iter().filter_map(TaskSeen::of).collect();
-        seen.tasks.sort_by_key(|task| task.queued);
-        Ok(Some(seen))
+        let mut tasks: Vec<TaskSeen> = objects.iter().filter_map(TaskSeen::of).collect();
+        tasks.sort_by_key(|task| task.queued);
+        Ok(objects.into_iter().find(|object| object.this == *this).map(|object| (object, tasks)))
+    }
+
+    /// Where it stands, if nothing but that leads to it.
+    fn remember(&self, seen: &VmSeen) {
+        if seen.adopted {
+            self.adopted().stands(seen.id, &seen.this, &seen.instance_uuid);
+        }
     }
 
     /// As the directory keeps it. The name of a host that came since is asked for.
@@ -413,12 +496,9 @@ impl Session {
     }
 
     /// One host as it is now; `None` if it is gone. VMs for which `but` holds are not counted.
-    pub(crate) async fn host_now(
-        &self,
-        host: &HostSeen,
-        but: impl Fn(&VmId) -> bool,
-    ) -> Result<Option<HostNow>, Failure> {
+    pub(crate) async fn host_now(&self, host: &HostSeen, but: &BTreeSet<VmId>) -> Result<Option<HostNow>, Failure> {
         let step = |path| Step { kind: HOST, path, then: &[] };
+        let adopted: BTreeSet<Ref> = but.iter().filter_map(|vm| Some(self.adopted().of(vm)?.0)).collect();
         let parts = [
             properties(HOST, &["runtime.connectionState", "runtime.inMaintenanceMode"]),
             properties(VM, &["name", "config.hardware.numCPU", "config.hardware.memoryMB", "config.template"]),
@@ -432,8 +512,9 @@ impl Session {
         let Some(own) = objects.iter().find(|object| object.this == host.this) else { return Ok(None) };
         let mut now = HostNow { takes_vms: takes_vms(own), ..HostNow::default() };
         for object in &objects {
-            let ours = object.text("name").parse::<VmId>().is_ok_and(|id| but(&id));
-            if object.this.kind == VM && !ours && object.text("config.template") != "true" {
+            let named = object.text("name").parse::<VmId>().is_ok_and(|id| but.contains(&id));
+            let counted = named || adopted.contains(&object.this);
+            if object.this.kind == VM && !counted && object.text("config.template") != "true" {
                 now.vcpus += object.number::<u64>("config.hardware.numCPU").unwrap_or(0);
                 now.memory_mib += object.number::<u64>("config.hardware.memoryMB").unwrap_or(0);
             }

@@ -3,12 +3,13 @@
 //! The epoch is held by the vCenter as an empty folder `cellbus-epoch-<n>` in Cellbus's own folder: a
 //! name can be taken once, so whichever owner looks after having made its own sees every newer one.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cellbus_bus::Env;
-use cellbus_bus::ids::{Epoch, ManagerName};
+use cellbus_bus::ids::{Epoch, ManagerName, VmId};
 use cellbus_cell::config::Vsphere;
 
 use crate::signing::{Content, Left, Memory, Place, SignedIn, Who, left_in, left_of, mark_name};
@@ -20,6 +21,8 @@ use crate::xml::{Element, text};
 #[derive(Clone)]
 struct Opened {
     epoch: Epoch,
+    /// For looking at it alone: nothing was left there, and nothing may be changed.
+    looks: bool,
     content: Arc<Content>,
     place: Arc<Place>,
 }
@@ -35,6 +38,24 @@ pub(crate) struct Session {
     revoked: AtomicBool,
     told: AtomicBool,
     followed: Followed,
+    adopted: Adopted,
+}
+
+/// VMs that were adopted, as far as this session has seen them: where each stands, and its instance UUID.
+/// Neither that nor its name tells its id, so it cannot be searched for. What was seen once stays.
+#[derive(Default)]
+pub(crate) struct Adopted(Mutex<BTreeMap<VmId, (Ref, String)>>);
+
+impl Adopted {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<VmId, (Ref, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn stands(&self, vm: VmId, at: &Ref, uuid: &str) {
+        self.locked().insert(vm, (at.clone(), uuid.to_owned()));
+    }
+    pub(crate) fn of(&self, vm: &VmId) -> Option<(Ref, String)> {
+        self.locked().get(vm).cloned()
+    }
 }
 
 impl Session {
@@ -58,6 +79,7 @@ impl Session {
             revoked: AtomicBool::new(false),
             told: AtomicBool::new(false),
             followed: Followed::default(),
+            adopted: Adopted::default(),
         })
     }
 
@@ -67,11 +89,26 @@ impl Session {
     pub(crate) fn followed(&self) -> &Followed {
         &self.followed
     }
+    pub(crate) fn adopted(&self) -> &Adopted {
+        &self.adopted
+    }
     fn opened(&self) -> Result<Opened, Failure> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Failure::Revoked)
     }
     pub(crate) fn epoch(&self) -> Option<Epoch> {
         self.opened().ok().map(|opened| opened.epoch)
+    }
+    /// Whether it was opened under this epoch, and for that at the least.
+    pub(crate) fn opened_as(&self, epoch: Epoch, looks: bool) -> bool {
+        self.opened().is_ok_and(|opened| opened.epoch == epoch && (looks || !opened.looks))
+    }
+    /// What changes something is not for a session that looks.
+    pub(crate) fn may_change(&self) -> Result<(), Failure> {
+        if self.opened()?.looks { Err(Failure::Revoked) } else { Ok(()) }
+    }
+    /// Another has taken its place.
+    pub(crate) fn end(&self) {
+        self.revoked.store(true, Ordering::Release);
     }
     pub(crate) fn content(&self) -> Result<Arc<Content>, Failure> {
         Ok(self.opened()?.content)
@@ -116,7 +153,7 @@ impl Session {
         let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
         let held = match signed_in.left(&opened.place.folder).await {
             Ok(left) if left.newest() > Some(opened.epoch) => Err(Failure::Revoked),
-            Ok(left) => self.holds(&left, Some(opened.epoch)),
+            Ok(left) => self.holds(&left, Some(opened.epoch).filter(|_| !opened.looks)),
             Err(failure) => Err(failure),
         };
         if let Err(failure) = held {
@@ -131,30 +168,36 @@ impl Session {
 
     /// Takes the vCenter over under this epoch, ending older sessions of this manager's owners. It must
     /// hold an epoch at least as new as the last one that this process opened it under, and the newest mark
-    /// that the manager's shard knows of.
-    pub(crate) async fn open(&self, epoch: Epoch) -> Result<(), Failure> {
+    /// that the manager's shard knows of. To look at it, as long as nobody has ever opened it to use it, it
+    /// is enough to sign in.
+    pub(crate) async fn open(&self, epoch: Epoch, looks: bool) -> Result<(), Failure> {
         let _one = self.signing_in.lock().await;
         if self.revoked.load(Ordering::Acquire) {
             return Err(Failure::Revoked);
         }
         let signed_in = SignedIn::new(self.client.signed_out(), &self.who).await?;
         let opening = async {
-            let place = signed_in.place().await?;
+            let place = signed_in.place(looks).await?;
             let left = signed_in.left(&place.folder).await?;
             if left.newest() > Some(epoch) {
                 return Err(Failure::Revoked);
             }
             let last = self.who.memory().opened;
             self.holds(&left, last)?;
-            signed_in.own(&place.folder, epoch).await?;
-            signed_in.end_others(epoch).await?;
-            Ok(place)
+            let looks = looks && left.newest().is_none();
+            if !looks {
+                signed_in.own(&place.folder, epoch).await?;
+                signed_in.end_others(epoch).await?;
+            }
+            Ok((place, looks))
         };
         match opening.await {
-            Ok(place) => {
+            Ok((place, looks)) => {
                 self.client.adopt(&signed_in.client);
-                self.who.memory().opened = Some(epoch);
-                let opened = Opened { epoch, content: Arc::new(signed_in.content), place: Arc::new(place) };
+                if !looks {
+                    self.who.memory().opened = Some(epoch);
+                }
+                let opened = Opened { epoch, looks, content: Arc::new(signed_in.content), place: Arc::new(place) };
                 *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
                 self.signed_in.fetch_add(1, Ordering::AcqRel);
                 Ok(())
@@ -181,6 +224,7 @@ impl Session {
     /// Leaves a mark, newer than any that is there or was left before. The folder of the last is given
     /// another name, so that there is one at any time; an answer that was lost is found out by looking again.
     pub(crate) async fn mark(&self) -> Result<u64, Failure> {
+        self.may_change()?;
         let folder = self.place()?.folder.clone();
         let left = left_of(self.retrieve(&left_in(&folder)).await)?;
         if left.newest() > self.epoch() {

@@ -242,8 +242,9 @@ impl<'a> SignedIn<'a> {
         Ok(crate::vim::objects(&answer))
     }
 
-    /// The datacenter and the folder that are configured.
-    pub(crate) async fn place(&self) -> Result<Place, Failure> {
+    /// The datacenter and the folder that are configured. A manager that is looked at alone need not have the
+    /// folder yet: the one that it will lie in stands for it, in which nothing is found that is Cellbus's.
+    pub(crate) async fn place(&self, looks: bool) -> Result<Place, Failure> {
         let vsphere = &self.who.vsphere;
         let step = Step { kind: "Folder", path: "childEntity", then: &["Folder.childEntity"] };
         let mut there = self
@@ -264,6 +265,7 @@ impl<'a> SignedIn<'a> {
         let parts = [vm_folder.xml("entity"), text("name", &vsphere.folder)];
         let found = self.call("FindChild", &self.content.search, &parts).await?;
         let folder = found.child("returnval").and_then(Ref::of).filter(|found| found.kind == "Folder");
+        let folder = folder.or_else(|| looks.then(|| vm_folder.clone()));
         let folder = folder.ok_or_else(|| {
             not_yet(format!(
                 "the folder {} is not there: make it if this manager is new; if it is not, its vCenter has lost what it \
@@ -284,6 +286,15 @@ impl<'a> SignedIn<'a> {
         match self.call("CreateFolder", folder, &[text("name", format!("{EPOCH}{}", epoch.0))]).await {
             Ok(_) => {}
             Err(Failure::Fault(fault)) if fault.kind == "DuplicateName" => {}
+            Err(Failure::Fault(fault)) if fault.kind == "NoPermission" => {
+                let (user, folder) = (&self.who.vsphere.user, &self.who.vsphere.folder);
+                return Err(Failure::Refused(Error::Permanent {
+                    detail: format!(
+                        "{user} may not write into the folder {folder} who owns the manager ({fault}): give it the role \
+                         for managers that are used, or have the manager read-only before it is used at all"
+                    ),
+                }));
+            }
             Err(failure) => return Err(failure),
         }
         let epochs = self.left(folder).await?.epochs;

@@ -51,7 +51,7 @@ impl Fault {
         let privilege = detail.text_of("privilegeId");
         let message = if privilege.is_empty() { message.to_owned() } else { format!("{message} ({privilege})") };
         // Whatever a vCenter says is told in a line of bearable length.
-        let message = message.chars().filter(|c| !c.is_control()).take(500).collect();
+        let message = message.trim().chars().filter(|c| !c.is_control()).take(500).collect();
         Self { kind: detail.kind.clone(), message, detail: Box::new(detail.clone()) }
     }
 }

@@ -125,6 +125,12 @@ pub(crate) fn change(note: &Note, id: Option<VmId>, size: Option<Size>, disk: Op
     node("spec", &parts)
 }
 
+/// A VM that somebody else made becomes ours, if it is still what it was when this version of it was read.
+pub(crate) fn adopted(note: &Note, version: &str) -> String {
+    let version = (!version.is_empty()).then(|| text("changeVersion", version));
+    node("spec", &[version.unwrap_or_default(), text("annotation", note.text())])
+}
+
 /// Makes the disk that is there as large as this. `None`: it is already, or there is none that could grow.
 pub(crate) fn grown(device: &Element, gib: u64) -> Option<String> {
     let kib: u64 = device.child("capacityInKB")?.number()?;

@@ -215,7 +215,7 @@ impl Session {
         self.follow(&task).await
     }
 
-    async fn running_tasks(&self) -> Result<Vec<TaskSeen>, Failure> {
+    pub(crate) async fn running_tasks(&self) -> Result<Vec<TaskSeen>, Failure> {
         let step = Step { kind: "TaskManager", path: "recentTask", then: &[] };
         let tasks = self.content()?.tasks.clone();
         let objects = self.retrieve(&[properties(), from(&tasks, false, &[step])]).await?;
@@ -235,8 +235,7 @@ impl Session {
                 continue;
             };
             let note = Note::read(vm.text("config.annotation"));
-            let noted = note.as_ref().map(|note| note.vm);
-            let Some(id) = identity(vm.text("name"), vm.text("config.instanceUuid"), noted) else { continue };
+            let Some(id) = identity(vm.text("name"), vm.text("config.instanceUuid"), note.as_ref()) else { continue };
             let Some(number) = Self::number_of(note.as_ref()) else { continue };
             found.push(RunningTask { vm: id, number, host: None });
         }

@@ -8,7 +8,7 @@ use crate::soap::Failure;
 use crate::xml::{Element, node, text, typed};
 
 /// Objects in one page of properties.
-const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 /// Objects that one question may bring: vCenter's own limits (45,000 VMs, 2,500 hosts) with room to spare.
 const OBJECTS_MAX: usize = 200_000;
 /// For a call that changes nothing or only begins a task.
@@ -97,19 +97,33 @@ pub(crate) fn filter(name: &str, parts: &[String]) -> String {
 impl Session {
     /// Properties now, in pages.
     pub(crate) async fn retrieve(&self, parts: &[String]) -> Result<Vec<Object>, Failure> {
-        let collector = &self.content()?.collector;
-        let options = node("options", &[text("maxObjects", PAGE.to_string())]);
-        let mut page = self.call("RetrievePropertiesEx", collector, &[filter("specSet", parts), options]).await?;
         let mut objects = Vec::new();
+        self.retrieve_each(parts, PAGE, |object| objects.push(object)).await?;
+        Ok(objects)
+    }
+
+    /// Properties now, of so many objects a page, each given away as its page comes: of objects of which much
+    /// is asked, not all of it need be there at once.
+    pub(crate) async fn retrieve_each(
+        &self,
+        parts: &[String],
+        page: usize,
+        mut each: impl FnMut(Object) + Send,
+    ) -> Result<(), Failure> {
+        let collector = &self.content()?.collector;
+        let options = node("options", &[text("maxObjects", page.to_string())]);
+        let mut page = self.call("RetrievePropertiesEx", collector, &[filter("specSet", parts), options]).await?;
+        let mut count = 0;
         loop {
-            let Some(result) = page.child("returnval") else { return Ok(objects) };
-            objects.extend(result.all("objects").filter_map(object));
-            if objects.len() > OBJECTS_MAX {
+            let Some(result) = page.child("returnval") else { return Ok(()) };
+            let objects = result.all("objects").filter_map(object);
+            count += objects.map(&mut each).count();
+            if count > OBJECTS_MAX {
                 return Err(Failure::NoAnswer(format!("there are more than {OBJECTS_MAX} objects")));
             }
             let token = result.text_of("token");
             if token.is_empty() {
-                return Ok(objects);
+                return Ok(());
             }
             page = self.call("ContinueRetrievePropertiesEx", collector, &[text("token", token)]).await?;
         }
@@ -145,9 +159,10 @@ impl Session {
         Ok(answer.child("returnval").and_then(Ref::of))
     }
 
-    /// The VM that carries this instance UUID.
-    pub(crate) async fn by_uuid(&self, uuid: &str) -> Result<Option<Ref>, Failure> {
-        let parts = [text("uuid", uuid), text("vmSearch", "true"), text("instanceUuid", "true")];
+    /// The VM that carries this instance UUID, of one datacenter or any.
+    pub(crate) async fn by_uuid(&self, uuid: &str, within: Option<&Ref>) -> Result<Option<Ref>, Failure> {
+        let within = within.map(|datacenter| datacenter.xml("datacenter")).unwrap_or_default();
+        let parts = [within, text("uuid", uuid), text("vmSearch", "true"), text("instanceUuid", "true")];
         let answer = self.call("FindByUuid", &self.content()?.search, &parts).await?;
         Ok(answer.child("returnval").and_then(Ref::of))
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,12 @@ use cellbus_directory::vm::PowerState;
 use cellbus_vsphere::VsphereFactory;
 use cellbus_vsphere::vcsim::Vcsim;
 
+#[path = "vcsim/adoption.rs"]
+mod adoption;
+#[path = "vcsim/ha.rs"]
+mod ha;
+#[path = "vcsim/looking.rs"]
+mod looking;
 #[path = "vcsim/own.rs"]
 mod own;
 #[path = "vcsim/storage.rs"]
@@ -37,6 +44,7 @@ fn connect(text: String) -> Arc<dyn Connect> {
 struct Rig {
     vcsim: Arc<Vcsim>,
     manager: Arc<dyn Connect>,
+    strangers: AtomicU32,
 }
 
 #[async_trait]
@@ -53,6 +61,11 @@ impl conformance::Rig for Rig {
     /// It forgets everything: `own::a_vcenter_that_came_back_empty_is_left_alone` is about that.
     async fn restart(&self) -> bool {
         false
+    }
+    async fn stranger(&self) -> bool {
+        let number = self.strangers.fetch_add(1, Ordering::Relaxed);
+        let _ = self.vcsim.control(&format!("/stranger?name=theirs-{number}&annotation=by+hand"));
+        true
     }
 }
 
@@ -90,7 +103,7 @@ impl conformance::Faults for Controls {
 fn rig() -> Option<Rig> {
     let vcsim = Vcsim::start(&[])?;
     let manager = manager(&vcsim, "");
-    Some(Rig { vcsim: Arc::new(vcsim), manager })
+    Some(Rig { vcsim: Arc::new(vcsim), manager, strangers: AtomicU32::new(0) })
 }
 
 mod conforms {

@@ -8,6 +8,7 @@ use cellbus_directory::{RefusalReason, Step, StepKind};
 use cellbus_workflows::{Action, Answer, Call, Later, LaterReason};
 
 use super::{Desk, Kind, Pending};
+use crate::front::asks::Asks;
 
 /// When a call that came as its manager was handed over is made again, of the next owner.
 const HANDED_OVER: Duration = Duration::from_millis(100);
@@ -66,6 +67,18 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// The manager, which was only looked at, is about to be opened: whoever waits is sent away. Gives which asks
+    /// were counted.
+    pub(in crate::front) fn leave_off(&mut self) -> Asks {
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            let detail = "the manager is being opened".to_owned();
+            let later = Later { reason: LaterReason::Opening, detail, after: Some(HANDED_OVER) };
+            self.reply(&pending.from, &pending.asked, Answer::Later(later));
+        }
+        let none = Asks::new(self.asks.slice_epoch());
+        std::mem::replace(&mut self.asks, none)
     }
 
     /// Whether calls have begun and not ended.

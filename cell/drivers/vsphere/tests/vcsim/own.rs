@@ -270,7 +270,7 @@ async fn what_somebody_else_changed_is_not_taken_for_ours() {
 }
 
 /// Waits until what is told of ids that are not beyond doubt is so.
-async fn told(driver: &Arc<dyn Driver>, is: impl Fn(&Irregular) -> bool) {
+pub(super) async fn told(driver: &Arc<dyn Driver>, is: impl Fn(&Irregular) -> bool) {
     let wait = async {
         while !is(&driver.irregular()) {
             // What concerns no VM of ours is not among the changes.
