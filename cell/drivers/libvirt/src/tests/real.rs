@@ -25,6 +25,9 @@ use crate::domain;
 use crate::driver::{LibvirtDriver, Manager};
 
 mod adopting;
+mod machines;
+mod networks;
+mod ssh;
 
 /// On a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(240);
