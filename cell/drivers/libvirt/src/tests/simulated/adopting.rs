@@ -211,6 +211,25 @@ async fn what_was_taken_in_is_as_any_other() {
     assert_eq!((found.copies.len(), found.tombstones.len()), (1, 0));
 }
 
+/// Somebody takes our record out: the VM is gone for Cellbus, the domain is not, and a delete does not find it. It can be
+/// taken in anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_record_it_is_anothers_again() {
+    let rig = rig_with_one();
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    driver.perform(&adopt(0, 1, &key(0).to_string())).await.unwrap();
+    let domain = rig.domain(0, key(0)).unwrap();
+    let (element, namespace) = (virt_sys::VIR_DOMAIN_METADATA_ELEMENT as i32, Some(crate::record::NAMESPACE));
+    domain.set_metadata(element, None, None, namespace, virt_sys::VIR_DOMAIN_AFFECT_CONFIG).unwrap();
+    assert_eq!(driver.inspect(vm(0)).await, Ok(None));
+    assert_eq!(driver.perform(&op(0, 2, Action::Stop(StopMode::Hard))).await, Err(Error::NotFound));
+    assert_eq!(driver.perform(&op(0, 3, Action::Delete)).await, Ok(None));
+    assert!(domain.is_active().unwrap(), "nothing was done to it");
+    driver.perform(&adopt(0, 4, &key(0).to_string())).await.unwrap();
+    assert_eq!(driver.inspect(vm(0)).await.unwrap().unwrap().op, OpNumber(4));
+}
+
 /// What somebody does to it is heard; moved by hand to another host, it is found there, under the same id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_do_to_it_is_heard() {
