@@ -1,7 +1,8 @@
 //! What is asked of one host. All of this blocks.
 
-use cellbus_bus::ids::OpNumber;
-use cellbus_bus::ids::{Epoch, HostId, ShortName, VmId};
+use std::collections::BTreeSet;
+
+use cellbus_bus::ids::{Epoch, HostId, OpNumber, ShortName, VmId};
 use cellbus_bus::job::Size;
 use cellbus_cell::driver::{Error, HeldVm};
 use cellbus_directory::VmFacts;
@@ -30,22 +31,27 @@ pub(crate) struct Ownership {
     pub(crate) domain: &'static str,
 }
 
-fn found<T>(looked: Result<T, virt::error::Error>) -> Call<Option<T>> {
+pub(crate) fn found<T>(looked: Result<T, virt::error::Error>) -> Call<Option<T>> {
     match looked {
         Ok(found) => Ok(Some(found)),
         Err(error) if absent(&error) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
-fn lookup(connection: &Connect, uuid: Uuid) -> Call<Option<Handle>> {
+pub(crate) fn lookup(connection: &Connect, uuid: Uuid) -> Call<Option<Handle>> {
     found(Handle::lookup_by_uuid(connection, uuid))
 }
-/// The domain of a VM.
-pub(crate) fn handle(connection: &Connect, vm: VmId) -> Call<Handle> {
-    lookup(connection, vm.uuid())?.ok_or_else(|| Error::NotFound.into())
+/// The domain with this UUID.
+pub(crate) fn handle(connection: &Connect, uuid: Uuid) -> Call<Handle> {
+    lookup(connection, uuid)?.ok_or_else(|| Error::NotFound.into())
 }
-fn document(handle: &Handle) -> Result<String, virt::error::Error> {
+pub(crate) fn document(handle: &Handle) -> Result<String, virt::error::Error> {
     handle.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
+}
+/// The document to define a domain anew from: a domain that others made may have passwords, which libvirt
+/// leaves out where it is not asked for them, and forgets where they are not given again. Not to be shown.
+pub(crate) fn whole_document(handle: &Handle) -> Result<String, virt::error::Error> {
+    handle.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE)
 }
 
 /// Takes the host for this session, or sees that it has it still.
@@ -73,7 +79,7 @@ pub(crate) fn own(connection: &Connect, ownership: Ownership) -> Call<()> {
         }
     }
     let record = Record::Owner(Owner { manager, epoch });
-    define(connection, &domain::stub(domain, domain::OWNER_NAME, domain::owner_uuid(), &record))?;
+    define(connection, &domain::stub(domain, domain::OWNER_NAME, domain::owner_uuid(), &record, None))?;
     Ok(())
 }
 
@@ -85,26 +91,42 @@ pub(crate) fn define(connection: &Connect, document: &str) -> Call<Handle> {
     Ok(Handle::define_xml(connection, document)?)
 }
 
-/// Leaves a tombstone in the place of the VM's domain.
-pub(crate) fn bury(connection: &Connect, domain: &str, tombstone: Tombstone) -> Call<()> {
-    let name = domain::name_of(tombstone.id);
-    define(connection, &domain::stub(domain, &name, tombstone.id.uuid(), &Record::Gone(tombstone)))?;
+/// Leaves a tombstone in the place of the VM's domain, which says what was left of it.
+pub(crate) fn bury(connection: &Connect, domain: &str, tombstone: Tombstone, left: &[String]) -> Call<()> {
+    let (name, uuid) = (domain::name_of(tombstone.id), tombstone.id.uuid());
+    let known = (!left.is_empty()).then(|| format!("its disks were left: {}", left.join(", ")));
+    define(connection, &domain::stub(domain, &name, uuid, &Record::Gone(tombstone), known.as_deref()))?;
     Ok(())
 }
 
-/// Takes a domain away, with its snapshots and its saved memory, powered off if it is on.
-pub(crate) fn remove(connection: &Connect, vm: VmId, pool: Option<&str>) -> Call<()> {
-    let Some(handle) = lookup(connection, vm.uuid())? else { return Ok(()) };
+/// Takes a domain away, with its snapshots and its saved memory, powered off if it is on; and its disk, if
+/// that is one of the pool. What lies beside a domain that was adopted is not ours to destroy, as others
+/// may use it too: its disks, which are given, the variables of its firmware, and what its TPM keeps.
+pub(crate) fn remove(connection: &Connect, record: &VmRecord, pool: Option<&str>) -> Call<Vec<String>> {
+    let Some(handle) = lookup(connection, record.uuid())? else { return Ok(Vec::new()) };
     if handle.is_active()? {
         handle.destroy()?;
     }
-    if let Some(pool) = pool
-        && let Some(volume) = disk(connection, pool, vm)?
-    {
-        volume.delete(0)?;
+    let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+    if !record.adopted() {
+        if let Some(pool) = pool
+            && let Some(volume) = disk(connection, pool, record.id)?
+        {
+            volume.delete(0)?;
+        }
+        handle.undefine_flags(flags)?;
+        return Ok(Vec::new());
     }
-    handle.undefine_flags(sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)?;
-    Ok(())
+    let belongings = domain::belongings(&document(&handle)?)?;
+    let keep = |has: bool, flag| if has { flag } else { 0 };
+    let flags = flags
+        | keep(belongings.nvram, sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+        | keep(belongings.tpm, sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM);
+    if handle.undefine_flags(flags).is_err() {
+        // It may have checkpoints of a backup tool; not every driver knows what they are.
+        handle.undefine_flags(flags | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)?;
+    }
+    Ok(belongings.disks.into_iter().filter_map(|disk| disk.source).collect())
 }
 
 // ── disks ──
@@ -116,9 +138,12 @@ fn disk(connection: &Connect, pool: &str, vm: VmId) -> Call<Option<StorageVol>> 
 
 /// Where the VM's disk is, or will be.
 pub(crate) fn disk_path(connection: &Connect, pool: &str, vm: VmId) -> Call<String> {
+    Ok(format!("{}/{}", pool_path(connection, pool)?, domain::volume_of(vm)))
+}
+/// Where the pool is.
+pub(crate) fn pool_path(connection: &Connect, pool: &str) -> Call<String> {
     let pool = StoragePool::lookup_by_name(connection, pool)?;
-    let domain::Pool { path, .. } = domain::read_pool(&pool.get_xml_desc(0)?)?;
-    Ok(format!("{path}/{}", domain::volume_of(vm)))
+    Ok(domain::read_pool(&pool.get_xml_desc(0)?)?.path)
 }
 
 /// The image with this name.
@@ -156,7 +181,7 @@ pub(crate) fn make_disk(connection: &Connect, pool: &str, vm: VmId, disk_gib: u6
 
 /// Makes the VM's disk larger.
 pub(crate) fn grow_disk(connection: &Connect, pool: &str, vm: VmId, disk_gib: u64) -> Call<()> {
-    let handle = handle(connection, vm)?;
+    let handle = handle(connection, vm.uuid())?;
     let bytes = disk_gib.checked_mul(1 << 30).ok_or_else(|| Invalid("so large a disk".to_owned()))?;
     if handle.is_active()? {
         handle.block_resize(domain::DISK, bytes, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)?;
@@ -189,7 +214,7 @@ impl Look {
         let size = Size { vcpus: self.vcpus, memory_mib: self.memory_mib, disk_gib: record.disk_gib };
         VmFacts { host: host.clone(), power: self.power, size, snapshots: self.snapshots.clone() }
     }
-    pub(crate) fn held(&self, host: &HostId, record: &VmRecord) -> HeldVm {
+    pub(crate) fn held(&self, host: &HostId, record: &VmRecord, datastore: Option<String>) -> HeldVm {
         HeldVm {
             id: record.id,
             facts: self.facts(host, record),
@@ -198,14 +223,15 @@ impl Look {
             op: record.done.unwrap_or(OpNumber(0)),
             affinity: record.affinity.clone(),
             anti_affinity: record.anti_affinity.clone(),
-            datastore: None,
+            // Where the disks of one that was adopted lie is not looked at.
+            datastore: datastore.filter(|_| !record.adopted()),
         }
     }
 }
 
-/// What is there of a VM; `None` if nothing is.
-pub(crate) fn look(connection: &Connect, vm: VmId) -> Call<Option<Look>> {
-    let Some(handle) = lookup(connection, vm.uuid())? else { return Ok(None) };
+/// What is there under this UUID; `None` if nothing is, or nothing of ours.
+pub(crate) fn look(connection: &Connect, uuid: Uuid) -> Call<Option<Look>> {
+    let Some(handle) = lookup(connection, uuid)? else { return Ok(None) };
     match look_at(&handle, true) {
         Ok(look) => Ok(look),
         // It went meanwhile.
@@ -233,7 +259,7 @@ fn look_at(handle: &Handle, snapshots: bool) -> Call<Option<Look>> {
     }))
 }
 
-fn power(state: sys::virDomainState, reason: i32) -> PowerState {
+pub(crate) fn power(state: sys::virDomainState, reason: i32) -> PowerState {
     match state {
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => PowerState::Suspended,
         // Its memory lies on disk, and it goes on from there when it is started.
@@ -243,7 +269,7 @@ fn power(state: sys::virDomainState, reason: i32) -> PowerState {
     }
 }
 
-fn snapshots(handle: &Handle) -> Call<Vec<ShortName>> {
+pub(crate) fn snapshots(handle: &Handle) -> Call<Vec<ShortName>> {
     let mut listed = Vec::new();
     for snapshot in handle.list_all_snapshots(sys::VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)? {
         listed.push(domain::read_snapshot(&snapshot.get_xml_desc(0)?)?);
@@ -281,6 +307,8 @@ pub(crate) struct All {
     pub(crate) tombstones: Vec<Tombstone>,
     /// Domains of others.
     pub(crate) foreign: Vec<(Uuid, Size)>,
+    /// Those of them that a person has to see to, in words.
+    pub(crate) irregular: Vec<String>,
 }
 
 /// Reads all that is there.
@@ -302,19 +330,21 @@ pub(crate) fn all(connection: &Connect, pool: Option<&str>, network: Option<&str
     };
     let (cpus, memory_mib) = (node.cpus, node.memory >> 10);
     let (vms, tombstones, others) = (Vec::new(), Vec::new(), Vec::new());
-    let mut all = All { cpus, memory_mib, pool, networked, vms, tombstones, foreign: others };
+    let irregular = Vec::new();
+    let mut all = All { cpus, memory_mib, pool, networked, vms, tombstones, foreign: others, irregular };
     // Most have no snapshots, and need not be asked for them.
-    let with = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)?;
-    let with = with.iter().filter_map(|handle| handle.get_uuid().ok()).collect::<std::collections::BTreeSet<_>>();
+    let with = those(connection, sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)?;
     for handle in connection.list_all_domains(0)? {
         let uuid = handle.get_uuid()?;
         match look_at(&handle, with.contains(&uuid)) {
             Ok(Some(look)) => match look.record.clone() {
-                Record::Vm(record) if record.id.uuid() == uuid => all.vms.push((*record, look)),
+                Record::Vm(record) if record.uuid() == uuid => all.vms.push((*record, look)),
                 Record::Gone(tombstone) => all.tombstones.push(tombstone),
                 Record::Owner(_) => {}
                 Record::Vm(record) => {
-                    tracing::warn!(vm = %record.id, domain = %uuid, "a domain has the record of another: somebody copied it");
+                    let name = handle.get_name()?;
+                    all.irregular
+                        .push(format!("the domain {name} has the record of {}: somebody copied it", record.id));
                     all.foreign.push((uuid, look.facts_size()));
                 }
             },
@@ -328,6 +358,11 @@ pub(crate) fn all(connection: &Connect, pool: Option<&str>, network: Option<&str
         }
     }
     Ok(all)
+}
+
+/// The domains of a host that are so.
+pub(crate) fn those(connection: &Connect, so: sys::virConnectListAllDomainsFlags) -> Call<BTreeSet<Uuid>> {
+    Ok(connection.list_all_domains(so)?.iter().filter_map(|handle| handle.get_uuid().ok()).collect())
 }
 
 impl Look {

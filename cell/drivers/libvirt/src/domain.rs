@@ -143,14 +143,17 @@ pub(crate) fn machine(machine: &Machine<'_>) -> String {
 /// The disk, as the guest has it.
 pub(crate) const DISK: &str = "vda";
 
-/// A domain that never starts, and is there for its record only.
-pub(crate) fn stub(domain: &str, name: &str, uuid: Uuid, record: &Record) -> String {
+/// A domain that never starts, and is there for its record only; with what people should know of it.
+pub(crate) fn stub(domain: &str, name: &str, uuid: Uuid, record: &Record, known: Option<&str>) -> String {
     let mut out = Writer::new(Vec::new());
     let to = &mut out;
     open(to, "domain", &[("type", domain)]);
     leaf(to, "name", &[], name);
     leaf(to, "uuid", &[], &uuid.to_string());
     leaf(to, "title", &[], "kept by Cellbus, never started");
+    if let Some(known) = known {
+        leaf(to, "description", &[], known);
+    }
     open(to, "metadata", &[]);
     record.element().write_to(to);
     close(to, "metadata");
@@ -304,10 +307,89 @@ fn replaced(name: &str, record: &VmRecord, size: Size, out: &mut Writer<Vec<u8>>
         "memory" => leaf(out, "memory", &[("unit", "MiB")], &size.memory_mib.to_string()),
         // What it had before, which is more than a smaller VM may have.
         "currentMemory" => {}
-        "title" => leaf(out, "title", &[], &format!("{} of {}", record.name, record.tenant)),
+        // Another's domain keeps the title that it was given.
+        "title" if !record.adopted() => leaf(out, "title", &[], &format!("{} of {}", record.name, record.tenant)),
         _ => return false,
     }
     true
+}
+
+/// What of a domain lies outside of its document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Belongings {
+    /// Its disks, CD-ROMs and floppies left out.
+    pub(crate) disks: Vec<Disk>,
+    /// Variables of its firmware.
+    pub(crate) nvram: bool,
+    /// What its TPM keeps.
+    pub(crate) tpm: bool,
+}
+/// A disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// What the guest has it as.
+    pub(crate) target: String,
+    /// Where it lies: a file, a device, or the name of something else.
+    pub(crate) source: Option<String>,
+    /// Whether that is a file.
+    pub(crate) file: bool,
+    /// Whether the host caches nothing of it, so that another sees at once what is written.
+    pub(crate) uncached: bool,
+}
+
+/// # Errors
+/// [`Invalid`].
+pub(crate) fn belongings(document: &str) -> Result<Belongings, Invalid> {
+    let mut belongings = Belongings::default();
+    let mut is_disk = false;
+    walk(document, |found| {
+        match (path_of(&found).as_slice(), found.what) {
+            (["domain", "devices", "disk"], What::Tag(tag)) => {
+                is_disk = matches!(tag.get("device"), None | Some("disk" | "lun"));
+                if is_disk {
+                    belongings.disks.push(Disk::default());
+                }
+            }
+            (["domain", "devices", "disk", "source"], What::Tag(tag)) if is_disk => {
+                if let Some(disk) = belongings.disks.last_mut() {
+                    disk.file = tag.get("file").is_some();
+                    disk.source = ["file", "dev", "volume", "name", "dir"]
+                        .into_iter()
+                        .find_map(|key| tag.get(key))
+                        .map(str::to_owned);
+                }
+            }
+            (["domain", "devices", "disk", "driver"], What::Tag(tag)) if is_disk => {
+                if let Some(disk) = belongings.disks.last_mut() {
+                    disk.uncached = matches!(tag.get("cache"), Some("none" | "directsync"));
+                }
+            }
+            (["domain", "devices", "disk", "target"], What::Tag(tag)) if is_disk => {
+                if let (Some(disk), Some(target)) = (belongings.disks.last_mut(), tag.get("dev")) {
+                    target.clone_into(&mut disk.target);
+                }
+            }
+            (["domain", "os", "nvram"], What::Tag(_)) => belongings.nvram = true,
+            (["domain", "os"], What::Tag(tag)) if tag.get("firmware") == Some("efi") => belongings.nvram = true,
+            (["domain", "devices", "tpm"], What::Tag(_)) => belongings.tpm = true,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(belongings)
+}
+
+/// Whether there is a record of ours in a snapshot: going back to one without loses it.
+///
+/// # Errors
+/// [`Invalid`].
+pub(crate) fn has_record(snapshot: &str) -> Result<bool, Invalid> {
+    let mut has = false;
+    walk(snapshot, |found| {
+        has |= matches!(found.what, What::Ours(_));
+        Ok(())
+    })?;
+    Ok(has)
 }
 
 /// A storage pool: where it lies, how large it is, and what of that is free.
@@ -434,6 +516,10 @@ mod tests {
         let before = before.replace("<devices>", "<currentMemory unit=\"KiB\">5</currentMemory><devices><!-- kept -->");
         let record = VmRecord { done: Some(cellbus_bus::ids::OpNumber(8)), begun: None, ..vm() };
         let after = changed(&before, &record, SIZE).unwrap();
+        assert!(after.contains("<title>web-1 of acme</title>"), "{after}");
+        let theirs = before.replace("<title>web-1 of acme</title>", "<title>web-1 of theirs</title>");
+        let adopted = VmRecord { domain: Some(Uuid::from_u128(7)), ..record.clone() };
+        assert!(changed(&theirs, &adopted, SIZE).unwrap().contains("<title>web-1 of theirs</title>"));
         let found = read(&after).unwrap();
         assert_eq!((found.vcpus, found.memory_mib), (4, 4096));
         assert_eq!(found.record, Some(Record::Vm(Box::new(record.clone()))));
@@ -443,6 +529,31 @@ mod tests {
         );
         assert_eq!(after.matches(crate::record::NAMESPACE).count(), 1);
         assert!(changed("<domain><memory>1</memory><vcpu>1</vcpu></domain>", &record, SIZE).is_err());
+    }
+
+    #[test]
+    fn what_belongs_to_a_domain_is_found() {
+        let document = "<domain><os firmware='efi'><nvram template='/t'>/v</nvram></os><devices>\
+            <disk type='file' device='cdrom'><source file='/seed.iso'/><target dev='sda'/></disk>\
+            <disk type='file'><driver type='qcow2' cache='none'/><source file='/a&amp;b' index='2'/><backingStore type='file'><source file='/base'/></backingStore>\
+            <target dev='vda'/></disk><disk type='block' device='disk'><source dev='/dev/x'/><target dev='vdb'/></disk>\
+            <tpm model='tpm-crb'/></devices></domain>";
+        let disk = |target: &str, source: &str, file| Disk {
+            target: target.to_owned(),
+            source: Some(source.to_owned()),
+            file,
+            uncached: file,
+        };
+        let disks = vec![disk("vda", "/a&b", true), disk("vdb", "/dev/x", false)];
+        assert_eq!(belongings(document).unwrap(), Belongings { disks, nvram: true, tpm: true });
+        assert_eq!(belongings("<domain/>").unwrap(), Belongings::default());
+    }
+
+    #[test]
+    fn a_snapshot_has_a_record_or_has_none() {
+        let snapshot = |domain: &str| format!("<domainsnapshot><name>x</name>{domain}</domainsnapshot>");
+        assert!(has_record(&snapshot(&full(&vm()))).unwrap());
+        assert!(!has_record(&snapshot("<domain><metadata><a:vm xmlns:a='urn:a'/></metadata></domain>")).unwrap());
     }
 
     #[test]

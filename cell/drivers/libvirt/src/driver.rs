@@ -1,13 +1,13 @@
 //! A manager, its sessions, and the operations that are under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerName, OpNumber, VmId};
 use cellbus_cell::config::Libvirt;
-use cellbus_cell::driver::{Change, Driver, Error, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Error, ForeignVm, HeldVm, Inventory, Irregular, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use futures::future::join_all;
 use tokio::sync::watch;
@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::calls::{self, Ownership};
 use crate::changes::Changes;
 use crate::hosts::{Hosts, Session};
+
+/// Of VMs that are not as they must be, so many are named.
+const IRREGULAR_SHOWN: usize = 5;
 
 /// What an operation gives.
 pub(crate) type Outcome = Result<Option<VmFacts>, Error>;
@@ -36,6 +39,8 @@ struct State {
     /// The newest session that was opened in this process.
     latest: Option<Epoch>,
     running: BTreeMap<VmId, Running>,
+    /// What the last reading found that a person has to see to.
+    irregular: Irregular,
 }
 
 /// An operation under way.
@@ -67,6 +72,19 @@ impl Manager {
     fn session(&self, epoch: Epoch) -> Session {
         let owner = Ownership { manager: self.name.to_string(), epoch, domain: self.config.domain.as_str() };
         Session { epoch, owner }
+    }
+
+    /// VMs with an operation under way.
+    pub(crate) fn busy(&self) -> BTreeSet<VmId> {
+        self.state().running.keys().copied().collect()
+    }
+    pub(crate) fn note_irregular(&self, irregular: Vec<String>) {
+        let detail = irregular.iter().take(IRREGULAR_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+        let noted = Irregular { vms: irregular.len() as u64, detail };
+        let before = std::mem::replace(&mut self.state().irregular, noted.clone());
+        if noted != before && noted.vms > 0 {
+            tracing::warn!(manager = %self.name, vms = noted.vms, why = noted.detail, "VMs whose id is not beyond doubt");
+        }
     }
 
     /// Takes every host that answers. One that does not is taken when it is changed first.
@@ -262,10 +280,19 @@ impl Driver for LibvirtDriver {
                 self.own().heard = next;
                 return Ok(changes);
             }
+            // Among what others did, VMs may have been moved here. What is found is heard of in the next round.
+            self.manager.listen();
             stirred.await;
         }
     }
+    async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
+        self.manager.admit(self.epoch())?;
+        self.manager.foreign().await
+    }
     fn limits(&self) -> Limits {
         LIMITS
+    }
+    fn irregular(&self) -> Irregular {
+        self.manager.state().irregular.clone()
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Arc, Once};
 
 use cellbus_bus::ids::VmId;
+use uuid::Uuid;
 use virt::connect::Connect;
 use virt_sys as sys;
 
@@ -16,8 +17,8 @@ use crate::domain;
 pub(crate) enum Event {
     /// One of ours.
     Vm(VmId),
-    /// One of others came or went, so that there may be other room.
-    Foreign,
+    /// One with another name came, went or changed, so that there may be other room, and other VMs.
+    Other(Uuid),
     /// The connection broke.
     Closed,
 }
@@ -95,15 +96,16 @@ unsafe extern "C" fn on_lifecycle(
     sink: *mut c_void,
 ) -> c_int {
     // SAFETY: libvirt hands back what was registered, and a domain that is there during the call.
-    let (sink, name) = unsafe {
+    let (sink, name, uuid) = unsafe {
         let name = sys::virDomainGetName(domain);
-        if name.is_null() {
+        let mut uuid = [0_u8; sys::VIR_UUID_BUFLEN as usize];
+        if name.is_null() || sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) < 0 {
             return 0;
         }
-        (&*sink.cast::<Sink>(), CStr::from_ptr(name))
+        (&*sink.cast::<Sink>(), CStr::from_ptr(name), Uuid::from_bytes(uuid))
     };
     let vm = name.to_str().ok().and_then(domain::vm_of);
-    sink(vm.map_or(Event::Foreign, Event::Vm));
+    sink(vm.map_or(Event::Other(uuid), Event::Vm));
     0
 }
 

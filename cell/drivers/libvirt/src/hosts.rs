@@ -12,8 +12,10 @@ use cellbus_bus::job::Labels;
 use cellbus_cell::config::LibvirtHost;
 use cellbus_cell::driver::{Change, Error, HeldVm};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 use virt::connect::Connect;
 
+use crate::adopted::Adopted;
 use crate::calls;
 use crate::changes::Changes;
 use crate::errors::{self, Failure};
@@ -44,9 +46,23 @@ pub(crate) struct Host {
     stale: Arc<AtomicBool>,
     /// What it has, as last seen.
     pub(crate) room: Mutex<Option<Room>>,
-    /// What was on it when the session of this epoch last read it, with what was sent there since.
-    pub(crate) seen: Mutex<Option<(Epoch, BTreeMap<VmId, HeldVm>, BTreeSet<VmId>)>>,
+    /// What was on it when a session last read it.
+    pub(crate) seen: Mutex<Option<Seen>>,
+    pub(crate) adopted: Arc<Adopted>,
+    /// Held by whoever makes `adopted` true again.
+    pub(crate) settling: tokio::sync::Mutex<()>,
     changes: Arc<Changes>,
+}
+
+/// What was on a host.
+pub(crate) struct Seen {
+    /// Which session has read it.
+    pub(crate) epoch: Epoch,
+    pub(crate) vms: BTreeMap<VmId, HeldVm>,
+    /// Domains of others.
+    pub(crate) foreign: BTreeSet<Uuid>,
+    /// VMs that were sent there since.
+    pub(crate) sent: BTreeSet<VmId>,
 }
 
 impl Host {
@@ -62,6 +78,8 @@ impl Host {
             stale: Arc::new(AtomicBool::new(true)),
             room: Mutex::default(),
             seen: Mutex::default(),
+            adopted: Arc::default(),
+            settling: tokio::sync::Mutex::default(),
             changes,
         }
     }
@@ -96,12 +114,20 @@ impl Host {
         let opened = Connect::open(Some(&self.uri)).map_err(|error| self.unreachable(error.message()))?;
         // The test driver has none.
         let _ = opened.set_keep_alive(KEEP_ALIVE_SECONDS, 5);
-        let (changes, stale) = (Arc::clone(&self.changes), Arc::clone(&self.stale));
+        let (changes, stale, adopted) = (Arc::clone(&self.changes), Arc::clone(&self.stale), Arc::clone(&self.adopted));
         let sink: Sink = Arc::new(move |event| match event {
             Event::Vm(vm) => changes.push(Change::Vm(vm)),
-            Event::Foreign => stale.store(true, Ordering::Release),
+            Event::Other(domain) => match adopted.heard(domain) {
+                Some(vm) => changes.push(Change::Vm(vm)),
+                None => {
+                    stale.store(true, Ordering::Release);
+                    // It may be a VM that somebody moved here.
+                    changes.stirred.notify_waiters();
+                }
+            },
             Event::Closed => {
                 stale.store(true, Ordering::Release);
+                adopted.forget();
                 changes.push(Change::Missed);
             }
         });
@@ -110,6 +136,7 @@ impl Host {
         }
         // What happened before is not known.
         self.stale.store(true, Ordering::Release);
+        self.adopted.forget();
         let opened = Arc::new(opened);
         *slot = Some(Arc::clone(&opened));
         Ok(opened)

@@ -12,6 +12,8 @@
 //! their metadata:
 //! - a VM is a domain with the VM's id as its UUID and in its name, whose record has the number of
 //!   the operation that it is at: written before the operation changes anything, and again after it;
+//! - a VM that was adopted is a domain that somebody else made, with its UUID and its name, and a record
+//!   that says whose id it has;
 //! - what was deleted leaves a domain with nothing in it that never starts: its tombstone;
 //! - who owns a host is said by a domain of that kind too, which is looked at before each change.
 //!
@@ -29,6 +31,8 @@ mod record;
 mod xml;
 
 #[cfg(feature = "libvirt")]
+mod adopted;
+#[cfg(feature = "libvirt")]
 mod calls;
 #[cfg(feature = "libvirt")]
 mod changes;
@@ -40,6 +44,8 @@ mod driver;
 mod errors;
 #[cfg(feature = "libvirt")]
 mod events;
+#[cfg(feature = "libvirt")]
+mod foreign;
 #[cfg(feature = "libvirt")]
 mod hosts;
 #[cfg(feature = "libvirt")]

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::job::{Power, Size, StopMode};
-use cellbus_cell::driver::{Error, Op, no_adoption};
+use cellbus_cell::driver::{Error, Op};
 use cellbus_directory::vm::PowerState;
-use cellbus_workflows::{Action, CreateSpec};
+use cellbus_workflows::{Action, AdoptSpec, CreateSpec};
+use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain as Handle;
-use virt::domain_snapshot::DomainSnapshot;
 
 use crate::calls;
 use crate::domain::{self, Boot, Machine};
@@ -24,6 +24,7 @@ use crate::reading::{Copy, Found};
 use crate::record::{Begun, Tombstone, VmRecord};
 
 mod moving;
+mod snapshots;
 
 /// How often a guest that shuts down is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -77,6 +78,7 @@ impl Manager {
                 let to = op.host.as_ref().unwrap_or(host).clone();
                 work.relocate(&to, &found).await
             }
+            Action::Adopt(spec) if spec.foreign.is_some() && work.copy.record.adopted() => work.adopt(spec).await,
             Action::Adopt(spec) => {
                 let VmRecord { name, tenant, .. } = &work.copy.record;
                 if (&spec.tenant, &spec.name) != (tenant, name) {
@@ -114,11 +116,11 @@ impl Manager {
                 let at = found.tombstones.first().map(|(host, _)| host).or_else(|| self.hosts.asked().next());
                 let Some(host) = at else { return Err(Error::Unreachable { detail: "all hosts are out".to_owned() }) };
                 let (tombstone, domain) = (self.tombstone(op), self.config.domain.as_str());
-                let buried = move |connection: &Arc<Connect>| calls::bury(connection, domain, tombstone);
+                let buried = move |connection: &Arc<Connect>| calls::bury(connection, domain, tombstone, &[]);
                 self.hosts.change(host, session, buried).await.map(|()| None)
             }
             Action::Inspect => Ok(None),
-            Action::Adopt(spec) if spec.foreign.is_some() => Err(no_adoption()),
+            Action::Adopt(spec) if spec.foreign.is_some() => self.take_in(session, op, spec, found).await,
             Action::Start
             | Action::Stop(_)
             | Action::Restart(_)
@@ -150,6 +152,7 @@ impl Manager {
         };
         let record = VmRecord {
             id: op.vm,
+            domain: None,
             done: None,
             begun: Some(Begun { op: op.number, run: None }),
             tenant: spec.tenant.clone(),
@@ -198,7 +201,7 @@ impl Manager {
                 return Err(error);
             }
         }
-        let look = self.look(host, op.vm).await?;
+        let look = self.look(host, op.vm.uuid()).await?;
         let Some(look) = look else { return Err(Error::Unreachable { detail: "what was made is gone".to_owned() }) };
         let copy = Copy { host: Arc::clone(host), look, record };
         self.make_on(Work { manager: self, session, op, copy, again: false }, spec, found).await
@@ -212,11 +215,12 @@ impl Manager {
             // Not known to have failed, or somebody else's by now.
             Err(error @ (Error::Unreachable { .. } | Error::Revoked | Error::Busy { .. })) => return Err(error),
             Err(error) => {
-                let (vm, pool, domain) = (work.op.vm, self.config.pool.clone(), self.config.domain.as_str());
+                let (pool, domain) = (self.config.pool.clone(), self.config.domain.as_str());
+                let record = work.copy.record.clone();
                 let tombstone = found.tombstones.iter().find(|(at, _)| Arc::ptr_eq(at, &host)).map(|(_, was)| *was);
                 let undo = move |connection: &Arc<Connect>| {
-                    calls::remove(connection, vm, pool.as_deref())?;
-                    tombstone.map_or(Ok(()), |was| calls::bury(connection, domain, was))
+                    let left = calls::remove(connection, &record, pool.as_deref())?;
+                    tombstone.map_or(Ok(()), |was| calls::bury(connection, domain, was, &left))
                 };
                 let undone = self.hosts.change(&host, work.session, undo).await;
                 host.make_stale();
@@ -226,16 +230,30 @@ impl Manager {
                 });
             }
         }
-        let (session, vm) = (work.session.clone(), work.op.vm);
+        let session = work.session.clone();
         let facts = work.finish().await?;
-        for (at, tombstone) in found.tombstones.iter().filter(|(at, _)| !Arc::ptr_eq(at, &host)) {
+        self.unbury(&session, &found.tombstones, Some(&host)).await;
+        Ok(facts)
+    }
+
+    /// The VM is there: what was left of it before is of no use any more. On the host that is named, it stands in the
+    /// place of that.
+    pub(crate) async fn unbury(
+        &self,
+        session: &Session,
+        tombstones: &[(Arc<Host>, Tombstone)],
+        but: Option<&Arc<Host>>,
+    ) {
+        for (at, tombstone) in tombstones {
+            if but.is_some_and(|host| Arc::ptr_eq(at, host)) {
+                continue;
+            }
             let tombstone = *tombstone;
             let unburied = move |connection: &Arc<Connect>| calls::unbury(connection, tombstone);
-            if let Err(error) = self.hosts.change(at, &session, unburied).await {
-                tracing::warn!(host = %at.name, %vm, %error, "an old tombstone was left; the VM counts");
+            if let Err(error) = self.hosts.change(at, session, unburied).await {
+                tracing::warn!(host = %at.name, vm = %tombstone.id, %error, "an old tombstone was left; the VM counts");
             }
         }
-        Ok(facts)
     }
 
     async fn delete(&self, session: &Session, op: &Op, found: &Found) -> Outcome {
@@ -249,22 +267,29 @@ impl Manager {
             let mut record = copy.record.clone();
             record.begun = Some(Begun { op: op.number, run: None });
             record.epoch = session.epoch;
-            let (vm, pool, domain) = (op.vm, self.config.pool.clone(), self.config.domain.as_str());
+            let (pool, domain) = (self.config.pool.clone(), self.config.domain.as_str());
             let tombstone = (index == 0).then(|| self.tombstone(op));
+            let uuid = record.uuid();
+            let begun = record.clone();
             self.hosts
                 .change(&copy.host, session, move |connection| {
-                    calls::write(&calls::handle(connection, vm)?, &record)?;
+                    calls::write(&calls::handle(connection, uuid)?, &begun)?;
                     Ok(())
                 })
                 .await?;
-            self.hosts
+            let left = self
+                .hosts
                 .change(&copy.host, session, move |connection| {
-                    calls::remove(connection, vm, pool.as_deref())?;
-                    tombstone.map_or(Ok(()), |tombstone| calls::bury(connection, domain, tombstone))
+                    let left = calls::remove(connection, &record, pool.as_deref())?;
+                    tombstone.map_or(Ok(()), |tombstone| calls::bury(connection, domain, tombstone, &left))?;
+                    Ok(left)
                 })
                 .await?;
+            if !left.is_empty() {
+                tracing::info!(host = %copy.host.name, vm = %op.vm, disks = ?left, "the disks of a VM that was adopted are left");
+            }
             if let Some(taken) = copy.host.taken.lock().await.as_mut() {
-                taken.0.remove(&vm.uuid());
+                taken.0.remove(&uuid);
             }
         }
         Ok(None)
@@ -294,9 +319,13 @@ impl Work<'_> {
         host: &Arc<Host>,
         work: impl FnOnce(&Handle, &Arc<Connect>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Error> {
-        let vm = self.op.vm;
-        let on_handle = move |connection: &Arc<Connect>| work(&calls::handle(connection, vm)?, connection);
+        let uuid = self.uuid();
+        let on_handle = move |connection: &Arc<Connect>| work(&calls::handle(connection, uuid)?, connection);
         self.manager.hosts.change(host, self.session, on_handle).await
+    }
+    /// Of its domain.
+    fn uuid(&self) -> Uuid {
+        self.copy.record.uuid()
     }
     fn power(&self) -> PowerState {
         self.copy.look.power
@@ -331,16 +360,22 @@ impl Work<'_> {
         record.begun = None;
         record.epoch = self.session.epoch;
         let written = record.clone();
-        let vm = self.op.vm;
+        let uuid = self.uuid();
         let look = self
             .change(move |handle, connection| {
                 calls::write(handle, &written)?;
-                calls::look(connection, vm)
+                calls::look(connection, uuid)
             })
             .await?;
         // Somebody removed it in this moment.
         let Some(look) = look else { return Err(Error::NotFound) };
         Ok(Some(look.facts(&self.copy.host.name, &record)))
+    }
+
+    /// It was adopted before, and nobody knows of it any more: who it belongs to is said anew.
+    async fn adopt(mut self, spec: &AdoptSpec) -> Outcome {
+        (self.copy.record.tenant, self.copy.record.name) = (spec.tenant.clone(), spec.name.clone());
+        self.finish().await
     }
 
     /// Gives a new domain its disk and its power.
@@ -433,7 +468,7 @@ impl Work<'_> {
             let env = &self.manager.env;
             let began = env.mono();
             while env.mono().since(began) < self.manager.config.stop_grace {
-                match self.manager.look(&self.copy.host, self.op.vm).await? {
+                match self.manager.look(&self.copy.host, self.uuid()).await? {
                     Some(look) if look.active => env.sleep(LOOK_EVERY).await,
                     Some(_) | None => return Ok(()),
                 }
@@ -476,8 +511,11 @@ impl Work<'_> {
         if size.vcpus == 0 || size.memory_mib == 0 {
             return Err(invalid("a VM needs at least one vCPU and one MiB"));
         }
+        if size.disk_gib > now.disk_gib && self.copy.record.adopted() {
+            return Err(invalid("it was adopted, and its disks are not Cellbus's to grow: grow them there"));
+        }
         let host = Arc::clone(&self.copy.host);
-        let uuid = self.op.vm.uuid();
+        let uuid = self.uuid();
         let mut taken = host.taken.lock().await;
         if size != now {
             let (given, room) = self.manager.count(&host, &mut taken).await?;
@@ -492,59 +530,15 @@ impl Work<'_> {
         }
         self.copy.record.disk_gib = size.disk_gib;
         let record = self.copy.record.clone();
-        let document =
-            domain::changed(&self.copy.look.document, &record, size).map_err(|error| permanent(error.to_string()))?;
-        self.change(move |_, connection| calls::define(connection, &document).map(drop)).await?;
+        self.change(move |handle, connection| {
+            let document = domain::changed(&calls::whole_document(handle)?, &record, size)?;
+            calls::define(connection, &document).map(drop)
+        })
+        .await?;
         if let Some(taken) = taken.as_mut() {
             taken.0.insert(uuid, size);
         }
         drop(taken);
-        self.finish().await
-    }
-
-    async fn snapshots(mut self) -> Outcome {
-        let has = |name| self.copy.look.snapshots.contains(name);
-        match &self.op.action {
-            Action::Snapshot(name) if has(name) && !self.again => {
-                return Err(invalid(format!("there is a snapshot {name} already")));
-            }
-            Action::Revert(name) if !has(name) => return Err(invalid(format!("there is no snapshot {name}"))),
-            _ => {}
-        }
-        self.begin().await?;
-        match self.op.action.clone() {
-            Action::Snapshot(name) => {
-                self.change(move |handle, _| {
-                    if calls::snapshot(handle, &name)?.is_none() {
-                        DomainSnapshot::create_xml(handle, &domain::snapshot(&name), 0)?;
-                    }
-                    Ok(())
-                })
-                .await?;
-            }
-            // The domain becomes what it was, our record included: `finish` writes the present one again.
-            Action::Revert(name) => {
-                let record = self.copy.record.clone();
-                self.change(move |handle, connection| {
-                    if let Some(snapshot) = calls::snapshot(handle, &name)? {
-                        snapshot.revert(0)?;
-                        calls::write(&calls::handle(connection, record.id)?, &record)?;
-                    }
-                    Ok(())
-                })
-                .await?;
-            }
-            Action::SnapshotDelete(name) => {
-                self.change(move |handle, _| {
-                    if let Some(snapshot) = calls::snapshot(handle, &name)? {
-                        snapshot.delete(0)?;
-                    }
-                    Ok(())
-                })
-                .await?;
-            }
-            _ => {}
-        }
         self.finish().await
     }
 }

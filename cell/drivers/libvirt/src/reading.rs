@@ -12,7 +12,7 @@ use virt::connect::Connect;
 
 use crate::calls::{self, All, Look};
 use crate::driver::Manager;
-use crate::hosts::{Host, Session};
+use crate::hosts::{Host, Seen, Session};
 use crate::record::{Record, Tombstone, VmRecord};
 use crate::room::{Room, Taken};
 
@@ -29,8 +29,8 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    pub(crate) fn held(&self) -> HeldVm {
-        self.look.held(&self.host.name, &self.record)
+    fn held(&self, datastore: Option<String>) -> HeldVm {
+        self.look.held(&self.host.name, &self.record, datastore)
     }
     /// Of several, the one that was changed last counts; of those, the one that runs, then one whose
     /// change was done.
@@ -51,7 +51,14 @@ pub(crate) struct Found {
 impl Manager {
     /// Asks every host.
     pub(crate) async fn find(&self, session: &Session, vm: VmId) -> Result<Found, Error> {
-        let answers = join_all(self.hosts.asked().map(|host| self.look(host, vm))).await;
+        let settled = join_all(self.hosts.asked().map(|host| self.settle(host))).await;
+        // Of any host: it may just be on its way from one to another.
+        let adopted = self.hosts.asked().find_map(|host| host.adopted.domain_of(vm));
+        let looked = self.hosts.asked().zip(settled).map(|(host, settled)| async move {
+            settled?;
+            self.look_for(host, vm, adopted).await
+        });
+        let answers = join_all(looked).await;
         let mut found = Found { copies: Vec::new(), tombstones: Vec::new(), unsure: None };
         for (host, answer) in self.hosts.asked().zip(answers) {
             match answer {
@@ -84,14 +91,27 @@ impl Manager {
         Ok(found)
     }
 
-    pub(crate) async fn look(&self, host: &Arc<Host>, vm: VmId) -> Result<Option<Look>, Error> {
-        self.hosts.call(host, move |connection| calls::look(connection, vm)).await
+    /// What a host has under this UUID.
+    pub(crate) async fn look(&self, host: &Arc<Host>, uuid: Uuid) -> Result<Option<Look>, Error> {
+        self.hosts.call(host, move |connection| calls::look(connection, uuid)).await
+    }
+    /// What a host has of a VM: in the domain that was adopted as it, else under its id.
+    async fn look_for(&self, host: &Arc<Host>, vm: VmId, adopted: Option<Uuid>) -> Result<Option<Look>, Error> {
+        let looked = move |connection: &Arc<Connect>| {
+            let is_it = |look: &Look| matches!(&look.record, Record::Vm(record) if record.id == vm);
+            let adopted = adopted.map(|uuid| calls::look(connection, uuid)).transpose()?.flatten();
+            match adopted.filter(is_it) {
+                Some(look) => Ok(Some(look)),
+                None => calls::look(connection, vm.uuid()),
+            }
+        };
+        self.hosts.call(host, looked).await
     }
 
     pub(crate) async fn inspect(&self, session: &Session, vm: VmId) -> Result<Option<HeldVm>, Error> {
         let found = self.find(session, vm).await?;
         match (found.copies.first(), found.unsure) {
-            (Some(copy), _) => Ok(Some(HeldVm { datastore: self.datastore(), ..copy.held() })),
+            (Some(copy), _) => Ok(Some(copy.held(self.datastore()))),
             (None, Some(error)) => Err(error),
             (None, None) => Ok(None),
         }
@@ -105,41 +125,63 @@ impl Manager {
         let any = read.iter().any(Result::is_ok);
         let mut inventory = Inventory::default();
         let mut held: BTreeMap<VmId, (HeldVm, (u64, bool, bool))> = BTreeMap::new();
-        let mut put = |vm: HeldVm, rank| match held.get(&vm.id) {
-            Some((_, other)) if *other >= rank => {}
-            Some(_) | None => {
+        let (mut irregular, busy) = (Vec::new(), self.busy());
+        let mut put = |vm: HeldVm, rank, irregular: &mut Vec<String>| {
+            let Some((other, other_rank)) = held.get(&vm.id) else {
+                held.insert(vm.id, (vm, rank));
+                return;
+            };
+            // One that is being moved is on both for a time.
+            if !busy.contains(&vm.id) {
+                irregular.push(format!("VM {} is on {} and on {}", vm.id, other.facts.host, vm.facts.host));
+            }
+            if *other_rank < rank {
                 held.insert(vm.id, (vm, rank));
             }
         };
         let (mut shared, mut on_network) = (None, Vec::new());
+        let (mut adopted, mut foreign) = (BTreeMap::new(), Vec::new());
         for (host, read) in self.hosts.asked().zip(read) {
             match read {
                 Ok((all, usable)) => {
                     shared = least(shared, all.pool);
                     on_network.extend(all.networked.then(|| host.name.clone()));
                     inventory.foreign_vms += all.foreign.len() as u64;
+                    irregular.extend(all.irregular.into_iter().map(|what| format!("host {}: {what}", host.name)));
+                    foreign.extend(all.foreign.iter().map(|(uuid, _)| (*uuid, host.name.clone())));
                     for (record, look) in all.vms {
                         let copy = Copy { host: Arc::clone(host), look, record };
-                        put(copy.held(), copy.rank());
+                        if copy.record.adopted() {
+                            adopted.insert(copy.record.uuid(), copy.record.id);
+                        }
+                        put(copy.held(self.datastore()), copy.rank(), &mut irregular);
                     }
                     inventory.hosts.push(host.shown(all.cpus, all.memory_mib, host.disk_gib(), usable));
                 }
                 Err(error) => {
                     let seen = host.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    let Some((_, vms, _)) = seen.as_ref().filter(|(epoch, ..)| any && *epoch == session.epoch) else {
+                    let Some(seen) = seen.as_ref().filter(|seen| any && seen.epoch == session.epoch) else {
                         return Err(error);
                     };
                     tracing::warn!(manager = %self.name, host = %host.name, %error, "host not read: what it had counts on");
-                    vms.values().for_each(|vm| put(vm.clone(), (vm.op.0, false, false)));
+                    for vm in seen.vms.values() {
+                        put(vm.clone(), (vm.op.0, false, false), &mut irregular);
+                    }
                     let (cpus, memory_mib) = host.physical();
                     inventory.hosts.push(host.shown(cpus, memory_mib, host.disk_gib(), false));
                 }
             }
         }
-        let datastore = self.datastore();
-        let on = |vm: HeldVm| HeldVm { datastore: datastore.clone(), ..vm };
-        inventory.vms = held.into_values().map(|(vm, _)| on(vm)).collect();
-        if let (Some(name), Some((total_gib, free_gib))) = (datastore, shared) {
+        inventory.vms = held.into_values().map(|(vm, _)| vm).collect();
+        for (uuid, host) in foreign {
+            if let Some(vm) = adopted.get(&uuid) {
+                irregular.push(format!(
+                    "host {host}: a domain has the UUID of that of VM {vm}, which was adopted elsewhere"
+                ));
+            }
+        }
+        self.note_irregular(irregular);
+        if let (Some(name), Some((total_gib, free_gib))) = (self.datastore(), shared) {
             let hosts = self.hosts.asked().map(|host| host.name.clone()).collect();
             inventory.datastores.push(Datastore { name, total_gib, free_gib, usable: true, hosts });
         }
@@ -161,8 +203,14 @@ impl Manager {
         host.was_stale();
         let all = self.read_with(host, &mut taken).await?;
         drop(taken);
-        let seen = all.vms.iter().map(|(record, look)| (record.id, look.held(&host.name, record))).collect();
-        *host.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((session.epoch, seen, BTreeSet::new()));
+        let held = |(record, look): &(VmRecord, Look)| (record.id, look.held(&host.name, record, self.datastore()));
+        let seen = Seen {
+            epoch: session.epoch,
+            vms: all.vms.iter().map(held).collect(),
+            foreign: all.foreign.iter().map(|(uuid, _)| *uuid).collect(),
+            sent: BTreeSet::new(),
+        };
+        *host.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
         self.prune(host, session, &all.tombstones).await;
         Ok((all, true))
     }
@@ -170,9 +218,14 @@ impl Manager {
     async fn read_with(&self, host: &Arc<Host>, taken: &mut Option<Taken>) -> Result<All, Error> {
         let (pool, network) = (self.config.pool.clone(), self.config.network.clone());
         let read = move |connection: &Arc<Connect>| calls::all(connection, pool.as_deref(), network.as_deref());
+        let settling = host.settling.lock().await;
+        let since = host.adopted.moment();
         let all = self.hosts.call(host, read).await;
         let all = all.inspect_err(|_| host.make_stale())?;
-        let vms = all.vms.iter().map(|(record, look)| (record.id.uuid(), look.facts(&host.name, record).size));
+        let adopted = all.vms.iter().map(|(record, _)| record).filter(|record| record.adopted());
+        host.adopted.learn_all(since, adopted.map(|record| (record.id, record.uuid())));
+        drop(settling);
+        let vms = all.vms.iter().map(|(record, look)| (record.uuid(), look.facts(&host.name, record).size));
         *taken = Some(Taken(vms.chain(all.foreign.iter().copied()).collect::<BTreeMap<Uuid, Size>>()));
         let disk_gib = all.pool.map_or(self.config.host_disk_gib, |(gib, _)| gib);
         host.set_room(all.cpus, all.memory_mib, disk_gib);
@@ -252,12 +305,12 @@ impl Host {
     fn cannot_have(&self, session: &Session, vm: VmId) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.as_ref()
-            .is_some_and(|(epoch, vms, sent)| *epoch == session.epoch && !vms.contains_key(&vm) && !sent.contains(&vm))
+            .is_some_and(|seen| seen.epoch == session.epoch && !seen.vms.contains_key(&vm) && !seen.sent.contains(&vm))
     }
     /// The VM may be there from now on.
     pub(crate) fn sending(&self, vm: VmId) {
-        if let Some((_, _, sent)) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            sent.insert(vm);
+        if let Some(seen) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            seen.sent.insert(vm);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What Cellbus keeps in the metadata of a domain: one element in a namespace of its own.
 
 use cellbus_bus::ids::{Epoch, OpNumber, ShortName, TenantId, VmId, VmName};
+use uuid::Uuid;
 
 use crate::xml::{Element, Invalid};
 
@@ -25,6 +26,9 @@ pub(crate) enum Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmRecord {
     pub(crate) id: VmId,
+    /// The UUID of its domain, where that is not the VM's id: somebody else made it, and it was adopted.
+    /// A copy of the domain has another, and so is known not to be the VM.
+    pub(crate) domain: Option<Uuid>,
     /// The last operation that was done to its end. `None` while it is being made.
     pub(crate) done: Option<OpNumber>,
     /// The one that was begun after it, and may have been done in part.
@@ -65,6 +69,13 @@ pub(crate) struct Owner {
 }
 
 impl VmRecord {
+    /// The UUID of its domain.
+    pub(crate) fn uuid(&self) -> Uuid {
+        self.domain.unwrap_or_else(|| self.id.uuid())
+    }
+    pub(crate) fn adopted(&self) -> bool {
+        self.domain.is_some()
+    }
     /// The highest number that it has seen.
     pub(crate) fn last(&self) -> OpNumber {
         let begun = self.begun.map(|begun| begun.op);
@@ -78,6 +89,9 @@ impl Record {
             Self::Vm(vm) => {
                 let mut element = Element::new("vm");
                 element.put("id", vm.id);
+                if let Some(domain) = vm.domain {
+                    element.put("domain", domain);
+                }
                 if let Some(done) = vm.done {
                     element.put("op", done.0);
                 }
@@ -125,6 +139,7 @@ impl Record {
                 let run = run.transpose()?;
                 Ok(Self::Vm(Box::new(VmRecord {
                     id: element.required("id")?,
+                    domain: element.optional("domain")?,
                     done: element.number("op")?.map(OpNumber),
                     begun: begun.map(|op| Begun { op, run }),
                     tenant: element.required("tenant")?,
@@ -158,6 +173,7 @@ pub(crate) mod tests {
     pub(crate) fn vm() -> VmRecord {
         VmRecord {
             id: JobId::derive("t", "s", "e").vm(0),
+            domain: None,
             done: Some(OpNumber(3)),
             begun: Some(Begun { op: OpNumber(4), run: Some(7) }),
             tenant: "acme".parse().unwrap(),
@@ -172,11 +188,12 @@ pub(crate) mod tests {
     #[test]
     fn what_is_written_is_read() {
         let bare = VmRecord { done: None, begun: None, affinity: None, ..vm() };
+        let adopted = VmRecord { domain: Some(Uuid::from_u128(7)), ..vm() };
+        assert_eq!((bare.uuid(), adopted.uuid()), (vm().id.uuid(), Uuid::from_u128(7)));
         let gone = Tombstone { id: vm().id, op: OpNumber(u64::MAX), at_ms: 5 };
         let owner = Owner { manager: "racks <&\"'>".to_owned(), epoch: Epoch(2) };
-        for record in
-            [Record::Vm(Box::new(vm())), Record::Vm(Box::new(bare.clone())), Record::Gone(gone), Record::Owner(owner)]
-        {
+        let vms = [vm(), bare.clone(), adopted].map(|vm| Record::Vm(Box::new(vm)));
+        for record in vms.into_iter().chain([Record::Gone(gone), Record::Owner(owner)]) {
             assert_eq!(Record::read(&record.element()).unwrap(), record);
         }
         assert_eq!((vm().last(), bare.last()), (OpNumber(4), OpNumber(0)));
@@ -187,6 +204,7 @@ pub(crate) mod tests {
         let good = Record::Vm(Box::new(vm())).element();
         for (key, value) in [
             ("id", "x"),
+            ("domain", "web"),
             ("op", "-1"),
             ("op", "18446744073709551616"),
             ("run", "4294967296"),

@@ -7,7 +7,7 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::{HostId, JobId, OpNumber, VmId};
 use cellbus_bus::job::Size;
 use cellbus_cell::driver::{Op, conformance};
-use cellbus_workflows::{Action, CreateSpec};
+use cellbus_workflows::{Action, AdoptSpec, CreateSpec};
 
 pub(crate) mod trouble;
 
@@ -32,6 +32,15 @@ fn op(index: u32, number: u64, action: Action) -> Op {
 }
 fn create(index: u32, number: u64, host: &str) -> Op {
     Op { host: Some(host_id(host)), ..op(index, number, Action::Create(Arc::new(spec()))) }
+}
+/// The domain with this key becomes the VM.
+fn adopt(index: u32, number: u64, key: &str) -> Op {
+    let spec = AdoptSpec {
+        tenant: "acme".parse().unwrap(),
+        name: format!("old-{index}").parse().unwrap(),
+        foreign: Some(key.parse().unwrap()),
+    };
+    op(index, number, Action::Adopt(Arc::new(spec)))
 }
 fn host_id(name: &str) -> HostId {
     name.parse().unwrap()

@@ -34,8 +34,11 @@ impl Work<'_> {
             }
             return self.finish().await;
         }
+        if self.copy.record.adopted() {
+            self.expect_movable().await?;
+        }
         let size = self.copy.look.facts(to, &self.copy.record).size;
-        let uuid = self.op.vm.uuid();
+        let uuid = self.uuid();
         {
             let mut taken = target.taken.lock().await;
             let (given, room) = self.manager.count(&target, &mut taken).await?;
@@ -62,9 +65,14 @@ impl Work<'_> {
         if config.domain.as_str() != "test" && self.copy.look.active {
             self.begin().await?;
             match self.live(target).await {
-                Err(Error::Permanent { .. }) if config.cold_moves && ran => {}
+                Err(Error::Permanent { .. }) if config.cold_moves && ran && !self.copy.record.adopted() => {}
                 other => return other,
             }
+        }
+        if self.copy.record.adopted() {
+            return Err(permanent(
+                "it was adopted, and is moved only while it runs: what it needs beside its disks may not be there",
+            ));
         }
         if self.copy.look.active && !(ran && config.cold_moves) {
             return Err(permanent("it cannot be moved live, and `libvirt.cold_moves` is not set or it is suspended"));
@@ -96,12 +104,45 @@ impl Work<'_> {
 
     /// Takes the copy away that is left behind, and leaves the disk, which is the other's.
     async fn leave(&self, host: &Arc<Host>) -> Result<(), Error> {
-        let vm = self.op.vm;
-        self.manager.hosts.change(host, self.session, move |connection| calls::remove(connection, vm, None)).await
+        let record = self.copy.record.clone();
+        let left = move |connection: &Arc<Connect>| calls::remove(connection, &record, None).map(drop);
+        self.manager.hosts.change(host, self.session, left).await
+    }
+
+    /// Whether all that an adopted VM has for disks is where the hosts have the same.
+    ///
+    /// # Errors
+    /// [`Error::Permanent`] if it is not, or may not be: a file of that name there may be another's.
+    async fn expect_movable(&self) -> Result<(), Error> {
+        let config = &self.manager.config;
+        let Some(pool) = config.pool.clone().filter(|_| config.shared_storage) else {
+            return Err(permanent("it was adopted, and hosts share no storage: `libvirt.shared_storage` is not set"));
+        };
+        let belongings = domain::belongings(&self.copy.look.document).map_err(|error| permanent(error.to_string()))?;
+        let pool_path = move |connection: &Arc<Connect>| calls::pool_path(connection, &pool);
+        let path = self.manager.hosts.call(&self.copy.host, pool_path).await?;
+        for disk in &belongings.disks {
+            let source = disk.source.as_deref().unwrap_or(&disk.target);
+            let within = source.strip_prefix(&path).is_some_and(|rest| rest.starts_with('/') && !rest.contains("/../"));
+            if !disk.file || !within {
+                let detail =
+                    format!("it was adopted, and its disk {source} is not in the pool that hosts share, {path}");
+                return Err(permanent(detail));
+            }
+            if !disk.uncached {
+                let detail =
+                    format!("it was adopted, and its disk {source} has a cache that is not `none` or `directsync`");
+                return Err(permanent(detail));
+            }
+        }
+        Ok(())
     }
 
     async fn live(&self, target: &Arc<Host>) -> Result<(), Error> {
         let to = Arc::clone(target);
+        if self.copy.record.adopted() {
+            target.adopted.put(self.op.vm, self.uuid());
+        }
         self.change(move |handle, _| {
             let other = to.connected()?;
             // That the storage is shared is the operator's word, which libvirt cannot see for itself of all

@@ -14,7 +14,7 @@ use cellbus_bus::Env;
 use cellbus_bus::ids::Epoch;
 use cellbus_bus::job::{Size, StopMode};
 use cellbus_cell::config::{Libvirt, LibvirtBoot, LibvirtDomain, LibvirtHost};
-use cellbus_cell::driver::{Change, Driver, Error, conformance};
+use cellbus_cell::driver::{Change, Driver, Error, Op, conformance};
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::Action;
 use virt::connect::Connect;
@@ -23,6 +23,11 @@ use virt::storage_pool::StoragePool;
 use super::{create, env, op, vm};
 use crate::domain;
 use crate::driver::{LibvirtDriver, Manager};
+
+mod adopting;
+mod machines;
+mod networks;
+mod ssh;
 
 /// On a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -39,7 +44,20 @@ fn guest() -> Option<PathBuf> {
 struct Daemon {
     dir: PathBuf,
     index: u32,
+    setup: Setup,
     process: Mutex<Child>,
+}
+
+/// What one has beside that.
+#[derive(Default)]
+struct Setup {
+    /// More of its configuration, and of QEMU's.
+    conf: String,
+    qemu_conf: String,
+    /// Whether it listens to the network.
+    listens: bool,
+    /// The network namespace that it is in.
+    namespace: Option<String>,
 }
 
 fn hand_over(path: &Path) {
@@ -49,21 +67,41 @@ fn hand_over(path: &Path) {
 }
 
 impl Daemon {
-    async fn start(dir: PathBuf, index: u32) -> Self {
+    async fn start(dir: PathBuf, index: u32, setup: Setup) -> Self {
         for part in ["", "config", "config/libvirt", "run", "cache", "data", "console"] {
             std::fs::create_dir_all(dir.join(part)).unwrap();
             hand_over(&dir.join(part));
         }
-        std::fs::write(dir.join("config/libvirt/qemu.conf"), "stdio_handler = \"file\"\nsecurity_driver = \"none\"\n")
-            .unwrap();
-        let host = format!("host_uuid = \"0ce11b05-0000-4000-8000-{index:012}\"\nlog_outputs = \"2:stderr\"\n");
+        let qemu = format!("stdio_handler = \"file\"\nsecurity_driver = \"none\"\n{}", setup.qemu_conf);
+        std::fs::write(dir.join("config/libvirt/qemu.conf"), qemu).unwrap();
+        let host =
+            format!("host_uuid = \"0ce11b05-0000-4000-8000-{index:012}\"\nlog_outputs = \"2:stderr\"\n{}", setup.conf);
         std::fs::write(dir.join("libvirtd.conf"), host).unwrap();
-        let daemon = Self { process: Mutex::new(Self::spawn(&dir)), dir, index };
+        let daemon = Self { process: Mutex::new(Self::spawn(&dir, &setup)), dir, index, setup };
         daemon.answers().await;
         daemon
     }
-    fn spawn(dir: &Path) -> Child {
-        let mut command = Command::new("libvirtd");
+    fn spawn(dir: &Path, setup: &Setup) -> Child {
+        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        let mut command = match &setup.namespace {
+            // It goes there first, and drops its rights itself.
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}"));
+                command.args([format!("--setuid={NOBODY}"), format!("--setgid={NOBODY}"), "libvirtd".to_owned()]);
+                command
+            }
+            None => {
+                let mut command = Command::new("libvirtd");
+                if is_root {
+                    command.uid(NOBODY).gid(NOBODY);
+                }
+                command
+            }
+        };
+        if setup.listens {
+            command.arg("--listen");
+        }
         let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
         command
             .args(["--config".as_ref(), dir.join("libvirtd.conf").as_os_str()])
@@ -79,9 +117,6 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(dir.join("log")).unwrap());
-        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-            command.uid(NOBODY).gid(NOBODY);
-        }
         command.spawn().expect("libvirtd starts")
     }
     fn uri(&self) -> String {
@@ -101,15 +136,25 @@ impl Daemon {
     }
     async fn restart(&self) {
         self.kill();
-        *self.process.lock().unwrap() = Self::spawn(&self.dir);
+        self.start_again().await;
+    }
+    async fn start_again(&self) {
+        *self.process.lock().unwrap() = Self::spawn(&self.dir, &self.setup);
         self.answers().await;
     }
     fn host(&self) -> LibvirtHost {
         LibvirtHost { name: format!("h{}", self.index).parse().unwrap(), uri: self.uri(), out: false, gear: None }
     }
-    fn make_pool(&self, path: &Path) {
+    /// What somebody does by hand.
+    fn virsh(&self, arguments: &[&str]) -> String {
+        let done = Command::new("virsh").args(["-c", &self.uri()]).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    }
+    fn make_pool(&self, name: &str, path: &Path) {
         let connection = Connect::open(Some(&self.uri())).unwrap();
-        let xml = format!("<pool type='dir'><name>disks</name><target><path>{}</path></target></pool>", path.display());
+        let path = path.display();
+        let xml = format!("<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>");
         let pool = StoragePool::define_xml(&connection, &xml, 0).unwrap();
         pool.set_autostart(true).unwrap();
         pool.create(0).unwrap();
@@ -152,6 +197,12 @@ struct Rig {
 }
 
 async fn rig(guest: &Path, hosts: u32) -> Rig {
+    rig_with(guest, hosts, |_, _| ()).await
+}
+async fn rig_with(guest: &Path, hosts: u32, change: impl FnOnce(&mut Libvirt, &Path)) -> Rig {
+    rig_of(guest, (0..hosts).map(|_| Setup::default()).collect(), change).await
+}
+async fn rig_of(guest: &Path, setups: Vec<Setup>, change: impl FnOnce(&mut Libvirt, &Path)) -> Rig {
     // Not below the target folder: a socket's path is short, and nobody must come through. On a disk, as
     // memory takes no direct writes everywhere.
     let dir = tempfile::Builder::new().prefix("cb-virt").tempdir_in("/var/tmp").unwrap();
@@ -160,16 +211,18 @@ async fn rig(guest: &Path, hosts: u32) -> Rig {
         std::fs::copy(guest.join(file), dir.path().join(file)).unwrap();
         hand_over(&dir.path().join(file));
     }
-    let pool = dir.path().join("disks");
-    std::fs::create_dir(&pool).unwrap();
-    hand_over(&pool);
+    for pool in ["disks", "images"] {
+        std::fs::create_dir(dir.path().join(pool)).unwrap();
+        hand_over(&dir.path().join(pool));
+    }
     let mut daemons = Vec::new();
-    for index in 0..hosts {
-        let daemon = Daemon::start(dir.path().join(index.to_string()), index).await;
-        daemon.make_pool(&pool);
+    for (index, setup) in (0..).zip(setups) {
+        let daemon = Daemon::start(dir.path().join(index.to_string()), index, setup).await;
+        daemon.make_pool("disks", &dir.path().join("disks"));
         daemons.push(daemon);
     }
-    let config = config(dir.path(), daemons.iter().map(Daemon::host).collect());
+    let mut config = config(dir.path(), daemons.iter().map(Daemon::host).collect());
+    change(&mut config, dir.path());
     Rig { manager: Mutex::new(manager(&config)), config, daemons, dir }
 }
 
@@ -326,9 +379,14 @@ async fn a_guest_moves_while_it_runs() {
     driver.inventory().await.unwrap();
     driver.perform(&create(0, 1, "h0")).await.unwrap();
     rig.says("tick 2").await;
+    moves_and_ticks_on(&rig, &driver).await;
+    assert_eq!(driver.perform(&op(0, 3, Action::Delete)).await, Ok(None));
+}
+
+/// The VM 0 is moved to the host h1 by its operation 2.
+async fn moves_and_ticks_on(rig: &Rig, driver: &LibvirtDriver) {
     let to = super::host_id("h1");
-    let moved =
-        driver.perform(&cellbus_cell::driver::Op { host: Some(to.clone()), ..op(0, 2, Action::Relocate(to)) }).await;
+    let moved = driver.perform(&Op { host: Some(to.clone()), ..op(0, 2, Action::Relocate(to)) }).await;
     let facts = moved.unwrap().unwrap();
     assert_eq!((facts.host.as_str(), facts.power), ("h1", PowerState::Running));
     let ticks = |console: &str| console.matches("tick").count();
@@ -339,7 +397,6 @@ async fn a_guest_moves_while_it_runs() {
     assert_eq!((held.op.0, held.facts.host.as_str()), (2, "h1"));
     let mine = domain::name_of(vm(0));
     assert_eq!(rig.domains(), [mine.as_str(), domain::OWNER_NAME, domain::OWNER_NAME]);
-    assert_eq!(driver.perform(&op(0, 3, Action::Delete)).await, Ok(None));
 }
 
 /// What somebody does with virsh is heard.
@@ -358,17 +415,14 @@ async fn what_others_do_is_heard() {
     heard(Change::Vm(vm(0))).await;
     // Whatever is still to be heard of the create, before it is done behind our back.
     while env().timeout(Duration::from_millis(500), driver.changes()).await.is_some() {}
-    let virsh =
-        Command::new("virsh").args(["-c", &rig.daemons[0].uri(), "destroy", &domain::name_of(vm(0))]).output().unwrap();
-    assert!(virsh.status.success(), "{virsh:?}");
+    rig.daemons[0].virsh(&["destroy", &domain::name_of(vm(0))]);
     heard(Change::Vm(vm(0))).await;
     assert_eq!(driver.inspect(vm(0)).await.unwrap().unwrap().facts.power, PowerState::Stopped);
     // A libvirtd that is gone may have done anything since.
     rig.daemons[0].kill();
     heard(Change::Missed).await;
     assert!(matches!(driver.inspect(vm(0)).await, Err(Error::Unreachable { .. })));
-    *rig.daemons[0].process.lock().unwrap() = Daemon::spawn(&rig.daemons[0].dir);
-    rig.daemons[0].answers().await;
+    rig.daemons[0].start_again().await;
     assert!(driver.inspect(vm(0)).await.unwrap().is_some(), "it is connected to again");
 }
 
