@@ -171,7 +171,7 @@ async fn each_is_held(server: &Server, counts: impl Fn(&Value) -> bool) -> Resul
         }
     }
     // What cells say of their managers is a second old, and nothing of one that is being opened: unknown is not none.
-    wait_for("managers to hold what is listed", Duration::from_secs(60), async || {
+    let held = wait_for("managers to hold what is listed", Duration::from_secs(60), async || {
         let (managers, vms) = (server.all("/v1/managers").await?, server.all("/v1/vms").await?);
         let unknown = managers.iter().find(|manager| manager["health"] == "unknown");
         let held: u64 = managers.iter().filter_map(|manager| manager["vms"].as_u64()).sum();
@@ -179,7 +179,13 @@ async fn each_is_held(server: &Server, counts: impl Fn(&Value) -> bool) -> Resul
         let good = unknown.is_none() && held == listed as u64;
         Ok(good.then_some(()).ok_or(format!("managers hold {held} VMs, {listed} are listed, unknown: {unknown:?}")))
     })
-    .await
+    .await;
+    if let Err(error) = held {
+        // Which it is, and whether it is one: an audit reads the managers themselves.
+        let audit = server.run(&["audit", "--output", "json"])?;
+        bail!("{error:#}; an audit says: {}", String::from_utf8_lossy(&audit.stdout));
+    }
+    Ok(())
 }
 
 /// What must hold in the end, asked of a server that has lived through it all.

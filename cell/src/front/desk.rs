@@ -103,6 +103,8 @@ pub(super) struct Desk {
     pub(super) starts: Vec<Start>,
     /// VMs to be read again: an operation failed for good, after something may have been done.
     pub(super) unsure: Vec<VmId>,
+    /// VMs of which a reading may be older than their end: they are read once more.
+    pub(super) read_again: Vec<VmId>,
     /// Whether a host has refused a create for which it has room by what is known: that may be old.
     pub(super) outdated: bool,
     /// Whether a newer owner has opened the manager.
@@ -152,6 +154,7 @@ impl Desk {
             replies: Vec::new(),
             starts: Vec::new(),
             unsure: Vec::new(),
+            read_again: Vec::new(),
             outdated: false,
             revoked: false,
             removed: 0,
@@ -470,6 +473,10 @@ impl Desk {
         {
             return false;
         }
+        if found.is_some() && self.holdings.may_be_gone(&vm, began) {
+            self.read_again.push(vm);
+            return false;
+        }
         self.unread.remove(&vm);
         match (found, self.holdings.get(&vm)) {
             (Some(found), _) => self.holdings.observe(found),
@@ -486,8 +493,10 @@ impl Desk {
     pub(super) fn reread(&mut self, inventory: &Inventory, began: u64) -> Vec<VmId> {
         let extras = self.extras();
         let (pending, adopted) = (&self.pending, &self.adopted);
-        let news = self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm));
+        let (news, again) =
+            self.holdings.reread(inventory, began, |vm| pending.contains_key(vm) || adopted.contains_key(vm));
         self.count_again(extras);
+        self.read_again.extend(again);
         news
     }
 }

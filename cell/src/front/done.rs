@@ -67,6 +67,7 @@ impl Front {
                 match result {
                     Ok(found) => {
                         let news = work.desk.inspected(vm, found.as_ref(), began);
+                        work.changed.extend(work.desk.read_again.drain(..));
                         // Its home may know less of it than this owner does.
                         if work.unsure.remove(&vm) || news {
                             self.outside.observed(self.id(), vec![vm]);
@@ -84,6 +85,7 @@ impl Front {
                     Ok(inventory) => {
                         work.unheard = 0;
                         let news = work.desk.reread(&inventory, began);
+                        work.changed.extend(work.desk.read_again.drain(..));
                         if !news.is_empty() {
                             self.outside.observed(self.id(), news);
                         }

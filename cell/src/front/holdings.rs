@@ -81,6 +81,8 @@ pub(super) struct Holdings {
     /// Those that each new VM needs.
     networks: Vec<String>,
     changes: u64,
+    /// When a VM was last forgotten. A reading that began before it may show what is no more there.
+    forgot: u64,
 }
 
 impl Holdings {
@@ -99,6 +101,7 @@ impl Holdings {
             over_commit,
             networks,
             changes: 0,
+            forgot: 0,
         };
         for vm in &inventory.vms {
             this.listed(vm);
@@ -125,6 +128,12 @@ impl Holdings {
         self.changes
     }
 
+    /// Whether a reading that began when [`Holdings::now`] was `began`, and shows a VM that is not held, may show
+    /// one that was removed meanwhile.
+    pub(super) fn may_be_gone(&self, vm: &VmId, began: u64) -> bool {
+        self.forgot > began && !self.vms.contains_key(vm)
+    }
+
     fn touch(&mut self) -> u64 {
         self.changes += 1;
         self.changes
@@ -145,6 +154,7 @@ impl Holdings {
     /// The VM is not there.
     pub(super) fn forget(&mut self, vm: &VmId) {
         if let Some(held) = self.vms.remove(vm) {
+            self.forgot = self.touch();
             self.present -= u64::from(held.seen.is_some());
             self.hosts.lift(held.store, held.amount.disk_gib, false);
             self.hosts.unplug();
@@ -247,9 +257,14 @@ impl Holdings {
     }
 
     /// The whole inventory was read again, beginning when [`Holdings::now`] was `began`. Gives the
-    /// VMs about which it holds news. What was touched meanwhile, or is `busy`, is left alone:
-    /// the inventory may show it as it was before.
-    pub(super) fn reread(&mut self, inventory: &Inventory, began: u64, busy: impl Fn(&VmId) -> bool) -> Vec<VmId> {
+    /// VMs about which it holds news, and those that must be read once more. What was touched meanwhile, or is
+    /// `busy`, is left alone: the inventory may show it as it was before.
+    pub(super) fn reread(
+        &mut self,
+        inventory: &Inventory,
+        began: u64,
+        busy: impl Fn(&VmId) -> bool,
+    ) -> (Vec<VmId>, Vec<VmId>) {
         let cordoned: Vec<Option<HostId>> = self.cordons();
         let mut hosts = Hosts::new(self.name.clone(), inventory, self.over_commit, &self.networks);
         hosts.set_cordons(&cordoned);
@@ -279,6 +294,10 @@ impl Holdings {
                 gone.push(*id);
             }
         }
+        let again: Vec<VmId> = listed.keys().filter(|id| !busy(id) && self.may_be_gone(id, began)).copied().collect();
+        for id in &again {
+            listed.remove(id);
+        }
         for id in gone {
             self.forget(&id);
             news.push(id);
@@ -288,7 +307,7 @@ impl Holdings {
                 news.push(id);
             }
         }
-        news
+        (news, again)
     }
 
     fn cordons(&self) -> Vec<Option<HostId>> {

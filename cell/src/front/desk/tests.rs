@@ -13,6 +13,7 @@ use cellbus_workflows::CreateSpec;
 mod copies;
 mod failover;
 mod handed_over;
+mod late;
 mod pauses;
 mod removals;
 mod storage;
@@ -27,6 +28,29 @@ fn vm(i: u32) -> VmId {
 }
 fn size(vcpus: u32) -> Size {
     Size { vcpus, memory_mib: 1024, disk_gib: 10 }
+}
+fn held(i: u32, host: &str) -> HeldVm {
+    HeldVm {
+        id: vm(i),
+        facts: VmFacts { host: host.parse().unwrap(), power: PowerState::Running, size: size(1), snapshots: vec![] },
+        tenant: "acme".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        op: OpNumber(1),
+        affinity: None,
+        anti_affinity: None,
+        datastore: None,
+    }
+}
+fn two_hosts() -> Vec<Host> {
+    let host = |id: &str| Host {
+        id: id.parse().unwrap(),
+        vcpus: 4,
+        memory_mib: 1 << 20,
+        disk_gib: 1 << 20,
+        labels: Labels::new(),
+        usable: true,
+    };
+    ["h0", "h1"].map(host).to_vec()
 }
 
 fn spec(vcpus: u32) -> Action {
@@ -517,28 +541,10 @@ fn reading_the_inventory_again_finds_what_changed_and_leaves_alone_what_moves() 
         t.succeed(&start);
     }
     let began = t.desk.holdings.now();
-    let held = |i: u32, host: &str| HeldVm {
-        id: vm(i),
-        facts: VmFacts { host: host.parse().unwrap(), power: PowerState::Running, size: size(1), snapshots: vec![] },
-        tenant: "acme".parse().unwrap(),
-        name: "web".parse().unwrap(),
-        op: OpNumber(1),
-        affinity: None,
-        anti_affinity: None,
-        datastore: None,
-    };
-    let hosts = ["h0", "h1"].map(|id| Host {
-        id: id.parse().unwrap(),
-        vcpus: 4,
-        memory_mib: 1 << 20,
-        disk_gib: 1 << 20,
-        labels: Labels::new(),
-        usable: true,
-    });
     // VM 0 was moved, VM 1 is as it was, VM 2 is being stopped, VM 7 is new.
     t.call(2, 2, Action::Stop(StopMode::Hard));
     let inventory = Inventory {
-        hosts: hosts.to_vec(),
+        hosts: two_hosts(),
         vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")],
         ..Inventory::default()
     };

@@ -1,0 +1,27 @@
+//! Readings of the manager that come late.
+
+use super::*;
+
+#[test]
+fn a_reading_that_is_older_than_a_removal_brings_nothing_back() {
+    let mut t = Test::new(2);
+    t.call(0, 1, spec(1));
+    let start = t.start();
+    t.succeed(&start);
+    t.answers();
+    let began = t.desk.holdings.now();
+    let found = held(0, "h0");
+    t.call(0, 2, Action::Delete);
+    let start = t.start();
+    t.end(&start, Ok(None));
+    assert_eq!((t.desk.holdings.present(), t.used()), (0, 0));
+    // What was read as the VM was still there comes late.
+    assert!(!t.desk.inspected(vm(0), Some(&found), began));
+    let inventory = Inventory { hosts: two_hosts(), vms: vec![found.clone()], ..Inventory::default() };
+    assert_eq!(t.desk.reread(&inventory, began), []);
+    assert_eq!(t.desk.holdings.present(), 0, "it is gone");
+    assert_eq!(std::mem::take(&mut t.desk.read_again), [vm(0), vm(0)]);
+    // One that was read since is there.
+    assert!(t.desk.inspected(vm(0), Some(&found), t.desk.holdings.now()));
+    assert_eq!(t.desk.holdings.present(), 1);
+}
