@@ -196,6 +196,6 @@ fn a_job_costs_its_bus_two_appends_where_others_are_beside_it() {
     assert!(asked.panics.is_empty() && asked.jobs > 1_000, "{asked:?}");
     let of_a_job = |what| asked.per_second.get(what).copied().unwrap_or_default() * 60.0 / asked.jobs as f64;
     println!("{} jobs: {:.2} appends, {:.2} publishes of each", asked.jobs, of_a_job("append"), of_a_job("publish"));
-    assert!(of_a_job("append") < 2.3, "{asked:?}");
+    assert!(of_a_job("append") < 2.5, "{asked:?}");
     assert!(of_a_job("publish") < 1.1, "{asked:?}");
 }
