@@ -303,14 +303,15 @@ async fn guest_rig() -> Option<Rig> {
 }
 
 mod conforms {
-    // A host of the size of a test machine is not filled, there are no means to make it fail, and a migrate's
-    // copy between managers is refused.
+    // A host of the size of a test machine is not filled, there are no means to make it fail, a migrate's
+    // copy between managers is refused, and how domains of others are adopted is in `adopting`.
     cellbus_cell::driver_conformance!(
         super::guest_rig().await,
         left_out: [
             a_full_host_takes_no_more, many_vms_are_made_at_once, running_tasks_outlive_their_session,
             a_lost_answer_is_found_again, a_passing_failure_leaves_nothing, a_manager_that_is_down_says_nothing,
             changes_by_others_are_heard, a_revoked_listener_is_told, a_copy_brings_its_snapshots,
+            what_others_made_is_listed_and_adopted, an_adoption_is_found_again, adopting_never_makes_a_vm,
         ]
     );
 }

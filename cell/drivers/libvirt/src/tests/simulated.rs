@@ -79,6 +79,12 @@ impl conformance::Rig for Rig {
     async fn restart(&self) -> bool {
         false
     }
+    async fn stranger(&self) -> bool {
+        let there = self.manager.hosts.all[0].connected().unwrap().list_all_domains(0).unwrap().len();
+        let index = u32::try_from(there).unwrap();
+        self.define(0, &adopting::theirs(&format!("theirs {index}"), adopting::key(index))).create().unwrap();
+        true
+    }
 }
 
 struct Hooks(Arc<Manager>);

@@ -11,18 +11,18 @@ use super::*;
 use crate::tests::{adopt, host_id};
 
 /// A domain with more than Cellbus knows of.
-fn theirs(name: &str, uuid: Uuid) -> String {
+pub(super) fn theirs(name: &str, uuid: Uuid) -> String {
     format!(
         "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><title>theirs</title>\
          <metadata><app:x xmlns:app='urn:app' kept='yes'/></metadata>\
          <memory unit='MiB'>128</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>"
     )
 }
-fn key(index: u32) -> Uuid {
+pub(super) fn key(index: u32) -> Uuid {
     Uuid::from_u128(0x4000_8000_0000_0000_0000_0000 | u128::from(index))
 }
 impl Rig {
-    fn define(&self, host: usize, document: &str) -> Handle {
+    pub(super) fn define(&self, host: usize, document: &str) -> Handle {
         calls::define(&self.manager.hosts.all[host].connected().unwrap(), document).unwrap()
     }
     fn domain(&self, host: usize, uuid: Uuid) -> Option<Handle> {
