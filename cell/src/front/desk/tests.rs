@@ -41,16 +41,15 @@ fn held(i: u32, host: &str) -> HeldVm {
         datastore: None,
     }
 }
-fn two_hosts() -> Vec<Host> {
-    let host = |id: &str| Host {
-        id: id.parse().unwrap(),
+fn host(name: &str) -> Host {
+    Host {
+        id: name.parse().unwrap(),
         vcpus: 4,
         memory_mib: 1 << 20,
         disk_gib: 1 << 20,
         labels: Labels::new(),
         usable: true,
-    };
-    ["h0", "h1"].map(host).to_vec()
+    }
 }
 
 fn spec(vcpus: u32) -> Action {
@@ -86,14 +85,7 @@ impl Test {
         Self::with(hosts, Vec::new())
     }
     fn with(hosts: u32, tasks: Vec<RunningTask>) -> Self {
-        let hosts = (0..hosts).map(|i| Host {
-            id: format!("h{i}").parse().unwrap(),
-            vcpus: 4,
-            memory_mib: 1 << 20,
-            disk_gib: 1 << 20,
-            labels: Labels::new(),
-            usable: true,
-        });
+        let hosts = (0..hosts).map(|i| host(&format!("h{i}")));
         let inventory = Inventory { hosts: hosts.collect(), ..Inventory::default() };
         let limits = driver::Limits {
             operations_max: 8,
@@ -495,15 +487,7 @@ fn what_moves_while_the_manager_is_read_again_is_counted_where_its_host_is_then(
         t.call(0, 2, Action::Relocate("h2".parse().unwrap()));
         let start = t.start();
         // Its target is at another place of the list now, or gone.
-        let host = |name: &&str| Host {
-            id: name.parse().unwrap(),
-            vcpus: 4,
-            memory_mib: 1 << 20,
-            disk_gib: 1 << 20,
-            labels: Labels::new(),
-            usable: true,
-        };
-        let inventory = Inventory { hosts: left.iter().map(host).collect(), ..Inventory::default() };
+        let inventory = Inventory { hosts: left.iter().map(|name| host(name)).collect(), ..Inventory::default() };
         t.desk.reread(&inventory, t.desk.holdings.now());
         let vms = |t: &Test| t.desk.holdings.hosts.all().iter().map(|host| host.vms).collect::<Vec<_>>();
         assert_eq!(vms(&t), if left.len() == 2 { vec![1, 1] } else { vec![1] });
@@ -544,7 +528,7 @@ fn reading_the_inventory_again_finds_what_changed_and_leaves_alone_what_moves() 
     // VM 0 was moved, VM 1 is as it was, VM 2 is being stopped, VM 7 is new.
     t.call(2, 2, Action::Stop(StopMode::Hard));
     let inventory = Inventory {
-        hosts: two_hosts(),
+        hosts: vec![host("h0"), host("h1")],
         vms: vec![held(0, "h1"), held(1, "h1"), held(7, "h0")],
         ..Inventory::default()
     };

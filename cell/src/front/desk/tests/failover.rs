@@ -5,31 +5,10 @@ use super::*;
 impl Test {
     /// Whether its manager lets `h0` take VMs.
     fn usable(&mut self, usable: bool) {
-        let host = |i: u32| Host {
-            id: format!("h{i}").parse().unwrap(),
-            vcpus: 4,
-            memory_mib: 1 << 20,
-            disk_gib: 1 << 20,
-            labels: Labels::new(),
-            usable: usable || i > 0,
-        };
+        let nth = |i: u32| Host { usable: usable || i > 0, ..host(&format!("h{i}")) };
         let now = self.desk.holdings.now();
-        let vms = vec![HeldVm {
-            id: vm(0),
-            facts: VmFacts {
-                host: "h0".parse().unwrap(),
-                power: PowerState::Running,
-                size: size(1),
-                snapshots: Vec::new(),
-            },
-            tenant: "acme".parse().unwrap(),
-            name: "web".parse().unwrap(),
-            op: OpNumber(1),
-            affinity: None,
-            anti_affinity: None,
-            datastore: None,
-        }];
-        self.desk.reread(&Inventory { hosts: (0..3).map(host).collect(), vms, ..Inventory::default() }, now);
+        let vms = vec![held(0, "h0")];
+        self.desk.reread(&Inventory { hosts: (0..3).map(nth).collect(), vms, ..Inventory::default() }, now);
     }
     fn dead(&mut self, hosts: &[&str]) {
         self.desk.dead = hosts.iter().map(|host| host.parse().unwrap()).collect();

@@ -17,7 +17,7 @@ fn a_reading_that_is_older_than_a_removal_brings_nothing_back() {
     assert_eq!((t.desk.holdings.present(), t.used()), (0, 0));
     // What was read as the VM was still there comes late.
     assert!(!t.desk.inspected(vm(0), Some(&found), began));
-    let inventory = Inventory { hosts: two_hosts(), vms: vec![found.clone()], ..Inventory::default() };
+    let inventory = Inventory { hosts: vec![host("h0"), host("h1")], vms: vec![found.clone()], ..Inventory::default() };
     assert_eq!(t.desk.reread(&inventory, began), []);
     assert_eq!(t.desk.holdings.present(), 0, "it is gone");
     assert_eq!(std::mem::take(&mut t.desk.read_again), [vm(0), vm(0)]);

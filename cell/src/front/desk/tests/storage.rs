@@ -7,33 +7,12 @@ impl Test {
     /// Reads the manager again: `h0` and `h1` share a datastore of 25 GiB, of which so much is free, and on which
     /// these VMs lie, each with its host.
     fn shares(&mut self, free_gib: u64, vms: &[(u32, &str)]) {
-        let host = |name: &str| Host {
-            id: name.parse().unwrap(),
-            vcpus: 4,
-            memory_mib: 1 << 20,
-            disk_gib: 0,
-            labels: Labels::new(),
-            usable: true,
-        };
-        let held = |(i, host): &(u32, &str)| HeldVm {
-            id: vm(*i),
-            facts: VmFacts {
-                host: host.parse().unwrap(),
-                power: PowerState::Running,
-                size: size(1),
-                snapshots: vec![],
-            },
-            tenant: "acme".parse().unwrap(),
-            name: "web".parse().unwrap(),
-            op: OpNumber(1),
-            affinity: None,
-            anti_affinity: None,
-            datastore: Some("ds-1".to_owned()),
-        };
-        let hosts = vec![host("h0"), host("h1")];
+        let bare = |name: &str| Host { disk_gib: 0, ..host(name) };
+        let on_it = |(i, host): &(u32, &str)| HeldVm { datastore: Some("ds-1".to_owned()), ..held(*i, host) };
+        let hosts = vec![bare("h0"), bare("h1")];
         let sees = hosts.iter().map(|host| host.id.clone()).collect();
         let store = Datastore { name: "ds-1".to_owned(), total_gib: 25, free_gib, usable: true, hosts: sees };
-        let (vms, datastores) = (vms.iter().map(held).collect(), vec![store]);
+        let (vms, datastores) = (vms.iter().map(on_it).collect(), vec![store]);
         let now = self.desk.holdings.now();
         self.desk.reread(&Inventory { hosts, vms, datastores, ..Inventory::default() }, now);
     }
