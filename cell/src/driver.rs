@@ -210,6 +210,15 @@ pub struct Inventory {
     pub networks: Vec<Network>,
 }
 
+/// A host that an operator has called dead: it runs nothing, and will start nothing of what it ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FencedHost {
+    /// Its name.
+    pub id: HostId,
+    /// The VMs that the directory knows there, as it knows them: their manager may not be able to say.
+    pub vms: Vec<HeldVm>,
+}
+
 /// An operation that the manager has under way: started by this session or an older one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningTask {
@@ -300,7 +309,7 @@ pub trait Driver: Send + Sync {
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`]; changes may then have been missed.
     async fn changes(&self) -> Result<Vec<Change>, Error>;
     /// Hosts of which the manager is certain that they run nothing and will start nothing of what they ran:
-    /// powered off, or fenced. One that only does not answer is none of these. A VM on such a host is brought
+    /// powered off, or fenced; or of which it was told so ([`Driver::fenced`]). One that only does not answer is none of these. A VM on such a host is brought
     /// to another by [`Action::Relocate`], and is off there. Where a manager starts VMs of dead hosts itself,
     /// or cannot be certain, there are none.
     ///
@@ -308,6 +317,26 @@ pub trait Driver: Send + Sync {
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         Ok(Vec::new())
+    }
+    /// Whether an operator may call this host dead, which runs nothing then and starts nothing of what it ran
+    /// until the word is taken back. A host that answers is not dead. A driver that would do nothing with the
+    /// word says so ([`Error::Invalid`]), and that is what it does unless it says otherwise.
+    ///
+    /// It is asked before [`Driver::open`] has succeeded too: a dead host may be why it has not.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with a reason, [`Error::Unreachable`], [`Error::Transient`].
+    async fn may_be_fenced(&self, _host: &HostId) -> Result<(), Error> {
+        Err(no_fences())
+    }
+    /// All the hosts that operators call dead, from here on, in the place of those that were named before. A driver
+    /// that goes by it does not speak to them, holds of them what is given here, and names them in
+    /// [`Driver::dead_hosts`]. Said before [`Driver::open`], and again as it changes.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Transient`]: it is said again.
+    async fn fenced(&self, _hosts: Vec<FencedHost>) -> Result<(), Error> {
+        Ok(())
     }
     /// The VMs that stand there and are not Cellbus's, for [`Action::Adopt`]. A driver that has no adoption
     /// says so ([`Error::Invalid`]), here and to the operation; that is what it does unless it says otherwise.
@@ -342,6 +371,14 @@ pub trait Driver: Send + Sync {
 #[must_use]
 pub fn no_adoption() -> Error {
     Error::Invalid { detail: "managers of this kind cannot have their VMs adopted yet".to_owned() }
+}
+
+/// What a driver says that would do nothing with the word that a host is dead.
+#[must_use]
+pub fn no_fences() -> Error {
+    Error::Invalid {
+        detail: "a manager of this kind is not told that a host is dead: it knows, or restarts VMs itself".to_owned(),
+    }
 }
 
 /// What a manager can do at once, and what it cannot promise.
