@@ -8,12 +8,13 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use cellbus_bus::env::Task;
-use cellbus_bus::ids::{CellId, Epoch, ManagerId, OpNumber, ShardId, VmId};
+use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, OpNumber, ShardId, VmId};
 use cellbus_workflows::{Answer, Kept, Later, LaterReason};
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::Drivers;
+use crate::driver::{Drivers, HeldVm};
 use crate::effects::Effects;
 use crate::front::{self, Front};
 use crate::lease::Lease;
@@ -25,6 +26,7 @@ use crate::spans::Spans;
 mod ingress;
 mod membership;
 mod serve;
+mod standing;
 
 use membership::View;
 
@@ -358,6 +360,10 @@ impl front::Outside for Inner {
     fn died(&self, manager: ManagerId, vms: Vec<front::Stranded>) {
         self.effects.died(&self.process, manager, vms);
     }
+    fn vms_on(&self, manager: ManagerId, host: HostId) -> BoxFuture<'static, Result<Vec<HeldVm>, String>> {
+        let directory = Arc::clone(&self.process.directory);
+        Box::pin(async move { standing::on(&directory, manager, host).await.map_err(|error| error.to_string()) })
+    }
     fn marked(&self, manager: ManagerId, mark: u64) {
         self.effects.marked(&self.process, manager, mark);
     }
@@ -369,7 +375,8 @@ impl front::Outside for Inner {
 /// What operators have said of one manager, from what is kept of all of a shard.
 fn orders_of(manager: &ManagerId, kept: &Kept) -> front::Orders {
     let cordons = kept.cordons.iter().filter(|(of, _)| of == manager).map(|(_, host)| host.clone());
-    front::Orders { cordons: cordons.collect(), mode: kept.modes.get(manager).copied() }
+    let fenced = kept.fenced.iter().filter(|(of, _)| of == manager).map(|(_, host)| host.clone());
+    front::Orders { cordons: cordons.collect(), mode: kept.modes.get(manager).copied(), fenced: fenced.collect() }
 }
 
 #[async_trait]

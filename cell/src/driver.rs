@@ -309,8 +309,8 @@ pub trait Driver: Send + Sync {
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`]; changes may then have been missed.
     async fn changes(&self) -> Result<Vec<Change>, Error>;
     /// Hosts of which the manager is certain that they run nothing and will start nothing of what they ran:
-    /// powered off, or fenced; or of which it was told so ([`Driver::fenced`]). One that only does not answer is none of these. A VM on such a host is brought
-    /// to another by [`Action::Relocate`], and is off there. Where a manager starts VMs of dead hosts itself,
+    /// powered off, or fenced; or of which it was told so ([`Driver::fenced`]). One that only does not answer is
+    /// none of these. A VM on such a host is brought to another by [`Action::Relocate`], and is off there. Where a manager starts VMs of dead hosts itself,
     /// or cannot be certain, there are none.
     ///
     /// # Errors
@@ -331,7 +331,7 @@ pub trait Driver: Send + Sync {
     }
     /// All the hosts that operators call dead, from here on, in the place of those that were named before. A driver
     /// that goes by it does not speak to them, holds of them what is given here, and names them in
-    /// [`Driver::dead_hosts`]. Said before [`Driver::open`], and again as it changes.
+    /// [`Driver::dead_hosts`]. Said before [`Driver::open`], after it, and again as it changes.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Transient`]: it is said again.

@@ -18,6 +18,7 @@ mod config;
 mod desk;
 mod died;
 mod done;
+mod fences;
 mod finishing;
 mod holdings;
 pub mod hosts;
@@ -37,9 +38,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cellbus_bus::Env;
-use cellbus_bus::ids::{CellId, Epoch, ManagerId, OpNumber, ShardId, VmId};
+use cellbus_bus::ids::{CellId, Epoch, HostId, ManagerId, OpNumber, ShardId, VmId};
 use cellbus_workflows::ManagerNames;
-use futures::future::{AbortHandle, Abortable};
+use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
@@ -59,6 +60,7 @@ use desk::{Desk, Start};
 use died::Died;
 pub(crate) use died::Stranded;
 use done::Done;
+use fences::Fences;
 use finishing::Finishing;
 use holdings::Holdings;
 use marks::Marks;
@@ -94,6 +96,8 @@ pub(crate) trait Outside: Send + Sync {
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
     /// Tells the homes of these VMs that their hosts are dead.
     fn died(&self, manager: ManagerId, vms: Vec<Stranded>);
+    /// The VMs that the directory knows on a host of the manager.
+    fn vms_on(&self, manager: ManagerId, host: HostId) -> BoxFuture<'static, Result<Vec<HeldVm>, String>>;
     /// Tells the manager's shard which mark was left there.
     fn marked(&self, manager: ManagerId, mark: u64);
     /// Where spans of its operations go.
@@ -110,6 +114,7 @@ pub(crate) enum Message {
     Live(VmId, oneshot::Sender<Result<Option<HeldVm>, String>>),
     Inventory(oneshot::Sender<Result<Inventory, String>>),
     Foreign(oneshot::Sender<Result<Vec<ForeignVm>, String>>),
+    MayBeFenced(HostId, oneshot::Sender<Result<(), String>>),
     /// Its shard is about to be let go, for another cell: nothing more begins. The sender is told once
     /// what has begun has ended; and whether nothing of ours is left under way at the manager.
     Finish(oneshot::Sender<bool>),
@@ -152,6 +157,8 @@ pub(crate) struct Front {
     idle: bool,
     /// Whether the manager was connected to for looking at it alone ([`Driver::look`]).
     looks: bool,
+    /// The hosts of which its driver was told, before it was opened, that they are called dead.
+    fenced_at_opening: BTreeSet<HostId>,
     asks: Asks,
     shared: Shared,
 }
@@ -204,6 +211,7 @@ struct Work {
     published_at: cellbus_bus::Mono,
     finishing: Option<Finishing>,
     died: Died,
+    fences: Fences,
 }
 
 impl Front {
@@ -231,9 +239,24 @@ impl Front {
         let held = Arc::new(AtomicU64::new(0));
         let handle = Handle { mailbox: Arc::clone(&mailbox), row: Arc::clone(&row), held: Arc::clone(&held) };
         let asks = Asks::new(epoch);
-        let looks = false;
-        let front =
-            Self { config, env, epoch, driver, outside, cell, mailbox, row, held, orders, idle, looks, asks, shared };
+        let (looks, fenced_at_opening) = (false, BTreeSet::new());
+        let front = Self {
+            config,
+            env,
+            epoch,
+            driver,
+            outside,
+            cell,
+            mailbox,
+            row,
+            held,
+            orders,
+            idle,
+            looks,
+            fenced_at_opening,
+            asks,
+            shared,
+        };
         (front, handle)
     }
 
@@ -288,6 +311,7 @@ impl Front {
             published_at: cellbus_bus::Mono::default(),
             finishing: None,
             died: Died::default(),
+            fences: Fences::told(&self.fenced_at_opening),
         };
         self.obey(&mut work);
         self.look_at_pauses(&mut work);
@@ -356,6 +380,7 @@ impl Front {
                 // Whoever asked may have gone.
                 let _ = back.send(self.host_rows(work));
             }
+            Message::MayBeFenced(host, back) => self.may_be_fenced(host, back),
             Message::Live(vm, back) => self.tell(work, back, move |driver| async move { driver.inspect(vm).await }),
             Message::Foreign(back) => self.tell(work, back, |driver| async move { driver.foreign().await }),
             Message::Inventory(back) => self.tell(work, back, |driver| async move { driver.inventory().await }),
@@ -428,6 +453,7 @@ impl Front {
                 }),
             );
         }
+        self.look_at_fences(work, now);
         self.look_for_dead_hosts(work, now);
         let mut not_yet = Vec::new();
         while well && work.inspecting < INSPECTS_MAX {

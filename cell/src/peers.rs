@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cellbus_bus::ids::{CellId, Epoch, JobId, ManagerId, OpNumber, Seq, ShardId, VmId};
+use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, ShardId, VmId};
 use cellbus_bus::job::Digest;
 use cellbus_directory::capacity::Histories;
 use cellbus_directory::record::{DeadLetter, Operator};
@@ -214,6 +214,13 @@ pub enum Request {
     Inventory(ManagerId),
     /// VMs that a manager has and that are not Cellbus's, read now.
     Foreign(ManagerId),
+    /// Whether an operator may call a host dead.
+    MayBeFenced {
+        /// Of which manager.
+        manager: ManagerId,
+        /// Which.
+        host: HostId,
+    },
     /// Dead letters that its shards keep.
     DeadLetters,
     /// Operators' changes that its shards keep.
@@ -239,7 +246,9 @@ impl Request {
     pub fn waits(&self) -> Duration {
         match self {
             Self::Jobs { limit, .. } | Self::Decided { limit, .. } => *limit,
-            Self::Live { .. } | Self::Inventory(_) | Self::Foreign(_) => Duration::from_secs(60),
+            Self::Live { .. } | Self::Inventory(_) | Self::Foreign(_) | Self::MayBeFenced { .. } => {
+                Duration::from_secs(60)
+            }
             Self::Directory(ask) => ask.waits(),
             Self::Vms(_)
             | Self::Works(_)
@@ -299,6 +308,8 @@ pub enum Response {
     Inventory(Box<Inventory>),
     /// To [`Request::Foreign`].
     Foreign(Vec<ForeignVm>),
+    /// To [`Request::MayBeFenced`]: nothing, or why not.
+    MayBeFenced(Result<(), String>),
     /// To [`Request::DeadLetters`], with the shard that keeps each.
     DeadLetters(Vec<(ShardId, Arc<DeadLetter>)>),
     /// To [`Request::Changes`].

@@ -179,6 +179,7 @@ fn apply_record(rows: &mut impl Rows, at: WallMs, record: &Record) {
         | Record::ManagerModeSet { .. }
         | Record::DiskSampled { .. }
         | Record::ManagerMarked { .. }
+        | Record::HostFenced { .. }
         | Record::Snapshot { .. } => {}
     }
 }

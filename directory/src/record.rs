@@ -453,6 +453,17 @@ pub enum Record {
         /// The mark. They only grow.
         mark: u64,
     },
+    /// An operator has called a host dead, or has taken that back.
+    HostFenced {
+        /// Of which manager.
+        manager: ManagerId,
+        /// Which.
+        host: HostId,
+        /// Whether it is dead: it runs nothing, and will start nothing of what it ran.
+        fenced: bool,
+        /// Who.
+        by: Operator,
+    },
 }
 
 /// Who calls a job off.

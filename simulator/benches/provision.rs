@@ -2,10 +2,10 @@
 //! answer at once (and durably), 4 cells, 256 shards.
 //!
 //! ```text
-//! cargo bench -p cellbus-simulator --bench provision [-- MODE [JOBS]]
-//!   load    (default) 50,000 hosts, with 1,000 to 64,000 jobs in flight
-//!   hosts   the cost of a job at 1,000, 10,000 and 50,000 hosts
-//!   vms     the cost of a job as the fleet grows from nothing to JOBS VMs (5,000,000 by default)
+//! cargo bench -p cellbus-simulator --bench provision [-- MODE [VMS]]
+//!   load    (default) 50,000 hosts, with 1,000 to 64,000 jobs in flight; then with 1 to 10,000 VMs a job
+//!   hosts   the cost of a VM at 1,000, 10,000 and 50,000 hosts
+//!   vms     the cost of a VM as the fleet grows from nothing to VMS (5,000,000 by default)
 //! ```
 //! The raw limit of the same run is a plain file to which the same number of 512-byte records is
 //! appended, one flush a batch of 500.
@@ -31,10 +31,10 @@ use cellbus_simulator::managers::Latency;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 500;
-/// Jobs in flight where the number is not what is looked at: enough to keep two cores busy.
+/// VMs in flight where the number is not what is looked at: enough to keep two cores busy.
 const IN_FLIGHT: usize = 64_000;
 
-fn job(n: usize) -> Arc<Job> {
+fn job(n: usize, count: usize) -> Arc<Job> {
     let event_id = format!("job-{n}");
     Arc::new(Job {
         id: JobId::derive("acme", "/bench", &event_id),
@@ -48,7 +48,7 @@ fn job(n: usize) -> Arc<Job> {
         extensions: BTreeMap::new(),
         request: Request::Provision(Provision {
             name: format!("web-{n}").parse().expect("a name"),
-            count: 1,
+            count: u32::try_from(count).expect("a count"),
             size: Size { vcpus: 1, memory_mib: 1024, disk_gib: 10 },
             image: "debian-12".to_owned(),
             labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
@@ -84,21 +84,21 @@ fn raw(dir: &Path, records: usize) -> f64 {
     records as f64 / began.elapsed().as_secs_f64()
 }
 
-/// What a stretch of jobs took.
+/// What a stretch of provisions took.
 struct Stretch {
-    jobs: usize,
+    vms: usize,
     wall: f64,
     cpu: f64,
     flushes: u64,
 }
 impl Stretch {
     fn line(&self, what: &str) {
-        let (jobs, rate) = (self.jobs as f64, self.jobs as f64 / self.wall);
+        let (vms, rate) = (self.vms as f64, self.vms as f64 / self.wall);
         println!(
-            "{what:<24} {rate:>7.0} a second  {:>5.1} us of CPU each, {:>3.0}% of two cores busy  {:>5.1} jobs a flush  peak {} MiB",
-            self.cpu / jobs * 1e6,
+            "{what:<24} {rate:>7.0} VMs a second  {:>5.1} us of CPU each, {:>3.0}% of two cores busy  {:>5.1} VMs a flush  peak {} MiB",
+            self.cpu / vms * 1e6,
             self.cpu / self.wall / 2.0 * 100.0,
-            jobs / self.flushes.max(1) as f64,
+            vms / self.flushes.max(1) as f64,
             peak_mib(),
         );
     }
@@ -124,8 +124,9 @@ impl Bench {
         Self { cluster, events, next: 0 }
     }
 
-    /// So many more provisions, from submission to outcome, with so many in flight.
-    async fn run(&mut self, jobs: usize, in_flight: usize) -> Stretch {
+    /// So many more VMs, from submission to outcome, with so many in flight; `each` of one job.
+    async fn run(&mut self, vms: usize, in_flight: usize, each: usize) -> Stretch {
+        let (jobs, together) = (vms.div_ceil(each), BATCH.div_ceil(each));
         let (from, to) = (self.next, self.next + jobs);
         self.next = to;
         let flushes = self.cluster.bus().stats().syncs_total;
@@ -135,12 +136,13 @@ impl Bench {
         let (asked, submitting) = (Arc::clone(&room), tokio::task::JoinSet::new());
         let submitter = tokio::spawn(async move {
             let mut submitting = submitting;
-            for first in (from..to).step_by(BATCH) {
-                let last = (first + BATCH).min(to);
-                let permits = asked.acquire_many((last - first) as u32).await.expect("it stays open");
+            for first in (from..to).step_by(together) {
+                let last = (first + together).min(to);
+                let permits = asked.acquire_many(((last - first) * each) as u32).await.expect("it stays open");
                 permits.forget();
                 let gateway = gateway.clone();
-                submitting.spawn(async move { gateway.submit((first..last).map(job).collect()).await.expect("taken") });
+                let jobs = (first..last).map(|n| job(n, each)).collect();
+                submitting.spawn(async move { gateway.submit(jobs).await.expect("taken") });
             }
             while submitting.join_next().await.is_some() {}
         });
@@ -148,12 +150,12 @@ impl Bench {
         while ended < jobs {
             let events = self.events.next(4096).await.expect("events");
             let now = events.iter().filter(|e| e.event.id.ends_with("/succeeded")).count();
-            room.add_permits(now);
+            room.add_permits(now * each);
             ended += now;
         }
         submitter.await.expect("submitted");
         let flushes = self.cluster.bus().stats().syncs_total - flushes;
-        Stretch { jobs, wall: began.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu, flushes }
+        Stretch { vms: jobs * each, wall: began.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu, flushes }
     }
 
     async fn close(self) {
@@ -163,47 +165,54 @@ impl Bench {
     }
 }
 
-async fn load(jobs: usize, dir: &Path) {
+async fn load(vms: usize, dir: &Path) {
     for in_flight in [1_000, 4_000, 16_000, 64_000] {
         let dir = dir.join(in_flight.to_string());
         let mut bench = Bench::open(50_000, 500, &dir).await;
-        bench.run(20_000, in_flight).await;
-        bench.run(jobs, in_flight).await.line(&format!("{in_flight} jobs in flight"));
+        bench.run(20_000, in_flight, 1).await;
+        bench.run(vms, in_flight, 1).await.line(&format!("{in_flight} jobs in flight"));
         bench.close().await;
     }
-    println!("raw limit in the same run: {:.0} records a second", raw(dir, jobs));
+    for each in [1, 10, 100, 1_000, 10_000] {
+        let dir = dir.join(format!("each-{each}"));
+        let mut bench = Bench::open(50_000, 500, &dir).await;
+        bench.run(20_000, IN_FLIGHT, each).await;
+        bench.run(vms, IN_FLIGHT, each).await.line(&format!("{each} VMs a job"));
+        bench.close().await;
+    }
+    println!("raw limit in the same run: {:.0} records a second", raw(dir, vms));
     println!("bounded by: CPU where the share is near 100%, else the rounds of a job (queue, log, manager, log)");
 }
 
-async fn hosts(jobs: usize, dir: &Path) {
+async fn hosts(vms: usize, dir: &Path) {
     for hosts in [1_000, 10_000, 50_000] {
         let dir = dir.join(hosts.to_string());
         let mut bench = Bench::open(hosts, hosts / 100, &dir).await;
-        bench.run(20_000, IN_FLIGHT).await;
-        bench.run(jobs, IN_FLIGHT).await.line(&format!("{hosts} hosts"));
+        bench.run(20_000, IN_FLIGHT, 1).await;
+        bench.run(vms, IN_FLIGHT, 1).await.line(&format!("{hosts} hosts"));
         bench.close().await;
     }
 }
 
-async fn vms(jobs: usize, dir: &Path) {
+async fn vms(vms: usize, dir: &Path) {
     let mut bench = Bench::open(50_000, 500, dir).await;
     let mut made = 0;
-    while made < jobs {
-        let stretch = bench.run((jobs / 20).max(1), IN_FLIGHT).await;
+    while made < vms {
+        let stretch = bench.run((vms / 20).max(1), IN_FLIGHT, 1).await;
         stretch.line(&format!("{made} VMs"));
-        made += stretch.jobs;
+        made += stretch.vms;
     }
     bench.close().await;
 }
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let jobs = words.iter().find_map(|word| word.parse().ok());
+    let count = words.iter().find_map(|word| word.parse().ok());
     let dir = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     match words.first().map(String::as_str) {
-        Some("hosts") => runtime.block_on(hosts(jobs.unwrap_or(200_000), dir.path())),
-        Some("vms") => runtime.block_on(vms(jobs.unwrap_or(5_000_000), dir.path())),
-        Some(_) | None => runtime.block_on(load(jobs.unwrap_or(200_000), dir.path())),
+        Some("hosts") => runtime.block_on(hosts(count.unwrap_or(200_000), dir.path())),
+        Some("vms") => runtime.block_on(vms(count.unwrap_or(5_000_000), dir.path())),
+        Some(_) | None => runtime.block_on(load(count.unwrap_or(200_000), dir.path())),
     }
 }

@@ -34,6 +34,7 @@ mod managers;
 mod many;
 mod nemesis;
 mod network;
+mod outage;
 mod producers;
 mod run;
 mod sabotage;

@@ -244,6 +244,17 @@ pub enum ControlItem {
         /// The mark.
         mark: u64,
     },
+    /// To a manager's shard: an operator calls a host dead, or takes that back.
+    FenceHost {
+        /// Of which manager.
+        manager: ManagerId,
+        /// Which.
+        host: HostId,
+        /// Whether it is dead.
+        fenced: bool,
+        /// Who.
+        by: Operator,
+    },
 }
 
 impl JobItem {

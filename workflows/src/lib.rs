@@ -37,6 +37,6 @@ pub use input::{Batch, Context, Effect, EffectAnswer, EffectKind, Input, Release
 pub use item::{ControlItem, JobItem};
 pub use shard::{
     Carried, Change, JobStatus, Kept, KnownJobs, Limits, ON_HOST_FAILURE, RESTART, Scale, ScaleSet, Shard, Stats,
-    VmExplanation, Way, generation, pauses_in,
+    VmExplanation, Way, generation, pauses_in, restarts_elsewhere,
 };
 pub use view::{CapacityView, ClassSummary, Health, ManagerNames, ManagerSummary};

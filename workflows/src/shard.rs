@@ -36,7 +36,7 @@ use crate::view::ManagerNames;
 use state::{Durable, Machine, Map, Soft, VmEntry};
 
 pub use carried::{Carried, KnownJobs, Way, generation};
-pub use failover::{ON_HOST_FAILURE, RESTART};
+pub use failover::{ON_HOST_FAILURE, RESTART, restarts_elsewhere};
 pub use managers::Kept;
 pub use pause::pauses_in;
 pub use scale::{Scale, ScaleSet};
@@ -166,6 +166,7 @@ impl Shard {
         state.modes = added.modes;
         state.disk = added.disk;
         state.marks = added.marks;
+        state.fenced = added.fenced;
         shard.soft.durable_seq = snapshot.seq;
         shard.recount();
         Ok(shard)

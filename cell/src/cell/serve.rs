@@ -113,6 +113,12 @@ impl Inner {
                 let made = |foreign: Result<_, String>| Ok(Response::Foreign(foreign?));
                 self.ask_front(&manager, message, MANAGER_LIMIT, answer, made).await
             }
+            Request::MayBeFenced { manager, host } => {
+                let (back, answer) = oneshot::channel();
+                let message = front::Message::MayBeFenced(host, back);
+                let made = |answer| Ok(Response::MayBeFenced(answer));
+                self.ask_front(&manager, message, MANAGER_LIMIT, answer, made).await
+            }
             Request::DeadLetters => {
                 let letters = self.ask_all(Ask::DeadLetters).await;
                 let with_shard =

@@ -1,7 +1,7 @@
 //! Hosts that are dead: the homes of VMs there are told, with a host that has room for each.
 //!
 //! That a host does not answer says nothing: it may run its VMs as before, cut off. Dead is one of which
-//! the manager itself is certain ([`crate::driver::Driver::dead_hosts`]). It is asked while VMs of ours are
+//! the manager itself is certain, or of which it was told so ([`crate::driver::Driver::dead_hosts`]). It is asked while VMs of ours are
 //! on a host that takes none; and the desk begins a failover only while the last answer says so.
 
 use std::collections::BTreeSet;

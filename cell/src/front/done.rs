@@ -1,5 +1,7 @@
 //! What has come of what goes on at the manager.
 
+use std::collections::BTreeSet;
+
 use cellbus_bus::ids::{HostId, VmId};
 use cellbus_directory::VmFacts;
 
@@ -26,6 +28,11 @@ pub(super) enum Done {
     },
     Changes(Result<Vec<Change>, Error>),
     DeadHosts(Result<Vec<HostId>, Error>),
+    /// The driver was told that these are called dead.
+    Fenced {
+        hosts: BTreeSet<HostId>,
+        result: Result<(), Error>,
+    },
     Marked(Result<Option<u64>, Error>),
     /// An answer to somebody who asked was sent.
     Told,
@@ -116,6 +123,7 @@ impl Front {
                 }
             }
             Done::DeadHosts(result) => self.dead_hosts(work, result),
+            Done::Fenced { hosts, result } => self.fences_told(work, hosts, result),
             Done::Marked(result) => {
                 if let Some(mark) = work.marks.left(now, result) {
                     self.outside.marked(self.id(), mark);

@@ -29,8 +29,14 @@ impl Front {
             let epoch = self.epoch;
             // Where nothing of ours is under way, the inventory is the same before and after the opening.
             let early = std::mem::take(&mut idle);
+            let untold = self.orders.fenced.is_empty() && self.fenced_at_opening.is_empty();
+            let fences = (!untold).then(|| self.telling_of_fences());
+            self.fenced_at_opening.clone_from(&self.orders.fenced);
             let looks = self.orders.mode(&self.config) == ManagerMode::ReadOnly;
             let opening: Pin<Box<dyn Future<Output = Result<_, Error>> + Send>> = Box::pin(async move {
+                if let Some(fences) = fences {
+                    fences.await?;
+                }
                 let open = async { if looks { driver.look(epoch).await } else { driver.open(epoch).await } };
                 if early {
                     let (tasks, inventory) = futures::future::join(open, driver.inventory()).await;
@@ -126,6 +132,7 @@ impl Front {
                     let detail = self.row.load().detail.clone();
                     self.row.store(Arc::new(self.closed_row(&detail)));
                 }
+                Message::MayBeFenced(host, back) => self.may_be_fenced(host, back),
                 // Whoever asks is told by the dropped sender. Nothing is under way here.
                 Message::Hosts(_)
                 | Message::Live(..)

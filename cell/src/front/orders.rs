@@ -1,5 +1,7 @@
 //! What operators have said of a manager, as its shard keeps it, and what its front makes of it.
 
+use std::collections::BTreeSet;
+
 use cellbus_bus::ids::HostId;
 use cellbus_directory::ManagerMode;
 
@@ -13,6 +15,8 @@ pub(crate) struct Orders {
     pub(crate) cordons: Vec<Option<HostId>>,
     /// Whether it is used; `None`: nobody has said.
     pub(crate) mode: Option<ManagerMode>,
+    /// Hosts of it that are called dead.
+    pub(crate) fenced: BTreeSet<HostId>,
 }
 
 impl Orders {
@@ -25,7 +29,7 @@ impl Orders {
     /// What must take no new VMs.
     fn closed(&self, config: &Config) -> Vec<Option<HostId>> {
         let all = (!self.mode(config).takes_vms()).then_some(None);
-        self.cordons.iter().cloned().chain(all).collect()
+        self.cordons.iter().cloned().chain(self.fenced.iter().cloned().map(Some)).chain(all).collect()
     }
 
     /// The row of a manager of which nothing else is known.
@@ -54,13 +58,15 @@ mod tests {
         let host: HostId = "h1".parse().unwrap();
         let config = Config::new("vc-1".parse().unwrap());
         let read_only = Config { starts_read_only: true, ..config.clone() };
-        let said = |mode| Orders { cordons: vec![Some(host.clone())], mode };
+        let said = |mode| Orders { cordons: vec![Some(host.clone())], mode, ..Orders::default() };
         assert_eq!(said(None).mode(&config), ManagerMode::Enabled);
         assert_eq!(said(None).closed(&config), [Some(host.clone())]);
         assert_eq!(said(None).mode(&read_only), ManagerMode::ReadOnly);
         assert_eq!(said(None).closed(&read_only), [Some(host.clone()), None]);
         assert_eq!(said(Some(ManagerMode::Enabled)).mode(&read_only), ManagerMode::Enabled);
         assert_eq!(said(Some(ManagerMode::Enabled)).closed(&read_only), [Some(host.clone())]);
-        assert_eq!(said(Some(ManagerMode::Leaving)).closed(&config), [Some(host), None]);
+        assert_eq!(said(Some(ManagerMode::Leaving)).closed(&config), [Some(host.clone()), None]);
+        let dead = Orders { fenced: BTreeSet::from([host.clone()]), ..Orders::default() };
+        assert_eq!(dead.closed(&config), [Some(host)], "nothing is put on it");
     }
 }

@@ -109,6 +109,7 @@ impl Front {
                 labels: host.labels.as_ref().clone(),
                 usable: host.usable,
                 cordoned: host.cordoned,
+                fenced: self.orders.fenced.contains(&host.id),
                 vms: host.vms,
                 vcpus: FreeOf { free: free.vcpus, total: host.total.vcpus },
                 memory_mib: FreeOf { free: free.memory_mib, total: host.total.memory_mib },

@@ -41,6 +41,7 @@ pub const CODES: &[&str] = &[
     "pause_not_confirmed",
     "invalid_adoption",
     "count_differs",
+    "host_not_dead",
 ];
 
 /// What kind of answer an error deserves: HTTP maps it to a status.

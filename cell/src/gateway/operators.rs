@@ -220,6 +220,7 @@ mod tests {
             labels: Labels::new(),
             usable: true,
             cordoned: false,
+            fenced: false,
             vms: 0,
             vcpus: many,
             memory_mib: many,

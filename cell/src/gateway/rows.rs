@@ -290,6 +290,8 @@ pub struct HostRow {
     pub usable: bool,
     /// Whether new VMs are kept off it.
     pub cordoned: bool,
+    /// Whether an operator calls it dead.
+    pub fenced: bool,
     /// VMs of ours on it.
     pub vms: u32,
     /// vCPUs, over-commit counted.

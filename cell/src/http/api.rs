@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::gateway::{
     AdoptPlan, AdoptQuery, Adopting, Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained,
-    ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, RepairPlan, Repairs, Result,
+    Fenced, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, RepairPlan, Repairs, Result,
     ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
@@ -152,6 +152,9 @@ pub trait Api: Send + Sync {
     async fn drain_cell(&self, cell: &CellId, by: Operator) -> Result<()>;
     async fn cordon_manager(&self, manager: ManagerId, cordoned: bool, by: Operator) -> Result<()>;
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()>;
+    async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)>;
+    async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Fenced>;
+    async fn unfence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<()>;
     async fn set_manager_mode(&self, manager: ManagerId, mode: ManagerMode, by: Operator) -> Result<()>;
     async fn decommission_plan(&self, manager: ManagerId, release: bool) -> Result<Decommission>;
     async fn decommission(

@@ -12,6 +12,7 @@ use super::extract::Name;
 use super::problem::Problem;
 use super::query::Query;
 use super::view::{EvacuationView, HostView, Page};
+use crate::gateway::Fenced;
 
 /// Lists hosts.
 #[utoipa::path(get, path = "/v1/hosts", tag = "cluster",
@@ -67,4 +68,34 @@ pub(super) async fn evacuate(
     let round = app.round(&query)?;
     let evacuation = app.api.evacuate(manager, Some(host), &round, by.operator()).await?;
     Ok((StatusCode::ACCEPTED, Json(EvacuationView::of(&evacuation, &round))))
+}
+
+/// Calls a host dead, which is off and stays off until that is taken back: nothing is put on it, and VMs there with
+/// the label `cellbus.io/on-host-failure: restart` that ran are started elsewhere. A host that answers is refused.
+#[utoipa::path(post, path = "/v1/hosts/{id}/fenced", tag = "cluster",
+    params(
+        ("id" = String, Path, description = "manager/host, or a host's name where only one manager has it"),
+        ("it_is_off" = bool, Query, description = "must be true: whoever says so has seen to it that the host is off, or cannot reach the disks of its VMs, and stays so"),
+    ),
+    responses((status = 200, body = serde_json::Value), (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn fenced(State(app): State<App>, id: Name, query: Query, by: Caller) -> Result<Json<Value>, Problem> {
+    if !query.flag("it_is_off")? {
+        let detail = "say `it_is_off=true`: VMs of the host are started elsewhere, and one that it still runs would \
+                      run twice. Power it off first, and see to it that it stays off until `unfenced`";
+        return Err(Problem::bad_request("fence_not_confirmed", detail.to_owned()));
+    }
+    let (manager, host) = app.api.find_host_to_fence(&id.0).await?;
+    let Fenced { vms, restarts } = app.api.fence_host(manager, host.clone(), by.operator()).await?;
+    let id = host.as_str();
+    Ok(Json(json!({"manager": manager.to_string(), "id": id, "fenced": true, "vms": vms, "restarts": restarts})))
+}
+
+/// Takes back that a host is dead: it is spoken to again, and takes VMs if it is not cordoned.
+#[utoipa::path(post, path = "/v1/hosts/{id}/unfenced", tag = "cluster",
+    params(("id" = String, Path, description = "manager/host, or a host's name where only one manager has it")),
+    responses((status = 200, body = serde_json::Value), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn unfenced(State(app): State<App>, id: Name, _: Query, by: Caller) -> Result<Json<Value>, Problem> {
+    let (manager, host) = app.api.find_host_to_fence(&id.0).await?;
+    app.api.unfence_host(manager, host.clone(), by.operator()).await?;
+    Ok(Json(json!({"manager": manager.to_string(), "id": host.as_str(), "fenced": false})))
 }

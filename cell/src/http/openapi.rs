@@ -49,6 +49,8 @@ use super::{
         hosts::list,
         hosts::cordon,
         hosts::uncordon,
+        hosts::fenced,
+        hosts::unfenced,
         hosts::evacuate,
         queue::show,
         pauses::list,

@@ -14,6 +14,7 @@ use crate::gateway::{self, Kind};
 
 /// Codes that only the HTTP layer gives.
 pub const CODES: &[&str] = &[
+    "fence_not_confirmed",
     "not_found",
     "method_not_allowed",
     "uri_too_long",

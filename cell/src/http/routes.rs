@@ -66,6 +66,8 @@ routes! {
     post "POST" "/v1/hosts/{id}/cordon" Operator [] hosts::cordon;
     post "POST" "/v1/hosts/{id}/uncordon" Operator [] hosts::uncordon;
     post "POST" "/v1/hosts/{id}/evacuate" Operator ["round"] hosts::evacuate;
+    post "POST" "/v1/hosts/{id}/fenced" Operator ["it_is_off"] hosts::fenced;
+    post "POST" "/v1/hosts/{id}/unfenced" Operator [] hosts::unfenced;
     get "GET" "/v1/queue" Operator [] queue::show;
     get "GET" "/v1/pauses" Operator [] pauses::list;
     post "POST" "/v1/pause" Operator [] pauses::pause;

@@ -20,7 +20,7 @@ use super::api::{Api, JobQuery, Spot, VmQuery};
 use crate::Gateway;
 use crate::gateway::{
     AdoptPlan, AdoptQuery, Adopting, Audit, CellRow, Decommission, Decommissioning, DryRun, Evacuation, Explained,
-    ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, RepairPlan, Repairs, Result,
+    Fenced, ForecastRow, HostRow, Live, Located, ManagerRow, Page, PausesShown, QueueRow, RepairPlan, Repairs, Result,
     ScaleChange, ScaleShown, ShardRow, Submitted, Upgrade, VmRow,
 };
 
@@ -212,6 +212,15 @@ impl Api for Served {
     }
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()> {
         self.gateway.cordon_host(manager, host, cordoned, by).await
+    }
+    async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)> {
+        self.gateway.find_host_to_fence(text).await
+    }
+    async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Fenced> {
+        self.gateway.fence_host(manager, host, by).await
+    }
+    async fn unfence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<()> {
+        self.gateway.unfence_host(manager, host, by).await
     }
     async fn set_manager_mode(&self, manager: ManagerId, mode: ManagerMode, by: Operator) -> Result<()> {
         self.gateway.set_manager_mode(manager, mode, by).await

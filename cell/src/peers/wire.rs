@@ -22,7 +22,7 @@ pub(crate) const CLUSTER: HeaderName = HeaderName::from_static("cellbus-cluster"
 /// The format of the messages: [`FORMAT`].
 pub(crate) const FORMAT_NAME: HeaderName = HeaderName::from_static("cellbus-format");
 /// Grows when [`Request`], [`Response`] or [`Post`] change so that older builds misread them.
-pub(crate) const FORMAT: u16 = 5;
+pub(crate) const FORMAT: u16 = 6;
 
 /// Bytes of one request: the posts of a burst. A single post is far below.
 pub(crate) const REQUEST_BYTES_MAX: usize = 16 << 20;

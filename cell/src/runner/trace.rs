@@ -137,6 +137,7 @@ fn of_record(record: &Record) -> About {
         Record::ManagerModeSet { manager, .. } => About::manager("manager_mode_set", *manager),
         Record::DiskSampled { .. } => About::nothing("disk_sampled"),
         Record::ManagerMarked { manager, .. } => About::manager("manager_marked", *manager),
+        Record::HostFenced { manager, .. } => About::manager("host_fenced", *manager),
     }
 }
 

@@ -13,6 +13,7 @@ const COLUMNS: &[Column] = &[
     column("GEAR", "labels.gear"),
     column("CORDONED", "cordoned"),
     column("USABLE", "usable"),
+    column("FENCED", "fenced"),
     column("VMS", "vms"),
     column("VCPUS_FREE", "vcpus.free"),
     column("OF", "vcpus.total"),
@@ -46,6 +47,22 @@ enum Action {
         /// The host
         host: String,
     },
+    /// Call a host dead, which is off and stays off: VMs with `cellbus.io/on-host-failure: restart` start elsewhere
+    ///
+    /// For hosts of which no manager can say it (libvirt). Power it off, or cut it off from the disks of its VMs,
+    /// before: one that it still ran would run twice. Nothing is put on it until `unfenced`.
+    Fenced {
+        /// The host, as MANAGER/HOST
+        host: String,
+        /// It is off, and stays off until `unfenced`
+        #[arg(long)]
+        it_is_off: bool,
+    },
+    /// Take back that it is dead
+    Unfenced {
+        /// The host, as MANAGER/HOST
+        host: String,
+    },
     /// Cordon it and move its VMs elsewhere
     Evacuate {
         /// The host
@@ -61,6 +78,18 @@ impl Command {
             None => return self.paging.list(&client, &printer, &["v1", "hosts"], query, COLUMNS).await,
             Some(Action::Cordon { host }) => (host, "cordon", "takes no new VMs"),
             Some(Action::Uncordon { host }) => (host, "uncordon", "takes new VMs again"),
+            Some(Action::Fenced { host, it_is_off }) => {
+                let query = [("it_is_off", it_is_off.to_string())];
+                let answer = client.post_with(&["v1", "hosts", &host, "fenced"], &query).await?;
+                let count = |name: &str| answer.value[name].as_u64().unwrap_or(0);
+                let sentence = format!(
+                    "{host} is called dead; {} VMs were on it, {} of them are started elsewhere",
+                    count("vms"),
+                    count("restarts")
+                );
+                return printer.done(&answer, &sentence);
+            }
+            Some(Action::Unfenced { host }) => (host, "unfenced", "is not called dead any more"),
             Some(Action::Evacuate { host }) => {
                 return printer.one(&client.post(&["v1", "hosts", &host, "evacuate"]).await?);
             }

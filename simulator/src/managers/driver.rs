@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use cellbus_bus::ids::{Epoch, HostId, VmId};
-use cellbus_cell::driver::{Change, Driver, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{Change, Driver, Error, FencedHost, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 
 use super::changes::Cursor;
@@ -70,6 +70,15 @@ impl Driver for SimulatedDriver {
     }
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         self.manager.dead_hosts(self.epoch()).await
+    }
+    async fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
+        self.manager.may_be_fenced(host).await
+    }
+    async fn fenced(&self, hosts: Vec<FencedHost>) -> Result<(), Error> {
+        // Once it is open it is told again.
+        let Some(epoch) = self.epoch() else { return Ok(()) };
+        let hosts: Vec<HostId> = hosts.into_iter().map(|host| host.id).collect();
+        self.manager.fenced(epoch, &hosts).await
     }
     async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
         self.manager.foreign(self.epoch()).await

@@ -313,6 +313,10 @@ impl Faults {
     pub fn silence_host(&self, host: &HostId) -> bool {
         self.set_host(host, HostState::Silent)
     }
+    /// A host is off, and nobody knows: it does not answer, and what ran on it runs nowhere.
+    pub fn cut_power_of_host(&self, host: &HostId) -> bool {
+        self.set_host(host, HostState::Dark)
+    }
     /// A host is off for certain: what ran on it runs nowhere, and can be brought to another.
     pub fn fence_host(&self, host: &HostId) -> bool {
         self.set_host(host, HostState::Dead)
@@ -320,7 +324,10 @@ impl Faults {
     /// A lost host comes back, empty; one that was off, with its VMs off; one in maintenance or without an
     /// answer takes VMs again.
     pub fn restore_host(&self, host: &HostId) -> bool {
-        let was_off = self.manager.state().holdings.dead_hosts().contains(host);
+        let was_off = {
+            let holdings = &self.manager.state().holdings;
+            holdings.dead_hosts().contains(host) || !holdings.dark(std::slice::from_ref(host)).is_empty()
+        };
         let done = self.set_host(host, HostState::Up);
         if was_off {
             let mut state = self.manager.state();

@@ -36,11 +36,13 @@ pub(super) enum HostState {
     Maintenance,
     /// It is gone, and its VMs with it.
     Lost,
-    /// It does not answer. What runs on it may run on; nobody knows.
+    /// It does not answer. What runs on it runs on, which nobody knows.
     Silent,
     /// It is off for certain (fenced), and what ran on it runs nowhere. Its VMs lie on storage that others
     /// reach; what is said of their power is what was last known.
     Dead,
+    /// It is off, which nobody knows: it does not answer. Somebody who has seen it can say so.
+    Dark,
 }
 
 #[derive(Clone, PartialEq)]
@@ -262,6 +264,20 @@ impl Holdings {
         self.hosts.iter().filter(|host| host.state == HostState::Dead).map(|host| host.spec.id.clone()).collect()
     }
 
+    /// Whether somebody may call the host dead.
+    pub(super) fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
+        match self.by_name.get(host).map(|index| self.hosts[*index as usize].state) {
+            Some(HostState::Silent | HostState::Dark | HostState::Dead) => Ok(()),
+            Some(HostState::Up | HostState::Maintenance) => Err(invalid(format!("host {host} answers"))),
+            Some(HostState::Lost) | None => Err(invalid(format!("there is no host {host}"))),
+        }
+    }
+    /// Of these hosts, those that are off, as nobody knew before.
+    pub(super) fn dark(&self, hosts: &[HostId]) -> Vec<HostId> {
+        let dark = |host: &&HostSlot| host.state == HostState::Dark && hosts.contains(&host.spec.id);
+        self.hosts.iter().filter(dark).map(|host| host.spec.id.clone()).collect()
+    }
+
     // ── operations ──
 
     /// Whether the VM's host can do its part.
@@ -271,7 +287,7 @@ impl Holdings {
         match (host.state, &op.action) {
             (HostState::Up | HostState::Maintenance | HostState::Lost, _)
             | (_, Action::Inspect | Action::Create(_)) => Ok(()),
-            (HostState::Silent, _) => {
+            (HostState::Silent | HostState::Dark, _) => {
                 Err(Error::Transient { detail: format!("host {} does not answer", host.spec.id) })
             }
             // Its record can be taken elsewhere, or away.

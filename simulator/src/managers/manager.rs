@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::changes::{Changes, Cursor};
 use super::faults::Trouble;
-use super::holdings::{Did, Holdings, Image, PutBack, Reservation};
+use super::holdings::{Did, Holdings, HostState, Image, PutBack, Reservation};
 use super::latency::Latency;
 use super::placements::Placements;
 use super::record;
@@ -219,6 +219,26 @@ impl Manager {
     pub(crate) async fn dead_hosts(&self, session: Option<Epoch>) -> Result<Vec<HostId>, Error> {
         self.pause(|latency, rng| latency.of_read(rng)).await?;
         self.read(session, |state| state.holdings.dead_hosts()).await
+    }
+    pub(crate) async fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
+        self.pause(|latency, rng| latency.of_read(rng)).await?;
+        let session = self.state().epoch;
+        self.read(session, |state| state.holdings.may_be_fenced(host)).await?
+    }
+    /// Somebody has seen that these hosts are off. Of those that run nothing is believed.
+    pub(crate) async fn fenced(&self, session: Epoch, hosts: &[HostId]) -> Result<(), Error> {
+        self.pause(|latency, rng| latency.of_read(rng)).await?;
+        let mark = {
+            let mut state = self.state();
+            state.admit(Some(session))?;
+            for host in state.holdings.dark(hosts) {
+                state.holdings.set_host(&host, HostState::Dead);
+                self.put(&mut state, record::host(self.id, &host, HostState::Dead));
+                self.changed_behind(&mut state, Change::Hosts);
+            }
+            state.put
+        };
+        self.durable(mark).await
     }
     pub(crate) async fn foreign(&self, session: Option<Epoch>) -> Result<Vec<ForeignVm>, Error> {
         self.pause(|latency, rng| latency.of_inventory(rng)).await?;

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerId, ManagerName, VmId};
-use cellbus_cell::driver::{Change, Driver, Drivers, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{
+    Change, Driver, Drivers, Error, FencedHost, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask,
+};
 use cellbus_cell::security::{self, MembersTls};
 use cellbus_directory::VmFacts;
 use reqwest::{StatusCode, Url};
@@ -19,7 +21,8 @@ use crate::managers::Latency;
 
 use super::operations::Operations;
 use super::wire::{
-    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, ReadRequest,
+    ChangesAnswer, ChangesRequest, ErrorAnswer, FencedRequest, InspectRequest, ManagerInfo, MayBeFencedRequest,
+    OpenAnswer, OpenRequest, ReadRequest,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -290,6 +293,15 @@ impl Driver for RemoteDriver {
     }
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         self.read("dead-hosts", &ReadRequest { session: self.epoch() }).await
+    }
+    async fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
+        self.read("may-be-fenced", &MayBeFencedRequest { host: host.clone() }).await
+    }
+    async fn fenced(&self, hosts: Vec<FencedHost>) -> Result<(), Error> {
+        // Once it is open it is told again.
+        let Some(session) = self.epoch() else { return Ok(()) };
+        let hosts = hosts.into_iter().map(|host| host.id).collect();
+        self.read("fenced", &FencedRequest { session, hosts }).await
     }
     async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
         self.read("foreign", &ReadRequest { session: self.epoch() }).await

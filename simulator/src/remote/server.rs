@@ -22,8 +22,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{
-    ChangesAnswer, ChangesRequest, ErrorAnswer, InspectRequest, ManagerInfo, OpenAnswer, OpenRequest, PERFORM_MAX,
-    PerformAnswer, PerformRequest, ReadRequest,
+    ChangesAnswer, ChangesRequest, ErrorAnswer, FencedRequest, InspectRequest, ManagerInfo, MayBeFencedRequest,
+    OpenAnswer, OpenRequest, PERFORM_MAX, PerformAnswer, PerformRequest, ReadRequest,
 };
 use crate::managers::{Fleet, Manager};
 
@@ -88,6 +88,8 @@ impl Service {
             .route("/sim/v1/managers/{id}/foreign", post(foreign))
             .route("/sim/v1/managers/{id}/tasks", post(tasks))
             .route("/sim/v1/managers/{id}/dead-hosts", post(dead_hosts))
+            .route("/sim/v1/managers/{id}/may-be-fenced", post(may_be_fenced))
+            .route("/sim/v1/managers/{id}/fenced", post(fenced))
             .route("/sim/v1/managers/{id}/inspect", post(inspect))
             .route("/sim/v1/managers/{id}/changes", post(changes))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -217,6 +219,17 @@ async fn dead_hosts(
     body: Body<ReadRequest>,
 ) -> Answer<Vec<cellbus_bus::ids::HostId>> {
     Ok(Json(served.manager(&id)?.dead_hosts(body?.session).await?))
+}
+async fn may_be_fenced(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    body: Body<MayBeFencedRequest>,
+) -> Answer<()> {
+    Ok(Json(served.manager(&id)?.may_be_fenced(&body?.host).await?))
+}
+async fn fenced(State(served): State<Served>, Path(id): Path<String>, body: Body<FencedRequest>) -> Answer<()> {
+    let Json(FencedRequest { session, hosts }) = body?;
+    Ok(Json(served.manager(&id)?.fenced(session, &hosts).await?))
 }
 async fn inspect(
     State(served): State<Served>,

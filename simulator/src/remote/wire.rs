@@ -1,6 +1,6 @@
 //! The bodies that go over the wire, as JSON; that of operations as a line for each that has ended.
 
-use cellbus_bus::ids::{Epoch, ManagerId, ManagerName, VmId};
+use cellbus_bus::ids::{Epoch, HostId, ManagerId, ManagerName, VmId};
 use cellbus_cell::driver::{Change, Error, Limits, Op, RunningTask};
 use cellbus_directory::VmFacts;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,15 @@ pub(super) struct PerformAnswer {
 #[derive(Serialize, Deserialize)]
 pub(super) struct ReadRequest {
     pub(super) session: Option<Epoch>,
+}
+#[derive(Serialize, Deserialize)]
+pub(super) struct MayBeFencedRequest {
+    pub(super) host: HostId,
+}
+#[derive(Serialize, Deserialize)]
+pub(super) struct FencedRequest {
+    pub(super) session: Epoch,
+    pub(super) hosts: Vec<HostId>,
 }
 #[derive(Serialize, Deserialize)]
 pub(super) struct InspectRequest {

@@ -33,7 +33,8 @@ kinds! {
     Bus => "bus",
     /// Managers fail, hang, are slow, or do the work and lose the answer.
     Managers => "managers",
-    /// A host is lost with its VMs, takes none, does not answer, or is off for certain, and comes back.
+    /// A host is lost with its VMs, takes none, does not answer, is off for certain, or loses its power, which an
+    /// operator says then, and comes back.
     Hosts => "hosts",
     /// Somebody else changes, moves or deletes VMs.
     Behind => "behind",

@@ -8,7 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerId, VmId};
-use cellbus_cell::driver::{Change, Driver, Drivers, Error, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask};
+use cellbus_cell::driver::{
+    Change, Driver, Drivers, Error, FencedHost, ForeignVm, HeldVm, Inventory, Limits, Op, RunningTask,
+};
 use cellbus_directory::VmFacts;
 use cellbus_workflows::Action;
 use rand::rngs::SmallRng;
@@ -298,6 +300,12 @@ impl Driver for Linked {
     }
     async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
         self.read(self.inner.dead_hosts()).await
+    }
+    async fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
+        self.read(self.inner.may_be_fenced(host)).await
+    }
+    async fn fenced(&self, hosts: Vec<FencedHost>) -> Result<(), Error> {
+        self.read(self.inner.fenced(hosts)).await
     }
     async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
         self.read(self.inner.foreign()).await

@@ -192,7 +192,7 @@ impl Nemesis {
             FaultKind::Hosts => {
                 let Some((manager, host)) = self.manager(rng) else { return };
                 let Some(faults) = self.fleet.faults(manager) else { return };
-                match rng.random_range(0..4) {
+                match rng.random_range(0..5) {
                     0 => {
                         self.say(|| format!("host {host} is lost"));
                         self.loosen(|at, of| at == manager && *of == host, "its host was lost");
@@ -202,6 +202,7 @@ impl Nemesis {
                         self.say(|| format!("host {host} is in maintenance"));
                         faults.maintain_host(&host);
                     }
+                    4 => return self.lose_power_of_host(rng, manager, host, &faults).await,
                     n => {
                         self.say(|| format!("host {host} does not answer"));
                         faults.silence_host(&host);
@@ -347,7 +348,7 @@ impl Nemesis {
     }
 
     /// What becomes of VMs at these hosts can no longer be told from their jobs.
-    fn loosen(&self, at: impl Fn(ManagerId, &HostId) -> bool, why: &'static str) -> Vec<VmId> {
+    pub(super) fn loosen(&self, at: impl Fn(ManagerId, &HostId) -> bool, why: &'static str) -> Vec<VmId> {
         let truth = self.fleet.truth();
         let mut pages = self.producers.books.pages();
         let mut there = Vec::new();

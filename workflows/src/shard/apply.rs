@@ -219,6 +219,16 @@ impl Shard {
             Record::ManagerMarked { manager, mark } => {
                 self.state.marks.insert(*manager, *mark);
             }
+            Record::HostFenced { manager, host, fenced, by } => {
+                let which = (*manager, host.clone());
+                if *fenced {
+                    self.state.fenced.insert(which);
+                    self.changed(at, by, format!("called host {host} dead"));
+                } else {
+                    self.state.fenced.remove(&which);
+                    self.changed(at, by, format!("took back that host {host} is dead"));
+                }
+            }
             Record::VmFound { vm, manager } => self.vm_found(at, *vm, *manager),
             Record::ManagersAudited { read, cleared, all_read, over } => self.audited(read, cleared, *all_read, *over),
         }

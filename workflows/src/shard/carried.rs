@@ -154,6 +154,7 @@ impl Shard {
         for (manager, mark) in state.marks {
             parts.of(manager.shard(to)).marks.insert(manager, mark);
         }
+        // `state.fenced` is left behind: a host that was dead at the backup may run VMs by now.
         for (id, letter) in state.dead_letters {
             parts.of(way.letter(&letter)).dead_letters.insert(id, letter);
         }
@@ -399,6 +400,8 @@ impl Way<'_> {
             | ControlItem::Release { vm, .. } => vm.shard(to),
             // Of hosts as they were before the restore: who fronts the manager says it again.
             ControlItem::HostDied { .. } => return (Vec::new(), body.clone()),
+            // It was said of a host as it was then: an operator says it again if it is still so.
+            ControlItem::FenceHost { .. } => return (Vec::new(), body.clone()),
             ControlItem::CordonManager { manager, .. }
             | ControlItem::CordonHost { manager, .. }
             | ControlItem::SetManagerMode { manager, .. }

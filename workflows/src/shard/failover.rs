@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
+use cellbus_bus::job::Labels;
 use cellbus_directory::work::Task;
 use cellbus_directory::{Record, VmState, Work};
 
@@ -17,6 +18,12 @@ use crate::input::Context;
 pub const ON_HOST_FAILURE: &str = "cellbus.io/on-host-failure";
 /// Its value for a VM that is started again on another host.
 pub const RESTART: &str = "restart";
+
+/// Whether a VM with these labels is started again on another host when its own dies.
+#[must_use]
+pub fn restarts_elsewhere(labels: &Labels) -> bool {
+    labels.get(ON_HOST_FAILURE).is_some_and(|value| value == RESTART)
+}
 
 /// Stands for a job where there is none: a VM's line names its work by jobs.
 fn no_job() -> JobId {
@@ -33,7 +40,7 @@ impl Shard {
     pub(super) fn host_died(&mut self, ctx: &Context<'_>, vm: VmId, manager: ManagerId, from: HostId, to: HostId) {
         let Some(entry) = self.state.vms.get(&vm) else { return };
         let there = entry.vm.home.as_ref().is_some_and(|at| at.manager == manager && at.host.as_ref() == Some(&from));
-        let wanted = entry.vm.template.labels.get(ON_HOST_FAILURE).is_some_and(|value| value == RESTART);
+        let wanted = restarts_elsewhere(&entry.vm.template.labels);
         // What has been said before, and is still to be done, is enough.
         let known = self.soft.admitted.contains(&(vm, no_job()));
         if !there || !wanted || known || entry.vm.settled != VmState::Running {

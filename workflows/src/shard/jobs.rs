@@ -68,6 +68,7 @@ impl Shard {
             ControlItem::CordonHost { manager, host, cordoned, by } => {
                 self.record(ctx, Record::HostCordoned { manager, host, cordoned, by });
             }
+            ControlItem::FenceHost { manager, host, fenced, by } => self.fence_host(ctx, manager, host, fenced, by),
             ControlItem::SetManagerMode { manager, mode, by } => self.set_manager_mode(ctx, manager, mode, by),
             ControlItem::Release { vm, manager } => self.release(ctx, vm, manager),
             ControlItem::HostDied { vm, manager, from, to } => self.host_died(ctx, vm, manager, from, to),

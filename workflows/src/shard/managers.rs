@@ -23,6 +23,8 @@ pub struct Kept {
     pub modes: BTreeMap<ManagerId, ManagerMode>,
     /// The newest mark that was left at each.
     pub marks: BTreeMap<ManagerId, u64>,
+    /// Hosts that operators call dead.
+    pub fenced: Vec<(ManagerId, HostId)>,
 }
 
 impl Shard {
@@ -33,6 +35,7 @@ impl Shard {
             cordons: self.state.cordons.iter().cloned().collect(),
             modes: self.state.modes.clone(),
             marks: self.state.marks.clone(),
+            fenced: self.state.fenced.iter().cloned().collect(),
         }
     }
 
@@ -40,6 +43,20 @@ impl Shard {
     pub(super) fn set_manager_mode(&mut self, ctx: &Context<'_>, manager: ManagerId, mode: ManagerMode, by: Operator) {
         if self.state.modes.get(&manager) != Some(&mode) {
             self.record(ctx, Record::ManagerModeSet { manager, mode, by });
+        }
+    }
+
+    /// An operator calls a host dead, or takes that back.
+    pub(super) fn fence_host(
+        &mut self,
+        ctx: &Context<'_>,
+        manager: ManagerId,
+        host: HostId,
+        fenced: bool,
+        by: Operator,
+    ) {
+        if self.state.fenced.contains(&(manager, host.clone())) != fenced {
+            self.record(ctx, Record::HostFenced { manager, host, fenced, by });
         }
     }
 

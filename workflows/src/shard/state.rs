@@ -146,6 +146,8 @@ pub(crate) struct Durable {
     pub(crate) disk: History<Disk>,
     /// The newest mark that was left at each manager.
     pub(crate) marks: BTreeMap<ManagerId, u64>,
+    /// Hosts that operators call dead.
+    pub(crate) fenced: BTreeSet<(ManagerId, HostId)>,
 }
 
 impl Durable {
@@ -177,6 +179,7 @@ impl Durable {
             modes: BTreeMap::new(),
             disk: History::default(),
             marks: BTreeMap::new(),
+            fenced: BTreeSet::new(),
         }
     }
 }
@@ -329,10 +332,12 @@ impl Machine {
     /// With what was added later behind it: a build that knows nothing of that wrote it without, and
     /// one that need not know of it can read it without.
     pub(crate) fn encode(&self, state: &Durable) -> Bytes {
-        let Durable { scale, hold, pauses, capacity, modes, disk, marks, .. } = state;
+        let Durable { scale, hold, pauses, capacity, modes, disk, marks, fenced, .. } = state;
         let mut bytes = codec::encode(&(self, scale));
         // Each has its place behind those before it.
-        let last = if !marks.is_empty() {
+        let last = if !fenced.is_empty() {
+            7
+        } else if !marks.is_empty() {
             6
         } else if !disk.is_empty() {
             5
@@ -363,6 +368,9 @@ impl Machine {
         if last >= 6 {
             codec::encode_behind(marks, &mut bytes);
         }
+        if last >= 7 {
+            codec::encode_behind(fenced, &mut bytes);
+        }
         Bytes::from(bytes)
     }
 
@@ -379,6 +387,7 @@ impl Machine {
             modes: next(&mut parts)?,
             disk: next(&mut parts)?,
             marks: next(&mut parts)?,
+            fenced: next(&mut parts)?,
         };
         parts.end()?;
         Ok((machine, added))
@@ -394,6 +403,7 @@ pub(crate) struct Added {
     pub(crate) modes: BTreeMap<ManagerId, ManagerMode>,
     pub(crate) disk: History<Disk>,
     pub(crate) marks: BTreeMap<ManagerId, u64>,
+    pub(crate) fenced: BTreeSet<(ManagerId, HostId)>,
 }
 
 fn next<T: Default + serde::de::DeserializeOwned>(parts: &mut codec::Parts<'_>) -> Result<T, codec::Error> {

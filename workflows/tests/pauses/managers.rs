@@ -1,6 +1,6 @@
 //! Managers in and out: what is said of one is kept, and a VM that is released is forgotten and left alone.
 
-use cellbus_bus::ids::{ManagerId, Seq, VmId};
+use cellbus_bus::ids::{HostId, ManagerId, Seq, VmId};
 use cellbus_directory::{ManagerMode, VmState};
 
 use super::*;
@@ -41,6 +41,38 @@ fn what_is_said_of_a_manager_outlives_owners_snapshots_and_a_restore() {
     world.rest(50);
     let index = usize::from(manager.shard(world.count).index());
     assert_eq!(mode(&world, index), Some(ManagerMode::Leaving));
+}
+
+#[test]
+fn a_host_that_is_called_dead_is_so_for_every_owner_and_not_after_a_restore() {
+    let mut world = World::new(4, 2);
+    let manager = ManagerId::derive("m0");
+    let shard = manager.shard(world.count);
+    let index = usize::from(shard.index());
+    let host: HostId = "h1".parse().unwrap();
+    let dead = |world: &World, index: usize| world.shards[index].managers_kept().fenced;
+    let fence = |host: &HostId, fenced| ControlItem::FenceHost { manager, host: host.clone(), fenced, by: by() };
+    for fenced in [false, true, true, false, true] {
+        world.control(shard, &fence(&host, fenced));
+        world.settle();
+        let expected = if fenced { vec![(manager, host.clone())] } else { Vec::new() };
+        assert_eq!(dead(&world, index), expected);
+    }
+    let changes = world.shards[index].changes();
+    let said: Vec<&str> = changes.iter().map(|change| change.what.as_str()).collect();
+    let (on, off) = ("called host h1 dead", "took back that host h1 is dead");
+    assert_eq!(said, [on, off, on], "said again, it is no change");
+    world.open(index);
+    assert_eq!(dead(&world, index).len(), 1);
+    let snapshot = world.shards[index].snapshot(Seq(9));
+    let restored = cellbus_workflows::Shard::restore(shard, world.count, world.limits.clone(), snapshot).unwrap();
+    assert_eq!(restored.managers_kept(), world.shards[index].managers_kept());
+    world.check();
+    let backup = world.backup();
+    world.restore(&backup, 8);
+    world.rest(50);
+    let index = usize::from(manager.shard(world.count).index());
+    assert_eq!(dead(&world, index), [], "it may run VMs by then");
 }
 
 #[test]

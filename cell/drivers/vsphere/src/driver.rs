@@ -352,6 +352,12 @@ impl Driver for VsphereDriver {
         Ok(listener.changes(&session).await?)
     }
 
+    async fn may_be_fenced(&self, _host: &HostId) -> Result<(), Error> {
+        let detail =
+            "vSphere HA of its cluster knows when a host is dead, and restarts VMs itself; Cellbus follows them";
+        Err(Error::Invalid { detail: detail.to_owned() })
+    }
+
     async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
         Ok(self.inner.foreign().await?)
     }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::*;
 use crate::gateway::{
     ADOPT_MAX, AdoptPlan, AdoptQuery, Adopting, Audit, CellRow, Decommission, Decommissioning, DryRun, Error,
-    Evacuation, Explained, Finding, ForecastRow, FreeOf, HostRow, Live, Located, ManagerRow, Orphans, Page,
+    Evacuation, Explained, Fenced, Finding, ForecastRow, FreeOf, HostRow, Live, Located, ManagerRow, Orphans, Page,
     PausesShown, QueueRow, RepairPlan, Repairs, Result, RoomOf, ScaleChange, ScaleShown, ShardRow, ShardState, Stays,
     Submitted, Upgrade, VmRow, What,
 };
@@ -340,6 +340,7 @@ impl Api for Fake {
             labels: BTreeMap::new(),
             usable: true,
             cordoned: false,
+            fenced: false,
             vms: 0,
             vcpus: FreeOf::default(),
             memory_mib: FreeOf::default(),
@@ -409,6 +410,17 @@ impl Api for Fake {
     async fn evacuate(&self, _: ManagerId, _: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
         self.note(&by, &format!("evacuate {round}"));
         Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
+    }
+    async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)> {
+        self.find_host(text).await
+    }
+    async fn fence_host(&self, _: ManagerId, host: HostId, by: Operator) -> Result<Fenced> {
+        self.note(&by, &format!("{host} is dead"));
+        Ok(Fenced { vms: 5, restarts: 2 })
+    }
+    async fn unfence_host(&self, _: ManagerId, host: HostId, by: Operator) -> Result<()> {
+        self.note(&by, &format!("{host} is back"));
+        Ok(())
     }
     async fn set_manager_mode(&self, _: ManagerId, mode: ManagerMode, by: Operator) -> Result<()> {
         self.note(&by, mode.as_str());

@@ -43,6 +43,18 @@ async fn operators_are_noted() {
     assert_eq!(changes["items"][0]["by"]["who"], "anonymous");
     assert!(changes["items"][0]["by"]["from"].as_str().unwrap().starts_with("127.0.0.1:"));
 
+    let fenced = "/v1/hosts/vc-1%2Fhost-7/fenced";
+    assert_eq!(problem(server.post(fenced).await, 400).await.0, "fence_not_confirmed");
+    assert_eq!(problem(server.post(&format!("{fenced}?it_is_off=false")).await, 400).await.0, "fence_not_confirmed");
+    let dead = ok(server.post(&format!("{fenced}?it_is_off=true")).await).await;
+    assert_eq!((&dead["fenced"], &dead["vms"], &dead["restarts"]), (&json!(true), &json!(5), &json!(2)));
+    assert_eq!(ok(server.post("/v1/hosts/vc-1%2Fhost-7/unfenced").await).await["fenced"], false);
+    let changes = ok(server.get("/v1/changes?limit=2").await).await;
+    assert_eq!(
+        (&changes["items"][1]["what"], &changes["items"][0]["what"]),
+        (&json!("host-7 is dead"), &json!("host-7 is back"))
+    );
+
     assert_eq!(problem(server.post("/v1/managers/none/cordon").await, 404).await.0, "manager_not_found");
     assert_eq!(problem(server.post("/v1/hosts/host-1/cordon").await, 409).await.0, "name_ambiguous");
     assert_eq!(problem(server.post("/v1/cells/none/drain").await, 404).await.0, "cell_not_found");

@@ -248,6 +248,8 @@ pub(in crate::http) struct HostView {
     usable: bool,
     /// Whether new VMs are kept off it.
     cordoned: bool,
+    /// Whether an operator calls it dead: its VMs may be started elsewhere.
+    fenced: bool,
     /// VMs of ours on it.
     vms: u32,
     /// vCPUs, over-commit counted.
@@ -282,6 +284,7 @@ impl From<gateway::HostRow> for HostView {
             labels: row.labels,
             usable: row.usable,
             cordoned: row.cordoned,
+            fenced: row.fenced,
             vms: row.vms,
             vcpus: row.vcpus.into(),
             memory_mib: row.memory_mib.into(),

@@ -1,10 +1,11 @@
-//! Real cells over simulated managers: VMs of a host that is off for certain are started elsewhere, once;
-//! those of one that only does not answer stay.
+//! Real cells over simulated managers: VMs of a host that is off for certain, or that an operator calls dead, are
+//! started elsewhere, once; those of one that only does not answer stay.
 
 use std::time::Duration;
 
 use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
-use cellbus_bus::ids::{HostId, JobId, VmId};
+use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
+use cellbus_directory::record::Operator;
 use cellbus_directory::{JobState, VmState};
 use cellbus_workflows::{ON_HOST_FAILURE, RESTART};
 use serde_json::json;
@@ -45,20 +46,29 @@ async fn place(cluster: &Cluster, vm: VmId) -> (HostId, VmState) {
     (row.host.unwrap(), row.state)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn vms_of_a_dead_host_run_elsewhere_and_those_of_a_silent_one_stay() {
-    let folder = tempfile::tempdir().unwrap();
-    let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+/// One manager, with two hosts of each gear class.
+async fn started(folder: &std::path::Path, env: &Env) -> (Cluster, ManagerId) {
     let set = |key: &str, value: &str| Override { key: key.into(), value: value.into(), flag: "--test".into() };
-    let overrides = vec![set("data_dir", folder.path().to_str().unwrap()), set("shards", "8")];
+    let overrides = vec![set("data_dir", folder.to_str().unwrap()), set("shards", "8")];
     let config = Config::load(Sources { overrides, ..Sources::default() }).unwrap();
-    // Of each gear class two hosts.
     let inventory = Inventory::generate(6, 1).unwrap();
     let manager = inventory.managers[0].id();
     let parts = Parts { config, inventory, latency: managers::Latency::None };
     let mut cluster = Cluster::open(parts, env.clone()).await.unwrap();
     cluster.add_cell();
     cluster.ready(WAIT).await.unwrap();
+    (cluster, manager)
+}
+
+fn operator() -> Operator {
+    Operator { who: "ops".to_owned(), from: "test".to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vms_of_a_dead_host_run_elsewhere_and_those_of_a_silent_one_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+    let (cluster, manager) = started(folder.path(), &env).await;
     let faults = cluster.fleet().faults(manager).unwrap();
 
     let marked = made(&cluster, "marked", true).await;
@@ -92,6 +102,77 @@ async fn vms_of_a_dead_host_run_elsewhere_and_those_of_a_silent_one_stay() {
         let explained = cluster.gateway().explain_vm(vm).await.unwrap().vm.unwrap();
         assert!(!explained.history.iter().any(|(_, what)| what.contains("failover")), "{:?}", explained.history);
     }
+    assert_eq!(cluster.fleet().violations().double_creates, 0);
+    cluster.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_dead_when_an_operator_says_so_and_it_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
+    let (mut cluster, manager) = started(folder.path(), &env).await;
+    let faults = cluster.fleet().faults(manager).unwrap();
+    let gateway = cluster.gateway().clone();
+    let marked = made(&cluster, "marked", true).await;
+    let (dies, _) = place(&cluster, marked).await;
+    let plain = made(&cluster, "plain", false).await;
+    assert!(faults.move_vm(plain, &dies));
+    until(&env, "it is known there", || async {
+        let at = place(&cluster, plain).await.0;
+        if at == dies { Ok(()) } else { Err(at.to_string()) }
+    })
+    .await;
+    let refused = gateway.fence_host(manager, dies.clone(), operator()).await.unwrap_err();
+    assert!(refused.code() == "host_not_dead" && refused.to_string().contains("answers"), "{refused}");
+    let refused = gateway.fence_host(manager, "nowhere".parse().unwrap(), operator()).await.unwrap_err();
+    assert_eq!(refused.code(), "host_not_dead");
+
+    assert!(faults.cut_power_of_host(&dies));
+    until(&env, "it is seen not to answer", || async {
+        let rows = gateway.hosts(Some(manager), None, 10).await.unwrap().items;
+        let row = rows.into_iter().find(|row| row.id == dies).unwrap();
+        if row.usable || row.fenced { Err(format!("{row:?}")) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(place(&cluster, marked).await.0, dies, "nobody knows that it is off");
+    let fenced = gateway.fence_host(manager, dies.clone(), operator()).await.unwrap();
+    assert_eq!((fenced.vms, fenced.restarts), (2, 1));
+    until(&env, "it runs elsewhere", || async {
+        let (at, state) = place(&cluster, marked).await;
+        if at != dies && state == VmState::Running { Ok(()) } else { Err(format!("{at} {state}")) }
+    })
+    .await;
+    assert_eq!(place(&cluster, plain).await.0, dies);
+    let row = |rows: Vec<cellbus_cell::gateway::HostRow>| rows.into_iter().find(|row| row.id == dies).unwrap();
+    let shown = row(gateway.hosts(Some(manager), None, 10).await.unwrap().items);
+    assert!(shown.fenced && shown.cordoned && shown.vms == 1, "{shown:?}");
+
+    // Whoever fronts the manager next knows it from the shard's log, and not from what the last one heard.
+    cluster.add_cell();
+    let cells = gateway.cells().await.unwrap();
+    gateway.drain_cell(&cells[0].id, operator()).await.unwrap();
+    until(&env, "another cell fronts it", || async {
+        let rows = gateway.managers().await.map_err(|error| error.to_string())?;
+        let owner = rows[0].cell.clone();
+        if owner.is_some() && owner.as_ref() != Some(&cells[0].id) { Ok(()) } else { Err(format!("{owner:?}")) }
+    })
+    .await;
+    until(&env, "it knows", || async {
+        let rows = gateway.hosts(Some(manager), None, 10).await.map_err(|error| error.to_string())?.items;
+        if row(rows.clone()).fenced { Ok(()) } else { Err(format!("{rows:?}")) }
+    })
+    .await;
+
+    assert!(faults.restore_host(&dies));
+    gateway.unfence_host(manager, dies.clone(), operator()).await.unwrap();
+    until(&env, "it takes VMs again", || async {
+        let shown = row(gateway.hosts(Some(manager), None, 10).await.map_err(|error| error.to_string())?.items);
+        if shown.usable && !shown.fenced && !shown.cordoned { Ok(()) } else { Err(format!("{shown:?}")) }
+    })
+    .await;
+    let said: Vec<String> = gateway.changes(10).await.unwrap().into_iter().map(|change| change.what).collect();
+    assert!(said.contains(&format!("called host {dies} dead")), "{said:?}");
+    assert!(said.contains(&format!("took back that host {dies} is dead")), "{said:?}");
     assert_eq!(cluster.fleet().violations().double_creates, 0);
     cluster.stop(Duration::from_secs(10)).await;
 }

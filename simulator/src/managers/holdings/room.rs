@@ -80,7 +80,9 @@ impl Holdings {
             HostState::Up => self.room_on(index, more, None).map(|()| index),
             HostState::Maintenance => Err(Error::NoRoom { detail: format!("host {id} is in maintenance") }),
             HostState::Lost => Err(Error::NoRoom { detail: format!("host {id} is gone") }),
-            HostState::Silent | HostState::Dead => Err(Error::NoRoom { detail: format!("host {id} does not answer") }),
+            HostState::Silent | HostState::Dead | HostState::Dark => {
+                Err(Error::NoRoom { detail: format!("host {id} does not answer") })
+            }
         }
     }
 
