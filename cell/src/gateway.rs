@@ -38,7 +38,7 @@ mod vms;
 
 pub use adopt::{ADOPT_MAX, AdoptPlan, AdoptQuery, Adopting, Candidate};
 pub(crate) use cluster::DEPTHS_AT_ONCE;
-pub use decommission::{Decommission, Decommissioning, Stays};
+pub use decommission::{Decommission, Decommissioning};
 pub use error::{CODES, Error, Kind, What};
 pub use fences::Fenced;
 pub use forecast::{ForecastRow, RoomOf};
@@ -46,7 +46,7 @@ pub use pause::PausesShown;
 pub use repair::{Doubles, Orphans, RepairPlan, Repairs};
 pub use rows::{
     Audit, CellRow, CircuitState, DatastoreRow, DryRun, Evacuation, Explained, Finding, FreeOf, HostRow, Live, Located,
-    ManagerRow, Page, QueueRow, ShardRow, ShardState, Submitted, VmRow,
+    ManagerRow, Page, QueueRow, ShardRow, ShardState, Stays, Submitted, VmRow,
 };
 pub use scale::{ScaleChange, ScaleShown};
 pub use upgrade::Upgrade;

@@ -412,6 +412,11 @@ async fn ingress_is_taken_in_and_what_is_no_job_is_put_aside() {
         })
         .await;
     assert!(cluster.gateway.changes(10).await.unwrap().iter().any(|change| change.what.contains("evacuate")));
+
+    // There is no other manager: what stays is told, and why.
+    let round = cluster.gateway.evacuate(manager, None, "round-2", by).await.unwrap();
+    assert_eq!((round.vms, round.jobs_total, round.stays_total), (1, 0, 1));
+    assert!(round.stays[0].vm == id.vm(0) && !round.stays[0].why.is_empty(), "{round:?}");
 }
 
 /// Jobs for VMs of other shards, and those with children: their homes hear of them only at the end.

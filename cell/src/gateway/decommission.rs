@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cellbus_bus::contract::{Queue, QueueKind};
-use cellbus_bus::ids::{JobId, ManagerId, VmId, VmName};
+use cellbus_bus::ids::{JobId, ManagerId, VmId};
 use cellbus_bus::job::Job;
 use cellbus_directory::record::Operator;
 use cellbus_directory::{ManagerMode, Vm, VmFilter, VmState};
@@ -16,7 +16,7 @@ use cellbus_workflows::ControlItem;
 
 use super::elsewhere::Elsewhere;
 use super::operators::{LISTED_MAX, PAGE};
-use super::{Gateway, Page, Result};
+use super::{Gateway, Page, Result, Stays};
 use crate::directory::Fresh;
 use crate::peers::{Request, Response};
 
@@ -45,17 +45,6 @@ pub struct Decommission {
     pub may_leave: bool,
     /// What keeps it, in words.
     pub hindered_by: Vec<String>,
-}
-
-/// A VM that is neither moved nor released.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stays {
-    /// Which.
-    pub vm: VmId,
-    /// Its name.
-    pub name: VmName,
-    /// Why, in words.
-    pub why: String,
 }
 
 /// What has been set in motion.
@@ -145,11 +134,16 @@ impl Gateway {
         let mut from = None;
         loop {
             let page = self.left_at(manager, from.as_deref()).await?;
-            let (mut migrates, mut released) = (Vec::new(), Vec::new());
+            let (mut migrates, mut moving, mut released) = (Vec::new(), Vec::new(), Vec::new());
             for vm in &page.items {
                 let fate = fate(vm, release, &mut elsewhere);
                 match &fate {
-                    Fate::Moves(to) => migrates.extend(self.moved_to(vm, *to, round)?),
+                    Fate::Moves(to) => {
+                        if let Some(job) = self.moved_to(vm, *to, round)? {
+                            migrates.push(job);
+                            moving.push((vm, *to));
+                        }
+                    }
                     Fate::Released => {
                         let queue = Queue { shard: vm.id.shard(process.count), kind: QueueKind::Control };
                         released.push((queue, vec![ControlItem::Release { vm: vm.id, manager }.encode()]));
@@ -161,9 +155,17 @@ impl Gateway {
             if !released.is_empty() {
                 process.bus.publish_all(released).await?;
             }
-            let taken = self.submit_all(migrates).await?;
-            jobs_total += taken.len() as u64;
-            jobs.extend(taken.into_iter().take(LISTED_MAX.saturating_sub(jobs.len())));
+            for (answer, (vm, to)) in self.submit_each(migrates).await?.into_iter().zip(moving) {
+                match answer {
+                    Ok(job) => {
+                        jobs_total += 1;
+                        if jobs.len() < LISTED_MAX {
+                            jobs.push(job);
+                        }
+                    }
+                    Err(why) => plan.not_taken(vm, to, why),
+                }
+            }
             from = page.next;
             if from.is_none() {
                 break;
@@ -259,6 +261,15 @@ impl Gateway {
 }
 
 impl Decommission {
+    /// A migrate that was counted is not taken.
+    fn not_taken(&mut self, vm: &Vm, to: ManagerId, why: String) {
+        if let Some(moves) = self.moves.get_mut(&to) {
+            *moves = moves.saturating_sub(1);
+        }
+        self.vms = self.vms.saturating_sub(1);
+        self.count(vm, Fate::Stays(why));
+    }
+
     fn count(&mut self, vm: &Vm, fate: Fate) {
         self.vms += 1;
         match fate {

@@ -9,7 +9,7 @@ use cellbus_directory::record::Operator;
 use cellbus_directory::{Vm, VmFilter, VmState};
 use cellbus_workflows::ControlItem;
 
-use super::{Error, Evacuation, Gateway, HostRow, Result, Submitted, What};
+use super::{Error, Evacuation, Gateway, HostRow, Result, Stays, Submitted, What};
 use crate::directory::Fresh;
 use crate::peers::{Peer, Request, Response};
 
@@ -63,7 +63,7 @@ impl Gateway {
         self.control(manager.shard(self.inner.process.count), item).await
     }
 
-    /// Cordons a manager, or one host of it, and submits a migrate job for every VM there. The
+    /// Cordons a manager, or one host of it, and submits a migrate job for every VM there that another would take. The
     /// jobs' keys follow from the VMs and `round`, so that asking again with the same round
     /// submits nothing twice.
     ///
@@ -100,7 +100,7 @@ impl Gateway {
         let mut from: Option<String> = None;
         loop {
             let page = self.directory().list(&filter, PAGE, from.as_deref(), Fresh::AsItIs).await?;
-            let mut jobs = Vec::new();
+            let (mut jobs, mut moving) = (Vec::new(), Vec::new());
             for vm in page
                 .items
                 .iter()
@@ -109,15 +109,33 @@ impl Gateway {
                 done.vms += 1;
                 let target = take_room(&mut targets, &sees, &vm.size, &vm.template.require)
                     .map(|host| ("host", host.to_string()));
-                // Without a host that would do, its job says why when it fails.
-                let other = || self.manager_name(&elsewhere.place(vm).ok()?).map(|name| ("manager", name));
-                let target = target.or_else(other);
-                let Some((kind, name)) = target else { continue };
-                jobs.push(Arc::new(self.migrate_job(vm, kind, &name, round)?));
+                let target = target.map_or_else(
+                    || {
+                        let manager = elsewhere.place(vm)?;
+                        let name = self.manager_name(&manager);
+                        name.map(|name| ("manager", name)).ok_or_else(|| format!("manager {manager} is not configured"))
+                    },
+                    Ok,
+                );
+                match target {
+                    Ok((kind, name)) => {
+                        jobs.push(Arc::new(self.migrate_job(vm, kind, &name, round)?));
+                        moving.push(vm);
+                    }
+                    Err(why) => done.stays(vm, why),
+                }
             }
-            let taken = self.submit_all(jobs).await?;
-            done.jobs_total += taken.len() as u64;
-            done.jobs.extend(taken.into_iter().take(LISTED_MAX.saturating_sub(done.jobs.len())));
+            for (answer, vm) in self.submit_each(jobs).await?.into_iter().zip(moving) {
+                match answer {
+                    Ok(job) => {
+                        done.jobs_total += 1;
+                        if done.jobs.len() < LISTED_MAX {
+                            done.jobs.push(job);
+                        }
+                    }
+                    Err(why) => done.stays(vm, why),
+                }
+            }
             match page.next {
                 Some(next) => from = Some(next),
                 None => return Ok(done),
@@ -125,15 +143,15 @@ impl Gateway {
         }
     }
 
-    /// Submits them; gives those that are taken, or were before.
-    pub(super) async fn submit_all(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<JobId>> {
+    /// Submits them; says of each, in order, that it is taken, or was before, or why not.
+    pub(super) async fn submit_each(&self, jobs: Vec<Arc<Job>>) -> Result<Vec<Result<JobId, String>>> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let taken = self.submit(jobs).await?.into_iter().filter_map(|submitted| match submitted {
+        let taken = self.submit(jobs).await?.into_iter().map(|submitted| match submitted {
             // The same round again: it is under way, perhaps to another target.
-            Submitted::Accepted { job, .. } | Submitted::Conflict { job } => Some(job),
-            Submitted::Refused { .. } => None,
+            Submitted::Accepted { job, .. } | Submitted::Conflict { job } => Ok(job),
+            Submitted::Refused { code, message, .. } => Err(format!("{code}: {message}")),
         });
         Ok(taken.collect())
     }
@@ -142,6 +160,15 @@ impl Gateway {
         let (id, data) = (format!("{round}/{}", vm.id), serde_json::json!({ kind: name }));
         own_job(&vm.tenant, "/cellbus/evacuate", &id, "migrate", vm.id, Some(data))
             .map_err(|message| Error::Invalid { code: "bad_round", message })
+    }
+}
+
+impl Evacuation {
+    fn stays(&mut self, vm: &Vm, why: String) {
+        self.stays_total += 1;
+        if self.stays.len() < LISTED_MAX {
+            self.stays.push(Stays { vm: vm.id, name: vm.name.clone(), why });
+        }
     }
 }
 

@@ -223,9 +223,10 @@ impl Gateway {
         running.repaired(self.put_work(adoptions.into_iter()).await?);
         // They are on the lines of their VMs behind the adoptions.
         for some in deletes.chunks(PAGE) {
-            let taken = self.submit_all(some.to_vec()).await?.len();
-            if taken < some.len() {
-                let reason = format!("{} deletes of orphans were not taken: repair again", some.len() - taken);
+            let refused: Vec<String> =
+                self.submit_each(some.to_vec()).await?.into_iter().filter_map(Result::err).collect();
+            if let Some(why) = refused.first() {
+                let reason = format!("{} deletes of orphans were not taken ({why}): repair again", refused.len());
                 return Err(Error::NotReady { reason });
             }
         }

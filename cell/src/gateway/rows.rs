@@ -349,6 +349,21 @@ pub struct Evacuation {
     pub jobs: Vec<JobId>,
     /// How many in all.
     pub jobs_total: u64,
+    /// VMs that stay until somebody does something about them: the first 100.
+    pub stays: Vec<Stays>,
+    /// How many in all.
+    pub stays_total: u64,
+}
+
+/// A VM that nothing is done about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stays {
+    /// Which.
+    pub vm: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// Where a provision would go, were it submitted now.

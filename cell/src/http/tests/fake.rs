@@ -409,7 +409,10 @@ impl Api for Fake {
     }
     async fn evacuate(&self, _: ManagerId, _: Option<HostId>, round: &str, by: Operator) -> Result<Evacuation> {
         self.note(&by, &format!("evacuate {round}"));
-        Ok(Evacuation { vms: 3, jobs: vec![JobId::derive("a", "b", "c")], jobs_total: 3 })
+        let stays =
+            Stays { vm: JobId::derive("a", "b", "c").vm(0), name: "web".parse().unwrap(), why: "no room".into() };
+        let jobs = vec![JobId::derive("a", "b", "c")];
+        Ok(Evacuation { vms: 4, jobs, jobs_total: 3, stays: vec![stays], stays_total: 1 })
     }
     async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)> {
         self.find_host(text).await

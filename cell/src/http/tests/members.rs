@@ -12,6 +12,7 @@ use super::fake::known;
 use super::*;
 use crate::driver::{Host, Inventory};
 use crate::metrics;
+use crate::peers::wire;
 use crate::peers::{
     Answered, AskNumber, CallError, HttpPeers, JobAnswer, LocalPeers, Peer, Peers, Post, Request, Response, Serve,
     Summary,
@@ -304,26 +305,26 @@ async fn another_cluster_and_another_format_are_refused_in_words() {
         let request = server.client.post(url).header("cellbus-cluster", cluster).header("cellbus-format", format);
         problem_of(request.body(body).send().await.unwrap()).await
     };
-    let ours = CLUSTER.to_string();
+    let (ours, now) = (CLUSTER.to_string(), wire::FORMAT.to_string());
     assert_eq!(send("one/call", &ours, "1", b"").await, (400, "member_format_unknown".to_owned()));
     assert_eq!(send("one/call", &ours, "", b"").await, (400, "member_format_unknown".to_owned()));
-    assert_eq!(send("one/call", "", "5", b"").await, (421, "member_of_other_cluster".to_owned()));
+    assert_eq!(send("one/call", "", &now, b"").await, (421, "member_of_other_cluster".to_owned()));
     // Garbage, a message of another codec, one with something behind it.
     for garbage in [&b""[..], b"\x01\xff\xff\xff", b"{\"a\":1}", b"\x02\x00", b"\x01\x0a\x00\x00\x00"] {
         assert_eq!(
-            send("one/call", &ours, "5", garbage).await,
+            send("one/call", &ours, &now, garbage).await,
             (400, "member_message_invalid".to_owned()),
             "{garbage:?}"
         );
         assert_eq!(
-            send("one/posts", &ours, "5", garbage).await,
+            send("one/posts", &ours, &now, garbage).await,
             (400, "member_message_invalid".to_owned()),
             "{garbage:?}"
         );
     }
-    assert_eq!(send("two/call", &ours, "5", b"\x01\x02").await.1, "member_message_invalid");
-    assert_eq!(send("%20/call", &ours, "5", b"").await, (404, "member_not_here".to_owned()));
-    assert_eq!(send("one/else", &ours, "5", b"").await, (404, "not_found".to_owned()));
+    assert_eq!(send("two/call", &ours, &now, b"\x01\x02").await.1, "member_message_invalid");
+    assert_eq!(send("%20/call", &ours, &now, b"").await, (404, "member_not_here".to_owned()));
+    assert_eq!(send("one/else", &ours, &now, b"").await, (404, "not_found".to_owned()));
     let read = server.get("/members/v1/cells/one/call").await;
     assert_eq!(problem_of(read).await, (404, "not_found".to_owned()));
     assert_eq!(cell.asked.load(Ordering::Relaxed), 0);

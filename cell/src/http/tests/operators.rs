@@ -37,6 +37,7 @@ async fn operators_are_noted() {
     ok(server.post("/v1/cells/cell-1/drain").await).await;
     let evacuation = ok(server.post("/v1/hosts/vc-1%2Fhost-7/evacuate?round=r1").await).await;
     assert_eq!((&evacuation["jobs_total"], &evacuation["round"]), (&json!(3), &json!("r1")));
+    assert_eq!((&evacuation["stays_total"], &evacuation["stays"][0]["why"]), (&json!(1), &json!("no room")));
     let changes = ok(server.get("/v1/changes?limit=10").await).await;
     let what: Vec<&str> = changes["items"].as_array().unwrap().iter().map(|c| c["what"].as_str().unwrap()).collect();
     assert_eq!(what, ["evacuate r1", "drain", "host-7 true", "uncordon", "cordon"]);

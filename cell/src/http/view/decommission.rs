@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::api::Api;
-use crate::gateway::{Decommission, Decommissioning};
+use crate::gateway::{self, Decommission, Decommissioning};
 
 /// What is left at a manager, what comes of it, and whether the manager may leave the configuration.
 #[derive(Debug, Serialize, ToSchema)]
@@ -70,15 +70,17 @@ pub(in crate::http) struct StaysView {
     why: String,
 }
 
+impl From<gateway::Stays> for StaysView {
+    fn from(stays: gateway::Stays) -> Self {
+        Self { vm: stays.vm.to_string(), name: stays.name.to_string(), why: stays.why }
+    }
+}
+
 impl DecommissionView {
     pub(in crate::http) fn of(api: &dyn Api, plan: Decommission) -> Self {
         let named = |id: &ManagerId| api.manager_name(id).unwrap_or_else(|| id.to_string());
         let moves = plan.moves.iter().map(|(to, vms)| MovesView { manager: named(to), vms: *vms });
-        let stays = plan.stays.into_iter().map(|stays| StaysView {
-            vm: stays.vm.to_string(),
-            name: stays.name.to_string(),
-            why: stays.why,
-        });
+        let stays = plan.stays.into_iter().map(StaysView::from);
         Self {
             manager: named(&plan.manager),
             mode: plan.mode.map(cellbus_directory::ManagerMode::as_str),

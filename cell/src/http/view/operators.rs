@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::super::api::Api;
+use super::decommission::StaysView;
 use super::time;
 use crate::gateway;
 
@@ -87,6 +88,10 @@ pub(in crate::http) struct EvacuationView {
     jobs: Vec<String>,
     /// How many in all.
     jobs_total: u64,
+    /// VMs that stay until somebody does something about them: the first 100.
+    stays: Vec<StaysView>,
+    /// How many in all.
+    stays_total: u64,
     /// Give it back as `round` to ask again without submitting anything twice.
     round: String,
 }
@@ -96,6 +101,8 @@ impl EvacuationView {
             vms: evacuation.vms,
             jobs: evacuation.jobs.iter().map(ToString::to_string).collect(),
             jobs_total: evacuation.jobs_total,
+            stays: evacuation.stays.iter().cloned().map(StaysView::from).collect(),
+            stays_total: evacuation.stays_total,
             round: round.to_owned(),
         }
     }
