@@ -5,26 +5,45 @@ use cellbus_cell::driver::{FencedHost, HeldVm};
 use super::*;
 use crate::tests::host_id;
 
-impl Rig {
-    /// The VM's QEMU on this host is killed, as by a power cut.
-    async fn kill_guest(&self, host: usize) {
-        let path = self.daemons[host].dir.join(format!("run/libvirt/qemu/run/{}.pid", domain::name_of(vm(0))));
-        let pid = std::fs::read_to_string(path).unwrap();
-        let process = PathBuf::from(format!("/proc/{}", pid.trim()));
-        let killed = Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap();
-        assert!(killed.success());
-        wait_for(|| !process.exists() || is_dead(&process), || format!("{} lives", process.display())).await;
+/// A QEMU whose libvirtd is killed, which may not outlive the test either.
+struct Orphan(String);
+
+impl Orphan {
+    /// That of the VM on this host.
+    fn of(rig: &Rig, host: usize) -> Self {
+        let path = rig.daemons[host].dir.join(format!("run/libvirt/qemu/run/{}.pid", domain::name_of(vm(0))));
+        Self(std::fs::read_to_string(path).unwrap().trim().to_owned())
     }
+    fn process(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.0))
+    }
+    fn is_there(&self) -> bool {
+        let command = std::fs::read(self.process().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&domain::name_of(vm(0)))
+    }
+    /// As by a power cut.
+    async fn dies(self) {
+        assert!(self.is_there());
+        let killed = Command::new("kill").args(["-KILL", &self.0]).status().unwrap();
+        assert!(killed.success());
+        wait_for(|| !self.is_there(), || format!("{} lives", self.0)).await;
+    }
+}
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        if self.is_there() {
+            let _ = Command::new("kill").args(["-KILL", &self.0]).status();
+        }
+    }
+}
+
+impl Rig {
     fn names_on(&self, host: usize) -> Vec<String> {
         let listed = self.daemons[host].virsh(&["list", "--all", "--name"]);
         let mut names: Vec<String> = listed.split_whitespace().map(str::to_owned).collect();
         names.sort();
         names
     }
-}
-/// Nobody here may wait for a process of another's.
-fn is_dead(process: &Path) -> bool {
-    std::fs::read_to_string(process.join("stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 fn dead(vms: &[HeldVm]) -> Vec<FencedHost> {
     vec![FencedHost { id: host_id("h0"), vms: vms.to_vec() }]
@@ -65,6 +84,7 @@ async fn what_a_dead_host_ran_boots_elsewhere() {
     drop(driver);
 
     // Its libvirtd is gone, and another owner knows of nothing but what it is told.
+    let orphan = Orphan::of(&rig, 0);
     rig.daemons[0].kill();
     *rig.manager.lock().unwrap() = manager(&rig.config);
     let driver = rig.driver();
@@ -91,7 +111,7 @@ async fn what_a_dead_host_ran_boots_elsewhere() {
     // The operator was wrong: the guest lives without its libvirtd, and holds its disk.
     let twice = driver.perform(&op(0, 5, Action::Start)).await;
     assert!(matches!(&twice, Err(error) if error.to_string().contains("lock")), "{twice:?}");
-    rig.kill_guest(0).await;
+    orphan.dies().await;
     let facts = driver.perform(&op(0, 5, Action::Start)).await.unwrap().unwrap();
     assert_eq!((facts.host.as_str(), facts.power), ("h1", PowerState::Running));
     wait_for(|| ups() == 3, || rig.console(0)).await;
