@@ -136,6 +136,15 @@ fn disk(connection: &Connect, pool: &str, vm: VmId) -> Call<Option<StorageVol>> 
     found(StorageVol::lookup_by_name(&pool, &domain::volume_of(vm)))
 }
 
+/// Whether the pool has the VM's disk. Another host may have made it after this one looked its pool through.
+pub(crate) fn has_disk(connection: &Connect, pool: &str, vm: VmId) -> Call<bool> {
+    // That it is listed says that it was there once.
+    if disk(connection, pool, vm)?.is_some_and(|volume| volume.get_info().is_ok()) {
+        return Ok(true);
+    }
+    StoragePool::lookup_by_name(connection, pool)?.refresh(0)?;
+    Ok(disk(connection, pool, vm)?.is_some())
+}
 /// Where the VM's disk is, or will be.
 pub(crate) fn disk_path(connection: &Connect, pool: &str, vm: VmId) -> Call<String> {
     Ok(format!("{}/{}", pool_path(connection, pool)?, domain::volume_of(vm)))
@@ -374,6 +383,19 @@ impl Look {
 fn foreign(handle: &Handle) -> Call<Size> {
     let info = handle.get_info()?;
     Ok(Size { vcpus: info.nr_virt_cpu, memory_mib: info.max_mem >> 10, disk_gib: 0 })
+}
+
+/// Takes the domain of a VM away that is elsewhere by now, or deleted, if it is as it was seen and does not run. Its
+/// disk is left: it may be what the VM has. Gives whether it did.
+pub(crate) fn clear_away(connection: &Connect, record: &VmRecord) -> Call<bool> {
+    let Some(handle) = lookup(connection, record.uuid())? else { return Ok(false) };
+    let now = domain::read(&document(&handle)?)?.record;
+    if now != Some(Record::Vm(Box::new(record.clone()))) || handle.is_active()? {
+        return Ok(false);
+    }
+    // Memory that was saved there is from before; and what was a snapshot's is in the disk.
+    handle.undefine_flags(sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)?;
+    Ok(true)
 }
 
 /// Takes a tombstone away, if it is still that one.

@@ -27,6 +27,12 @@ pub(crate) fn volume_of(vm: VmId) -> String {
     format!("{NAME_PREFIX}{vm}.qcow2")
 }
 
+/// The address of a VM's card: one of those that nobody has bought, as much of it from the VM's id as is free.
+fn mac_of(vm: VmId) -> String {
+    let [.., a, b, c, d, e] = vm.uuid().into_bytes();
+    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
+}
+
 /// The domain that says who owns a host. One a host, whichever manager it is.
 pub(crate) const OWNER_NAME: &str = "cellbus-owner";
 pub(crate) fn owner_uuid() -> Uuid {
@@ -126,6 +132,8 @@ pub(crate) fn machine(machine: &Machine<'_>) -> String {
     }
     if let Some(network) = machine.network {
         open(to, "interface", &[("type", "network")]);
+        // The same wherever it is made anew: guests configure the card by its address.
+        empty(to, "mac", &[("address", &mac_of(record.id))]);
         empty(to, "source", &[("network", network)]);
         empty(to, "model", &[("type", "virtio")]);
         close(to, "interface");
@@ -490,6 +498,9 @@ mod tests {
         assert_eq!((read.vcpus, read.memory_mib, read.name.as_str()), (2, 2048, name_of(record.id).as_str()));
         assert_eq!(read.record, Some(Record::Vm(Box::new(record.clone()))));
         assert_eq!(vm_of(&read.name), Some(record.id));
+        let end = record.id.uuid().simple().to_string()[22..].to_owned();
+        let address = document.split("<mac address=\"52:").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        assert_eq!(address.replace(':', ""), end, "the card has the same address wherever it is made anew");
         for part in
             ["file=\"/pool/a&amp;b.qcow2\"", "network=\"lan &lt;1&gt;\"", ";s=http://seeds.example/<", "host-model"]
         {

@@ -7,13 +7,16 @@ use async_trait::async_trait;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, HostId, ManagerName, OpNumber, VmId};
 use cellbus_cell::config::Libvirt;
-use cellbus_cell::driver::{Change, Driver, Error, ForeignVm, HeldVm, Inventory, Irregular, Limits, Op, RunningTask};
+use cellbus_cell::driver::{
+    Change, Driver, Error, FencedHost, ForeignVm, HeldVm, Inventory, Irregular, Limits, Op, RunningTask,
+};
 use cellbus_directory::VmFacts;
 use futures::future::join_all;
 use tokio::sync::watch;
 
 use crate::calls::{self, Ownership};
 use crate::changes::Changes;
+use crate::fences::Fences;
 use crate::hosts::{Hosts, Session};
 
 /// Of VMs that are not as they must be, so many are named.
@@ -39,6 +42,8 @@ struct State {
     /// The newest session that was opened in this process.
     latest: Option<Epoch>,
     running: BTreeMap<VmId, Running>,
+    /// VMs that no operation may begin on just now ([`Reserved`]).
+    reserved: BTreeSet<VmId>,
     /// What the last reading found that a person has to see to.
     irregular: Irregular,
 }
@@ -69,14 +74,22 @@ impl Manager {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self, epoch: Epoch) -> Session {
-        let owner = Ownership { manager: self.name.to_string(), epoch, domain: self.config.domain.as_str() };
-        Session { epoch, owner }
-    }
-
     /// VMs with an operation under way.
     pub(crate) fn busy(&self) -> BTreeSet<VmId> {
         self.state().running.keys().copied().collect()
+    }
+    /// Those of these VMs that nothing is under way on, which stays so until what is given is dropped.
+    pub(crate) fn reserve(self: &Arc<Self>, vms: impl IntoIterator<Item = VmId>) -> Reserved {
+        let mut state = self.state();
+        let free = |vm: &VmId| !state.running.contains_key(vm) && !state.reserved.contains(vm);
+        let vms: BTreeSet<VmId> = vms.into_iter().filter(free).collect();
+        state.reserved.extend(&vms);
+        drop(state);
+        Reserved { manager: Arc::clone(self), vms }
+    }
+    /// Whether no newer session was opened in this process.
+    pub(crate) fn is_latest(&self, session: &Session) -> bool {
+        self.state().latest == Some(session.epoch)
     }
     pub(crate) fn note_irregular(&self, irregular: Vec<String>) {
         let detail = irregular.iter().take(IRREGULAR_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
@@ -88,12 +101,13 @@ impl Manager {
     }
 
     /// Takes every host that answers. One that does not is taken when it is changed first.
-    async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+    async fn open(&self, session: &Session) -> Result<Vec<RunningTask>, Error> {
+        let epoch = session.epoch;
         if self.state().latest.is_some_and(|latest| latest > epoch) {
             return Err(Error::Revoked);
         }
-        let session = self.session(epoch);
-        let taken = join_all(self.hosts.asked().map(|host| {
+        let hosts = self.hosts.asked(&session.fences.now());
+        let taken = join_all(hosts.iter().map(|host| {
             let (once, again) = (session.owner.clone(), session.owner.clone());
             self.hosts.call(host, move |connection| {
                 calls::own(connection, once)?;
@@ -106,7 +120,7 @@ impl Manager {
             return Err(Error::Revoked);
         }
         let mut refused = None;
-        for (host, result) in self.hosts.asked().zip(&taken) {
+        for (host, result) in hosts.iter().zip(&taken) {
             if let Err(error) = result {
                 tracing::warn!(manager = %self.name, host = %host.name, %error, "host not opened");
                 refused = Some(error.clone());
@@ -133,16 +147,9 @@ impl Manager {
         Ok(tasks)
     }
 
-    fn admit(&self, epoch: Option<Epoch>) -> Result<Session, Error> {
-        match epoch {
-            Some(epoch) if self.state().latest == Some(epoch) => Ok(self.session(epoch)),
-            Some(_) | None => Err(Error::Revoked),
-        }
-    }
-
-    async fn perform(self: &Arc<Self>, epoch: Option<Epoch>, op: &Op) -> Outcome {
+    async fn perform(self: &Arc<Self>, admit: impl Fn() -> Result<Session, Error>, op: &Op) -> Outcome {
         loop {
-            let session = self.admit(epoch)?;
+            let session = admit()?;
             let (mut end, theirs) = self.begin(&session, op)?;
             let ended = end.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
             match ended {
@@ -165,6 +172,9 @@ impl Manager {
                     Err(Error::Busy { detail: format!("operation {} on this VM is still under way", running.number) })
                 }
             };
+        }
+        if state.reserved.contains(&op.vm) {
+            return Err(Error::Busy { detail: "what a host had of it still is being taken away there".to_owned() });
         }
         if state.running.len() >= LIMITS.operations_max as usize {
             return Err(Error::Busy { detail: format!("{} operations are under way", state.running.len()) });
@@ -197,6 +207,18 @@ impl State {
     }
 }
 
+/// VMs that no operation begins on.
+pub(crate) struct Reserved {
+    manager: Arc<Manager>,
+    pub(crate) vms: BTreeSet<VmId>,
+}
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut state = self.manager.state();
+        state.reserved.retain(|vm| !self.vms.contains(vm));
+    }
+}
+
 /// Until `limits` of the manager says otherwise. A host's libvirt does 5 things of one connection at once.
 const LIMITS: Limits = Limits {
     operations_max: 256,
@@ -212,57 +234,73 @@ const LIMITS: Limits = Limits {
 pub(crate) struct LibvirtDriver {
     pub(crate) manager: Arc<Manager>,
     own: Mutex<Own>,
+    fences: Arc<Fences>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Own {
     epoch: Option<Epoch>,
     heard: u64,
+    looks: bool,
 }
 
 impl LibvirtDriver {
     pub(crate) fn new(manager: Arc<Manager>) -> Self {
-        Self { manager, own: Mutex::default() }
+        Self { manager, own: Mutex::default(), fences: Arc::default() }
     }
     fn own(&self) -> MutexGuard<'_, Own> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    fn epoch(&self) -> Option<Epoch> {
-        self.own().epoch
+    fn session_of(&self, epoch: Epoch, looks: bool) -> Session {
+        let manager = &self.manager;
+        let owner = Ownership { manager: manager.name.to_string(), epoch, domain: manager.config.domain.as_str() };
+        Session { epoch, owner, fences: Arc::clone(&self.fences), looks }
+    }
+    /// # Errors
+    /// [`Error::Revoked`]: it was not opened, or a newer one was.
+    fn admit(&self) -> Result<Session, Error> {
+        let Own { epoch, looks, .. } = *self.own();
+        let session = self.session_of(epoch.ok_or(Error::Revoked)?, looks);
+        if self.manager.is_latest(&session) { Ok(session) } else { Err(Error::Revoked) }
+    }
+    async fn open_to(&self, epoch: Epoch, looks: bool) -> Result<Vec<RunningTask>, Error> {
+        let heard = self.manager.changes.end();
+        let tasks = self.manager.open(&self.session_of(epoch, looks)).await?;
+        let mut own = self.own();
+        // Opened again under the same epoch, it goes on listening from where it was.
+        let heard = if own.epoch == Some(epoch) { own.heard } else { heard };
+        *own = Own { epoch: Some(epoch), heard, looks };
+        Ok(tasks)
     }
     #[cfg(test)]
     pub(crate) fn session(&self) -> Session {
-        self.manager.admit(self.epoch()).unwrap()
+        self.admit().unwrap()
     }
 }
 
 #[async_trait]
 impl Driver for LibvirtDriver {
     async fn open(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
-        let heard = self.manager.changes.end();
-        let tasks = self.manager.open(epoch).await?;
-        let mut own = self.own();
-        // Opened again under the same epoch, it goes on listening from where it was.
-        if own.epoch != Some(epoch) {
-            *own = Own { epoch: Some(epoch), heard };
-        }
-        Ok(tasks)
+        self.open_to(epoch, false).await
+    }
+    async fn look(&self, epoch: Epoch) -> Result<Vec<RunningTask>, Error> {
+        self.open_to(epoch, true).await
     }
     async fn inventory(&self) -> Result<Inventory, Error> {
-        let session = self.manager.admit(self.epoch())?;
+        let session = self.admit()?;
         self.manager.inventory(&session).await
     }
     async fn tasks(&self) -> Result<Vec<RunningTask>, Error> {
         #[cfg(test)]
         self.manager.hosts.trouble.before_call()?;
-        self.manager.admit(self.epoch())?;
+        self.admit()?;
         Ok(self.manager.state().tasks())
     }
     async fn perform(&self, op: &Op) -> Result<Option<VmFacts>, Error> {
-        self.manager.perform(self.epoch(), op).await
+        self.manager.perform(|| self.admit(), op).await
     }
     async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> {
-        let session = self.manager.admit(self.epoch())?;
+        let session = self.admit()?;
         self.manager.inspect(&session, vm).await
     }
     async fn changes(&self) -> Result<Vec<Change>, Error> {
@@ -270,8 +308,8 @@ impl Driver for LibvirtDriver {
             let mut stirred = std::pin::pin!(self.manager.changes.stirred.notified());
             // Before looking, so that what happens in between is not missed.
             stirred.as_mut().enable();
-            let Own { epoch, heard } = *self.own();
-            self.manager.admit(epoch)?;
+            let session = self.admit()?;
+            let heard = self.own().heard;
             #[cfg(test)]
             self.manager.hosts.trouble.before_call()?;
             let (changes, next) = self.manager.changes.after(heard);
@@ -281,13 +319,23 @@ impl Driver for LibvirtDriver {
                 return Ok(changes);
             }
             // Among what others did, VMs may have been moved here. What is found is heard of in the next round.
-            self.manager.listen();
+            self.manager.listen(&session);
             stirred.await;
         }
     }
+    async fn dead_hosts(&self) -> Result<Vec<HostId>, Error> {
+        self.admit()?;
+        Ok(self.fences.now().hosts().cloned().collect())
+    }
+    async fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
+        self.manager.may_be_fenced(host).await
+    }
+    async fn fenced(&self, hosts: Vec<FencedHost>) -> Result<(), Error> {
+        self.manager.fence(&self.fences, hosts);
+        Ok(())
+    }
     async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
-        self.manager.admit(self.epoch())?;
-        self.manager.foreign().await
+        self.manager.foreign(&self.admit()?).await
     }
     fn limits(&self) -> Limits {
         LIMITS

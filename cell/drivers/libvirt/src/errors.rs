@@ -42,6 +42,12 @@ pub(crate) fn absent(error: &virt::error::Error) -> bool {
     matches!(error.code(), N::NoDomain | N::NoNetwork | N::NoStorageVolume | N::NoDomainSnapshot | N::NoDomainMetadata)
 }
 
+/// Whether there must be somebody on the host, of whom this is said or who says so. That it is not so means nothing:
+/// one who hangs up on us is not told from a connection that breaks.
+pub(crate) fn was_said(error: &virt::error::Error) -> bool {
+    matches!(error.code(), N::AuthFailed | N::AuthCancelled | N::AuthUnavailable | N::AccessDenied | N::OperationDenied)
+}
+
 fn mean(code: N, detail: String) -> Error {
     match code {
         // The connection broke, or cannot be had: what was asked may have been done.

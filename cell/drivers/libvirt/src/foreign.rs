@@ -159,12 +159,12 @@ fn adopted_as(handle: &Handle) -> Result<Option<VmId>, Failure> {
 }
 
 impl Manager {
-    /// The domains of all hosts that are not Cellbus's.
+    /// The domains of all hosts that are not Cellbus's; not those of hosts that are called dead.
     ///
     /// # Errors
     /// Those of a host: of one that does not answer nobody knows what is there.
-    pub(crate) async fn foreign(&self) -> Result<Vec<ForeignVm>, Error> {
-        let read = join_all(self.hosts.asked().map(|host| {
+    pub(crate) async fn foreign(&self, session: &Session) -> Result<Vec<ForeignVm>, Error> {
+        let read = join_all(self.hosts.asked(&session.fences.now()).into_iter().map(|host| {
             let name = host.name.clone();
             self.hosts.call(host, move |connection| strangers(connection, &name))
         }))
@@ -189,13 +189,14 @@ impl Manager {
         let key = spec.foreign.as_ref().map_or("", |key| key.as_str());
         // As it is listed, and not in another of the ways to write a UUID: the VM's id follows from it.
         let uuid = key.parse::<Uuid>().ok().filter(|uuid| uuid.to_string() == key).ok_or(Error::NotFound)?;
-        let answers = join_all(self.hosts.asked().map(|host| {
+        let hosts = self.hosts.asked(&session.fences.now());
+        let answers = join_all(hosts.iter().map(|host| {
             let name = host.name.clone();
             self.hosts.call(host, move |connection| stranger_at(connection, &name, uuid))
         }))
         .await;
         let mut there = Vec::new();
-        for (host, answer) in self.hosts.asked().zip(answers) {
+        for (host, answer) in hosts.into_iter().zip(answers) {
             match answer {
                 Ok(Some(stranger)) => there.push((host, stranger)),
                 Ok(None) => {}
@@ -239,6 +240,7 @@ impl Manager {
             anti_affinity: None,
             epoch: session.epoch,
             disk_gib: size.disk_gib,
+            left: None,
         };
         host.sending(op.vm);
         let written = record.clone();
@@ -261,8 +263,8 @@ impl Manager {
     }
 
     /// Has what others did on the hosts looked at. What cannot be read now is read when it is asked for.
-    pub(crate) fn listen(self: &Arc<Self>) {
-        for host in self.hosts.asked() {
+    pub(crate) fn listen(self: &Arc<Self>, session: &Session) {
+        for host in self.hosts.asked(&session.fences.now()) {
             // A task of its own, as one host that hangs may not keep others from being heard. One is enough.
             if matches!(host.adopted.unsettled(), Unsettled::Some(..)) && host.settling.try_lock().is_ok() {
                 let (manager, host) = (Arc::clone(self), Arc::clone(host));

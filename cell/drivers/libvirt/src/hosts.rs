@@ -20,6 +20,7 @@ use crate::calls;
 use crate::changes::Changes;
 use crate::errors::{self, Failure};
 use crate::events::{self, Event, Sink};
+use crate::fences::{Fenced, Fences};
 use crate::room::{Room, Taken};
 
 /// Calls of one manager under way at once. Each holds a thread.
@@ -84,6 +85,9 @@ impl Host {
         }
     }
 
+    pub(crate) fn uri(&self) -> &str {
+        &self.uri
+    }
     /// What jobs may ask of it.
     pub(crate) fn labels(&self) -> Labels {
         self.gear.iter().map(|gear| ("gear".to_owned(), gear.to_string())).collect()
@@ -162,12 +166,21 @@ impl Hosts {
             trouble: crate::tests::trouble::Trouble::default(),
         }
     }
-    /// Those that are asked.
-    pub(crate) fn asked(&self) -> impl Iterator<Item = &Arc<Host>> {
-        self.all.iter().filter(|host| !host.out)
+    /// Those that are asked: not those that are out, nor those that are called dead.
+    pub(crate) fn asked(&self, fenced: &Fenced) -> Vec<&Arc<Host>> {
+        self.all.iter().filter(|host| !host.out && !fenced.has(&host.name)).collect()
     }
-    pub(crate) fn by_name(&self, name: &HostId) -> Option<&Arc<Host>> {
-        self.asked().find(|host| host.name == *name)
+    /// The host that is to have a VM.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] if there is no such host, or it is called dead.
+    pub(crate) fn by_name(&self, fenced: &Fenced, name: &HostId) -> Result<&Arc<Host>, Error> {
+        let no_room = |detail| Error::NoRoom { detail };
+        if fenced.has(name) {
+            return Err(no_room(format!("host {name} is called dead")));
+        }
+        let host = self.all.iter().find(|host| !host.out && host.name == *name);
+        host.ok_or_else(|| no_room(format!("there is no host {name}")))
     }
 
     /// Carries `work` out with a connection to the host, on a thread of its own. A call that is dropped
@@ -181,7 +194,7 @@ impl Hosts {
         work: impl FnOnce(&Arc<Connect>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Error> {
         #[cfg(test)]
-        self.trouble.before_call()?;
+        self.trouble.before_call_of(&host.name)?;
         // The host's first: whoever waits for it takes nothing from others.
         let permits = (Arc::clone(&host.calls).acquire_owned().await, Arc::clone(&self.calls).acquire_owned().await);
         let (Ok(_), Ok(_)) = &permits else { return Err(host.unreachable("the driver is shutting down")) };
@@ -229,4 +242,8 @@ impl Hosts {
 pub(crate) struct Session {
     pub(crate) epoch: Epoch,
     pub(crate) owner: calls::Ownership,
+    /// What it was told of hosts that are dead.
+    pub(crate) fences: Arc<Fences>,
+    /// Whether it only looks, and changes nothing that nobody asked for.
+    pub(crate) looks: bool,
 }

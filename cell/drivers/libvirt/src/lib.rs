@@ -45,9 +45,13 @@ mod errors;
 #[cfg(feature = "libvirt")]
 mod events;
 #[cfg(feature = "libvirt")]
+mod fences;
+#[cfg(feature = "libvirt")]
 mod foreign;
 #[cfg(feature = "libvirt")]
 mod hosts;
+#[cfg(feature = "libvirt")]
+mod leftovers;
 #[cfg(feature = "libvirt")]
 mod perform;
 #[cfg(feature = "libvirt")]

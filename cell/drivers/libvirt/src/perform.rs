@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cellbus_bus::ids::HostId;
 use cellbus_bus::job::{Power, Size, StopMode};
 use cellbus_cell::driver::{Error, Op};
 use cellbus_directory::vm::PowerState;
@@ -24,6 +25,7 @@ use crate::reading::{Copy, Found};
 use crate::record::{Begun, Tombstone, VmRecord};
 
 mod moving;
+mod recovery;
 mod snapshots;
 
 /// How often a guest that shuts down is looked at.
@@ -109,13 +111,26 @@ impl Manager {
         if let Some(error) = &found.unsure {
             return Err(error.clone());
         }
+        if let Some(told) = &found.fenced {
+            if let Action::Relocate(host) = &op.action {
+                return self.recover(session, op, told, op.host.as_ref().unwrap_or(host)).await;
+            }
+            let host = &told.facts.host;
+            return Err(Error::Unreachable { detail: format!("host {host}: it is called dead, and had the VM") });
+        }
         match &op.action {
             Action::Create(spec) => self.create(session, op, spec, found).await,
             Action::Delete => {
                 // A create that is still on its way must find the tombstone.
-                let at = found.tombstones.first().map(|(host, _)| host).or_else(|| self.hosts.asked().next());
-                let Some(host) = at else { return Err(Error::Unreachable { detail: "all hosts are out".to_owned() }) };
-                let (tombstone, domain) = (self.tombstone(op), self.config.domain.as_str());
+                let fenced = session.fences.now();
+                let older = found.tombstones.first();
+                let at = older.map(|(host, _)| host).or_else(|| self.hosts.asked(&fenced).into_iter().next());
+                let Some(host) = at else {
+                    return Err(Error::Unreachable { detail: "all hosts are out, or called dead".to_owned() });
+                };
+                let left = self.may_be_left_on(session, &fenced, op.vm);
+                let left = left.or_else(|| older.and_then(|(_, tombstone)| tombstone.left.clone()));
+                let (tombstone, domain) = (self.tombstone(op, left), self.config.domain.as_str());
                 let buried = move |connection: &Arc<Connect>| calls::bury(connection, domain, tombstone, &[]);
                 self.hosts.change(host, session, buried).await.map(|()| None)
             }
@@ -135,8 +150,8 @@ impl Manager {
         }
     }
 
-    fn tombstone(&self, op: &Op) -> Tombstone {
-        Tombstone { id: op.vm, op: op.number, at_ms: self.env.wall().0 }
+    fn tombstone(&self, op: &Op, left: Option<HostId>) -> Tombstone {
+        Tombstone { id: op.vm, op: op.number, at_ms: self.env.wall().0, left }
     }
 
     // ── create and delete ──
@@ -147,9 +162,14 @@ impl Manager {
             return Err(invalid("libvirt hosts take no copies from other managers"));
         }
         let name = op.host.as_ref().ok_or_else(|| invalid("no host was given"))?;
-        let Some(host) = self.hosts.by_name(name) else {
-            return Err(Error::NoRoom { detail: format!("there is no host {name}") });
-        };
+        let fenced = session.fences.now();
+        let host = self.hosts.by_name(&fenced, name)?;
+        if let Some(copy) = found.outlived.iter().find(|copy| copy.look.active) {
+            let host = &copy.host.name;
+            return Err(permanent(format!(
+                "a VM with this id was deleted, and still runs on {host}: power it off there"
+            )));
+        }
         let record = VmRecord {
             id: op.vm,
             domain: None,
@@ -161,20 +181,31 @@ impl Manager {
             anti_affinity: spec.template.policy.anti_affinity.clone(),
             epoch: session.epoch,
             disk_gib: spec.size.disk_gib,
+            left: self.may_be_left_on(session, &fenced, op.vm),
         };
+        let copy = self.define_new(session, host, record, spec.size).await?;
+        self.make_on(Work { manager: self, session, op, copy, again: false }, spec, found).await
+    }
+
+    /// Defines a VM's domain, if there is room for it. Its disk is another matter.
+    async fn define_new(
+        &self,
+        session: &Session,
+        host: &Arc<Host>,
+        record: VmRecord,
+        size: Size,
+    ) -> Result<Copy, Error> {
+        let vm = record.id;
         let path = match self.config.pool.clone() {
-            Some(pool) => {
-                let vm = op.vm;
-                Some(self.hosts.call(host, move |connection| calls::disk_path(connection, &pool, vm)).await?)
-            }
+            Some(pool) => Some(self.hosts.call(host, move |connection| calls::disk_path(connection, &pool, vm)).await?),
             None => None,
         };
-        let console = self.config.console_dir.as_ref().map(|dir| format!("{dir}/{}.log", domain::name_of(op.vm)));
+        let console = self.config.console_dir.as_ref().map(|dir| format!("{dir}/{}.log", domain::name_of(vm)));
         let document = domain::machine(&Machine {
             domain: self.config.domain.as_str(),
             record: &record,
-            vcpus: spec.size.vcpus,
-            memory_mib: spec.size.memory_mib,
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
             disk: path.as_deref(),
             shared_storage: self.config.shared_storage,
             network: self.config.network.as_deref(),
@@ -189,22 +220,28 @@ impl Manager {
         {
             let mut taken = host.taken.lock().await;
             let (given, room) = self.count(host, &mut taken).await?;
-            given.fits(host.name.as_str(), room, op.vm.uuid(), spec.size)?;
-            host.sending(op.vm);
+            given.fits(host.name.as_str(), room, vm.uuid(), size)?;
+            // The last moment to see that it may not be made in the place of what was left there.
+            if let Some(left) = record.left.as_ref().filter(|left| !session.fences.now().has(left)) {
+                return Err(Error::Unreachable { detail: format!("host {left}: it is not called dead any more") });
+            }
+            if !self.is_latest(session) {
+                return Err(Error::Revoked);
+            }
+            host.sending(vm);
             // What is sent may be done whatever is answered: it takes its room until somebody counts again.
-            given.0.insert(op.vm.uuid(), spec.size);
+            given.0.insert(vm.uuid(), size);
             let defined =
                 self.hosts.change(host, session, move |connection| calls::define(connection, &document)).await;
             if let Err(error) = defined {
-                given.0.remove(&op.vm.uuid());
+                given.0.remove(&vm.uuid());
                 host.make_stale();
                 return Err(error);
             }
         }
-        let look = self.look(host, op.vm.uuid()).await?;
+        let look = self.look(host, vm.uuid()).await?;
         let Some(look) = look else { return Err(Error::Unreachable { detail: "what was made is gone".to_owned() }) };
-        let copy = Copy { host: Arc::clone(host), look, record };
-        self.make_on(Work { manager: self, session, op, copy, again: false }, spec, found).await
+        Ok(Copy { host: Arc::clone(host), look, record })
     }
 
     /// Brings a VM to its end whose domain is there.
@@ -217,7 +254,8 @@ impl Manager {
             Err(error) => {
                 let (pool, domain) = (self.config.pool.clone(), self.config.domain.as_str());
                 let record = work.copy.record.clone();
-                let tombstone = found.tombstones.iter().find(|(at, _)| Arc::ptr_eq(at, &host)).map(|(_, was)| *was);
+                let tombstone =
+                    found.tombstones.iter().find(|(at, _)| Arc::ptr_eq(at, &host)).map(|(_, was)| was.clone());
                 let undo = move |connection: &Arc<Connect>| {
                     let left = calls::remove(connection, &record, pool.as_deref())?;
                     tombstone.map_or(Ok(()), |was| calls::bury(connection, domain, was, &left))
@@ -248,10 +286,10 @@ impl Manager {
             if but.is_some_and(|host| Arc::ptr_eq(at, host)) {
                 continue;
             }
-            let tombstone = *tombstone;
+            let (vm, tombstone) = (tombstone.id, tombstone.clone());
             let unburied = move |connection: &Arc<Connect>| calls::unbury(connection, tombstone);
             if let Err(error) = self.hosts.change(at, session, unburied).await {
-                tracing::warn!(host = %at.name, vm = %tombstone.id, %error, "an old tombstone was left; the VM counts");
+                tracing::warn!(host = %at.name, %vm, %error, "an old tombstone was left; the VM counts");
             }
         }
     }
@@ -268,7 +306,7 @@ impl Manager {
             record.begun = Some(Begun { op: op.number, run: None });
             record.epoch = session.epoch;
             let (pool, domain) = (self.config.pool.clone(), self.config.domain.as_str());
-            let tombstone = (index == 0).then(|| self.tombstone(op));
+            let tombstone = (index == 0).then(|| self.tombstone(op, record.left.clone()));
             let uuid = record.uuid();
             let begun = record.clone();
             self.hosts

@@ -13,6 +13,7 @@ use virt::connect::Connect;
 use crate::calls::{self, All, Look};
 use crate::driver::Manager;
 use crate::hosts::{Host, Seen, Session};
+use crate::leftovers::{Claim, judge};
 use crate::record::{Record, Tombstone, VmRecord};
 use crate::room::{Room, Taken};
 
@@ -29,21 +30,26 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    fn held(&self, datastore: Option<String>) -> HeldVm {
+    pub(crate) fn held(&self, datastore: Option<String>) -> HeldVm {
         self.look.held(&self.host.name, &self.record, datastore)
     }
     /// Of several, the one that was changed last counts; of those, the one that runs, then one whose
     /// change was done.
-    fn rank(&self) -> (u64, bool, bool) {
+    pub(crate) fn rank(&self) -> (u64, bool, bool) {
         (self.record.last().0, self.look.active, self.record.done == Some(self.record.last()))
     }
 }
 
 /// What all hosts have of a VM.
+#[derive(Default)]
 pub(crate) struct Found {
     /// The best first.
     pub(crate) copies: Vec<Copy>,
     pub(crate) tombstones: Vec<(Arc<Host>, Tombstone)>,
+    /// Copies that are older than the newest of those: the VM was deleted while their hosts did not answer.
+    pub(crate) outlived: Vec<Copy>,
+    /// It was on a host that is called dead, and is nowhere else.
+    pub(crate) fenced: Option<HeldVm>,
     /// Why it cannot be said that there is no more.
     pub(crate) unsure: Option<Error>,
 }
@@ -51,16 +57,18 @@ pub(crate) struct Found {
 impl Manager {
     /// Asks every host.
     pub(crate) async fn find(&self, session: &Session, vm: VmId) -> Result<Found, Error> {
-        let settled = join_all(self.hosts.asked().map(|host| self.settle(host))).await;
+        let fenced = session.fences.now();
+        let hosts = self.hosts.asked(&fenced);
+        let settled = join_all(hosts.iter().map(|host| self.settle(host))).await;
         // Of any host: it may just be on its way from one to another.
-        let adopted = self.hosts.asked().find_map(|host| host.adopted.domain_of(vm));
-        let looked = self.hosts.asked().zip(settled).map(|(host, settled)| async move {
+        let adopted = hosts.iter().find_map(|host| host.adopted.domain_of(vm));
+        let looked = hosts.iter().zip(settled).map(|(host, settled)| async move {
             settled?;
             self.look_for(host, vm, adopted).await
         });
         let answers = join_all(looked).await;
-        let mut found = Found { copies: Vec::new(), tombstones: Vec::new(), unsure: None };
-        for (host, answer) in self.hosts.asked().zip(answers) {
+        let mut found = Found::default();
+        for (host, answer) in hosts.into_iter().zip(answers) {
             match answer {
                 Ok(None) => {}
                 Ok(Some(look)) => match look.record.clone() {
@@ -84,6 +92,13 @@ impl Manager {
         }
         found.copies.sort_by_key(|copy| std::cmp::Reverse(copy.rank()));
         found.tombstones.sort_by_key(|(_, tombstone)| std::cmp::Reverse(tombstone.op));
+        let deleted = found.tombstones.first().map(|(_, tombstone)| tombstone.op);
+        if let Some(deleted) = deleted {
+            let older = |copy: &Copy| copy.record.last() < deleted;
+            (found.outlived, found.copies) = found.copies.into_iter().partition(older);
+        }
+        let told = fenced.held(vm).filter(|told| found.copies.is_empty() && deleted.is_none_or(|op| op < told.op));
+        found.fenced = told.cloned();
         if found.copies.len() > 1 {
             let hosts: Vec<&str> = found.copies.iter().map(|copy| copy.host.name.as_str()).collect();
             tracing::warn!(manager = %self.name, %vm, ?hosts, "a VM is there more than once; the first counts");
@@ -110,53 +125,50 @@ impl Manager {
 
     pub(crate) async fn inspect(&self, session: &Session, vm: VmId) -> Result<Option<HeldVm>, Error> {
         let found = self.find(session, vm).await?;
-        match (found.copies.first(), found.unsure) {
-            (Some(copy), _) => Ok(Some(copy.held(self.datastore()))),
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(None),
+        match (found.copies.first(), found.fenced, found.unsure) {
+            (Some(copy), ..) => Ok(Some(copy.held(self.datastore()))),
+            (None, Some(told), _) => Ok(Some(told)),
+            (None, None, Some(error)) => Err(error),
+            (None, None, None) => Ok(None),
         }
     }
 
     /// Reads every host. One that does not answer counts with what this session saw on it last; if
-    /// that is nothing, nobody can say what the manager has.
-    pub(crate) async fn inventory(&self, session: &Session) -> Result<Inventory, Error> {
-        let read = join_all(self.hosts.asked().map(|host| self.read(host, session))).await;
+    /// that is nothing, nobody can say what the manager has. One that is called dead counts with what was told of it.
+    pub(crate) async fn inventory(self: &Arc<Self>, session: &Session) -> Result<Inventory, Error> {
+        let fenced = session.fences.now();
+        let asked = self.hosts.asked(&fenced);
+        let read = join_all(asked.into_iter().map(|host| self.read(host, session))).await;
         // With no host at all, what was seen before says nothing of the manager.
         let any = read.iter().any(Result::is_ok);
         let mut inventory = Inventory::default();
-        let mut held: BTreeMap<VmId, (HeldVm, (u64, bool, bool))> = BTreeMap::new();
-        let (mut irregular, busy) = (Vec::new(), self.busy());
-        let mut put = |vm: HeldVm, rank, irregular: &mut Vec<String>| {
-            let Some((other, other_rank)) = held.get(&vm.id) else {
-                held.insert(vm.id, (vm, rank));
-                return;
-            };
-            // One that is being moved is on both for a time.
-            if !busy.contains(&vm.id) {
-                irregular.push(format!("VM {} is on {} and on {}", vm.id, other.facts.host, vm.facts.host));
-            }
-            if *other_rank < rank {
-                held.insert(vm.id, (vm, rank));
-            }
-        };
+        let (mut claims, mut irregular) = (Vec::new(), Vec::new());
         let (mut shared, mut on_network) = (None, Vec::new());
         let (mut adopted, mut foreign) = (BTreeMap::new(), Vec::new());
-        for (host, read) in self.hosts.asked().zip(read) {
-            match read {
-                Ok((all, usable)) => {
+        let mut tombstones: Vec<(&Arc<Host>, Vec<Tombstone>)> = Vec::new();
+        let mut read = read.into_iter();
+        for host in self.hosts.all.iter().filter(|host| !host.out) {
+            let (cpus, memory_mib) = host.physical();
+            if fenced.has(&host.name) {
+                claims.extend(fenced.vms_of(&host.name).cloned().map(Claim::Told));
+                inventory.hosts.push(host.shown(cpus, memory_mib, host.disk_gib(), false));
+                continue;
+            }
+            match read.next().unwrap_or_else(|| Err(Error::Unreachable { detail: format!("host {}", host.name) })) {
+                Ok(all) => {
                     shared = least(shared, all.pool);
                     on_network.extend(all.networked.then(|| host.name.clone()));
                     inventory.foreign_vms += all.foreign.len() as u64;
                     irregular.extend(all.irregular.into_iter().map(|what| format!("host {}: {what}", host.name)));
                     foreign.extend(all.foreign.iter().map(|(uuid, _)| (*uuid, host.name.clone())));
+                    tombstones.push((host, all.tombstones));
                     for (record, look) in all.vms {
-                        let copy = Copy { host: Arc::clone(host), look, record };
-                        if copy.record.adopted() {
-                            adopted.insert(copy.record.uuid(), copy.record.id);
+                        if record.adopted() {
+                            adopted.insert(record.uuid(), record.id);
                         }
-                        put(copy.held(self.datastore()), copy.rank(), &mut irregular);
+                        claims.push(Claim::Read(Copy { host: Arc::clone(host), look, record }));
                     }
-                    inventory.hosts.push(host.shown(all.cpus, all.memory_mib, host.disk_gib(), usable));
+                    inventory.hosts.push(host.shown(all.cpus, all.memory_mib, host.disk_gib(), true));
                 }
                 Err(error) => {
                     let seen = host.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,15 +176,28 @@ impl Manager {
                         return Err(error);
                     };
                     tracing::warn!(manager = %self.name, host = %host.name, %error, "host not read: what it had counts on");
-                    for vm in seen.vms.values() {
-                        put(vm.clone(), (vm.op.0, false, false), &mut irregular);
-                    }
-                    let (cpus, memory_mib) = host.physical();
+                    claims.extend(seen.vms.values().cloned().map(Claim::Seen));
                     inventory.hosts.push(host.shown(cpus, memory_mib, host.disk_gib(), false));
                 }
             }
         }
-        inventory.vms = held.into_values().map(|(vm, _)| vm).collect();
+        let mut gone: BTreeMap<VmId, Tombstone> = BTreeMap::new();
+        for tombstone in tombstones.iter().flat_map(|(_, those)| those) {
+            if gone.get(&tombstone.id).is_none_or(|other| other.op < tombstone.op) {
+                gone.insert(tombstone.id, tombstone.clone());
+            }
+        }
+        let judged = judge(claims, &gone, &self.busy(), self.datastore().as_ref());
+        irregular.extend(judged.irregular);
+        inventory.vms = judged.vms;
+        self.clear_away(session, judged.leftovers);
+        let were_read = tombstones.iter().map(|(host, _)| host.name.clone()).collect();
+        join_all(
+            tombstones
+                .into_iter()
+                .map(|(host, those)| self.prune(host, session, self.spare(those, &were_read, &judged.outlived))),
+        )
+        .await;
         for (uuid, host) in foreign {
             if let Some(vm) = adopted.get(&uuid) {
                 irregular.push(format!(
@@ -182,7 +207,7 @@ impl Manager {
         }
         self.note_irregular(irregular);
         if let (Some(name), Some((total_gib, free_gib))) = (self.datastore(), shared) {
-            let hosts = self.hosts.asked().map(|host| host.name.clone()).collect();
+            let hosts = self.hosts.all.iter().filter(|host| !host.out).map(|host| host.name.clone()).collect();
             inventory.datastores.push(Datastore { name, total_gib, free_gib, usable: true, hosts });
         }
         if let Some(name) = self.config.network.clone() {
@@ -192,12 +217,12 @@ impl Manager {
     }
 
     /// The pool that all hosts share, if they do.
-    fn datastore(&self) -> Option<String> {
+    pub(crate) fn datastore(&self) -> Option<String> {
         self.config.pool.clone().filter(|_| self.config.shared_storage)
     }
 
     /// Reads one host, and counts anew what is given out of it.
-    async fn read(&self, host: &Arc<Host>, session: &Session) -> Result<(All, bool), Error> {
+    async fn read(&self, host: &Arc<Host>, session: &Session) -> Result<All, Error> {
         // Nothing is defined meanwhile, so that the count is that of a moment.
         let mut taken = host.taken.lock().await;
         host.was_stale();
@@ -211,8 +236,7 @@ impl Manager {
             sent: BTreeSet::new(),
         };
         *host.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-        self.prune(host, session, &all.tombstones).await;
-        Ok((all, true))
+        Ok(all)
     }
 
     async fn read_with(&self, host: &Arc<Host>, taken: &mut Option<Taken>) -> Result<All, Error> {
@@ -256,15 +280,15 @@ impl Manager {
     }
 
     /// Drops the oldest tombstones where a host has too many. If it fails, the next reading does it.
-    async fn prune(&self, host: &Arc<Host>, session: &Session, tombstones: &[Tombstone]) {
+    async fn prune(&self, host: &Arc<Host>, session: &Session, tombstones: Vec<Tombstone>) {
         let Some(excess) = tombstones.len().checked_sub(TOMBSTONES_KEPT).filter(|excess| *excess > 0) else { return };
-        let mut oldest: Vec<Tombstone> = tombstones.to_vec();
+        let mut oldest = tombstones;
         oldest.sort_by_key(|tombstone| tombstone.at_ms);
         oldest.truncate(excess);
         let pruned = self
             .hosts
             .change(host, session, move |connection| {
-                oldest.iter().try_for_each(|tombstone| calls::unbury(connection, *tombstone))
+                oldest.into_iter().try_for_each(|tombstone| calls::unbury(connection, tombstone))
             })
             .await;
         if let Err(error) = pruned {
@@ -302,7 +326,7 @@ impl Host {
 
     /// Whether it is certain without asking that it does not have the VM: this session has read it, so
     /// that no older one may change it any more, did not find it, and has sent nothing there since.
-    fn cannot_have(&self, session: &Session, vm: VmId) -> bool {
+    pub(crate) fn cannot_have(&self, session: &Session, vm: VmId) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.as_ref()
             .is_some_and(|seen| seen.epoch == session.epoch && !seen.vms.contains_key(&vm) && !seen.sent.contains(&vm))

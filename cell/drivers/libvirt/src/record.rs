@@ -1,6 +1,6 @@
 //! What Cellbus keeps in the metadata of a domain: one element in a namespace of its own.
 
-use cellbus_bus::ids::{Epoch, OpNumber, ShortName, TenantId, VmId, VmName};
+use cellbus_bus::ids::{Epoch, HostId, OpNumber, ShortName, TenantId, VmId, VmName};
 use uuid::Uuid;
 
 use crate::xml::{Element, Invalid};
@@ -40,6 +40,9 @@ pub(crate) struct VmRecord {
     /// Under which epoch this was written.
     pub(crate) epoch: Epoch,
     pub(crate) disk_gib: u64,
+    /// The host that was called dead when the VM was brought here from it, or made here in its place: whatever of the
+    /// VM is on that host, with no higher number, was left behind.
+    pub(crate) left: Option<HostId>,
 }
 
 /// An operation that has begun.
@@ -52,12 +55,14 @@ pub(crate) struct Begun {
 }
 
 /// What is left of a VM that was deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tombstone {
     pub(crate) id: VmId,
     pub(crate) op: OpNumber,
     /// Milliseconds since 1970, by which the oldest are dropped.
     pub(crate) at_ms: u64,
+    /// A host that may have something of the VM still ([`VmRecord::left`]): until that is read, this is not dropped.
+    pub(crate) left: Option<HostId>,
 }
 
 /// Who owns a host.
@@ -111,6 +116,9 @@ impl Record {
                 }
                 element.put("epoch", vm.epoch.0);
                 element.put("disk_gib", vm.disk_gib);
+                if let Some(left) = &vm.left {
+                    element.put("left", left);
+                }
                 element
             }
             Self::Gone(gone) => {
@@ -118,6 +126,9 @@ impl Record {
                 element.put("id", gone.id);
                 element.put("op", gone.op.0);
                 element.put("at_ms", gone.at_ms);
+                if let Some(left) = &gone.left {
+                    element.put("left", left);
+                }
                 element
             }
             Self::Owner(owner) => {
@@ -148,12 +159,14 @@ impl Record {
                     anti_affinity: element.optional("anti_affinity")?,
                     epoch: Epoch(element.required("epoch")?),
                     disk_gib: element.required("disk_gib")?,
+                    left: element.optional("left")?,
                 })))
             }
             "gone" => Ok(Self::Gone(Tombstone {
                 id: element.required("id")?,
                 op: OpNumber(element.required("op")?),
                 at_ms: element.required("at_ms")?,
+                left: element.optional("left")?,
             })),
             "owner" => Ok(Self::Owner(Owner {
                 manager: element.required("manager")?,
@@ -182,18 +195,20 @@ pub(crate) mod tests {
             anti_affinity: None,
             epoch: Epoch(9),
             disk_gib: 10,
+            left: Some("h1.example".parse().unwrap()),
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let bare = VmRecord { done: None, begun: None, affinity: None, ..vm() };
+        let bare = VmRecord { done: None, begun: None, affinity: None, left: None, ..vm() };
         let adopted = VmRecord { domain: Some(Uuid::from_u128(7)), ..vm() };
         assert_eq!((bare.uuid(), adopted.uuid()), (vm().id.uuid(), Uuid::from_u128(7)));
-        let gone = Tombstone { id: vm().id, op: OpNumber(u64::MAX), at_ms: 5 };
+        let gone = Tombstone { id: vm().id, op: OpNumber(u64::MAX), at_ms: 5, left: None };
+        let missed = Tombstone { left: vm().left, ..gone.clone() };
         let owner = Owner { manager: "racks <&\"'>".to_owned(), epoch: Epoch(2) };
         let vms = [vm(), bare.clone(), adopted].map(|vm| Record::Vm(Box::new(vm)));
-        for record in vms.into_iter().chain([Record::Gone(gone), Record::Owner(owner)]) {
+        for record in vms.into_iter().chain([Record::Gone(gone), Record::Gone(missed), Record::Owner(owner)]) {
             assert_eq!(Record::read(&record.element()).unwrap(), record);
         }
         assert_eq!((vm().last(), bare.last()), (OpNumber(4), OpNumber(0)));
@@ -213,6 +228,7 @@ pub(crate) mod tests {
             ("epoch", ""),
             ("affinity", "a/b"),
             ("disk_gib", "1.5"),
+            ("left", ""),
         ] {
             let mut bad = good.clone();
             bad.put(key, value);

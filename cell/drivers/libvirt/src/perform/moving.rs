@@ -19,9 +19,7 @@ use crate::xml::Invalid;
 
 impl Work<'_> {
     pub(super) async fn relocate(mut self, to: &HostId, found: &Found) -> Outcome {
-        let Some(target) = self.manager.hosts.by_name(to).cloned() else {
-            return Err(Error::NoRoom { detail: format!("there is no host {to}") });
-        };
+        let target = Arc::clone(self.manager.hosts.by_name(&self.session.fences.now(), to)?);
         let leftovers: Vec<Arc<Host>> =
             found.copies.iter().skip(1).filter(|copy| !copy.look.active).map(|copy| Arc::clone(&copy.host)).collect();
         if self.copy.host.name == *to {
@@ -32,6 +30,7 @@ impl Work<'_> {
             for host in &leftovers {
                 self.leave(host).await?;
             }
+            self.is_back_on(to);
             return self.finish().await;
         }
         if self.copy.record.adopted() {
@@ -52,7 +51,15 @@ impl Work<'_> {
         self.copy.host.make_stale();
         moved?;
         self.copy.host = target;
+        self.is_back_on(to);
         self.finish().await
+    }
+
+    /// What it has there now is no more what was left behind. On any other host it still is, wherever it moves.
+    fn is_back_on(&mut self, host: &HostId) {
+        if self.copy.record.left.as_ref() == Some(host) {
+            self.copy.record.left = None;
+        }
     }
 
     async fn take_to(&mut self, target: &Arc<Host>) -> Result<(), Error> {

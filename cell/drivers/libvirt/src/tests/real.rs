@@ -25,6 +25,7 @@ use crate::domain;
 use crate::driver::{LibvirtDriver, Manager};
 
 mod adopting;
+mod fenced;
 mod machines;
 mod networks;
 mod ssh;

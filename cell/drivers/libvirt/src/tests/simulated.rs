@@ -18,6 +18,7 @@ use crate::calls;
 use crate::driver::{LibvirtDriver, Manager};
 
 mod adopting;
+mod fenced;
 
 const NODE: &str = "<node><cpu><mhz>2000</mhz><model>x86_64</model><active>16</active><nodes>1</nodes>\
                     <sockets>1</sockets><cores>16</cores><threads>1</threads></cpu><memory>67108864</memory></node>";

@@ -1,11 +1,11 @@
 //! Means to make calls fail, for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cellbus_bus::Env;
-use cellbus_bus::ids::VmId;
+use cellbus_bus::ids::{HostId, VmId};
 use cellbus_cell::driver::Error;
 
 /// What goes wrong.
@@ -15,6 +15,8 @@ pub(crate) struct Trouble(Mutex<State>);
 #[derive(Default)]
 struct State {
     down: bool,
+    /// Hosts that do not answer.
+    silent: BTreeSet<HostId>,
     slow: Duration,
     fail: u32,
     /// Changes that are still done with an answer before one whose answer is lost.
@@ -49,6 +51,9 @@ impl Trouble {
     pub(crate) fn down(&self) {
         self.state().down = true;
     }
+    pub(crate) fn silence(&self, host: &HostId) {
+        self.state().silent.insert(host.clone());
+    }
     pub(crate) fn heal(&self) {
         let mut state = self.state();
         *state = State { restarts: std::mem::take(&mut state.restarts), ..State::default() };
@@ -62,6 +67,13 @@ impl Trouble {
 
     pub(crate) fn before_call(&self) -> Result<(), Error> {
         if self.state().down { Err(Error::Unreachable { detail: "down".to_owned() }) } else { Ok(()) }
+    }
+    pub(crate) fn before_call_of(&self, host: &HostId) -> Result<(), Error> {
+        self.before_call()?;
+        if self.state().silent.contains(host) {
+            return Err(Error::Unreachable { detail: format!("host {host}: silent") });
+        }
+        Ok(())
     }
     pub(crate) async fn before_change(&self, env: &Env) -> Result<(), Error> {
         let began = env.mono();

@@ -101,6 +101,14 @@ async fn a_host_is_reached_by_tls() {
         let refused = LibvirtDriver::new(manager(&config)).open(Epoch(2)).await;
         assert!(matches!(refused, Err(Error::Unreachable { .. })), "{stranger}: {refused:?}");
     }
+    // Past what libvirt sees of that before it connects: a host that is there, and that we turn away, is not dead.
+    let mut config = rig.config.clone();
+    config.hosts[0].uri = format!("{}&no_sanity=1", uri("astray"));
+    let alive = LibvirtDriver::new(manager(&config)).may_be_fenced(&crate::tests::host_id("h0")).await;
+    assert!(
+        matches!(&alive, Err(Error::Invalid { detail }) if detail.contains("if only to turn us away")),
+        "{alive:?}"
+    );
     driver.perform(&op(0, 3, Action::Delete)).await.unwrap();
 }
 
