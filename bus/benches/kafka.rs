@@ -23,6 +23,10 @@ use rounds::{MESSAGES, ROUNDS, appends, intake, measure, payload, publish_all, p
 
 mod rounds;
 
+/// As in the `cellbus` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Appends of one shard, one after the other.
 const APPENDS: u64 = 2_000;
 /// Those that are a transaction each, which take long.
@@ -185,6 +189,7 @@ fn main() {
         show("publish_all of 1,000 over 250 queues, 4 calls at once", publish_all(&one).await, before);
         show("publish of one, 64 at once", publishes(&one, 64).await, before);
         show("fenced append, 256 shards", appends(&one).await, before);
+        drop(one);
         let (rate, opened) = reads(&bus(&server).await).await;
         show(&format!("256 readers (opened in {:.0} ms)", opened * 1000.0), rate, before);
         let again = bare_loop(&server).await;
@@ -193,7 +198,8 @@ fn main() {
         show("  the same again", again, before);
         show("  bare produce, a request for each record (256 partitions)", bare_spread(&server).await, yardstick);
         let (bus, publish) = filled(&server, ShardCount::DEFAULT).await;
-        show("ingress to queue, acked, 2,048 at once", intake(&bus, publish).await, yardstick);
+        show("ingress to queue, acked", intake(&bus, publish).await, yardstick);
+        drop(bus);
         for shards in [256, 64, 16] {
             let count = ShardCount::new(shards).expect("a count");
             let (bus, publish) = filled(&server, count).await;

@@ -354,6 +354,12 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`Error::Unavailable`].
     async fn ingress_next(&self, redeliver_after: Duration) -> Result<Box<dyn Delivery>>;
+    /// How many messages of the ingress one cell does best to have taken and not acknowledged. Where steps take long
+    /// they bound the rate, as those that are on their way at once share requests; where they do not, more of them
+    /// only cost. All come again when the cell dies.
+    fn ingress_in_flight(&self) -> usize {
+        2_048
+    }
     /// Messages that are not acked, whether taken or not, after this place: up to `max`, about 4 MiB
     /// at the most; empty when there are no more. It takes nothing: this is for backups. What comes or
     /// is acked meanwhile may be there or not.

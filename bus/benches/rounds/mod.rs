@@ -17,8 +17,6 @@ pub(crate) const BODY: usize = 512;
 pub(crate) const ROUNDS: usize = 3;
 pub(crate) const MESSAGES: u64 = 40_000;
 pub(crate) const SHARDS: u16 = 256;
-/// Messages that a cell has taken from ingress and not acknowledged.
-const IN_FLIGHT: usize = 2_048;
 
 pub(crate) fn payload() -> Bytes {
     Bytes::from(vec![7; BODY])
@@ -103,7 +101,7 @@ pub(crate) async fn intake<F: Future<Output = ()> + Send + 'static>(
 async fn take_in(bus: &Arc<dyn Bus>, messages: u64, count: ShardCount) {
     let mut doing = FuturesUnordered::new();
     for number in 0..messages {
-        while doing.len() >= IN_FLIGHT {
+        while doing.len() >= bus.ingress_in_flight() {
             doing.next().await;
         }
         let delivery = bus.ingress_next(Duration::from_secs(30)).await.expect("a delivery");
@@ -178,10 +176,12 @@ pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
 ) -> f64 {
     let tenant: cellbus_bus::ids::TenantId = "acme".parse().expect("a tenant");
     let (done, mut outcomes) = tokio::sync::mpsc::channel::<u64>(1_000);
+    // Dropped with this, so that the next round has no readers beside it.
+    let mut owners = JoinSet::new();
     for index in 0..u64::from(count.get()) {
         let (bus, tenant, done) = (Arc::clone(bus), tenant.clone(), done.clone());
         let of = shard_of(index, count);
-        tokio::spawn(async move {
+        owners.spawn(async move {
             let mut reader = bus
                 .read_queue(Queue { shard: of, kind: QueueKind::Jobs }, Position::default())
                 .await

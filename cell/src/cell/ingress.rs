@@ -26,11 +26,8 @@ use crate::spans::{Part, Span};
 
 /// A message that is not acknowledged for so long comes again.
 const REDELIVER_AFTER: Duration = Duration::from_secs(30);
-/// Messages taken and not acknowledged. On a bus whose steps take long (Kafka: some 30 ms) they are what bounds the
-/// rate; where they take little there never are so many. All come again when the cell dies, and their homes
-/// know them.
-const IN_FLIGHT_MAX: usize = 2_048;
-/// Bytes of them, beside one message that there always may be.
+/// Bytes of messages taken and not acknowledged, beside one message that there always may be. How many there are is
+/// the bus's to say.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// Answers that are waited for at once. They are a service to producers, which may ask again.
 const ANSWERS_MAX: usize = 4_096;
@@ -43,9 +40,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn run(process: Process, tenants: &Tenants) {
     let gateway = Gateway::new(process.clone());
     let (mut doing, mut answering) = (FuturesUnordered::new(), FuturesUnordered::new());
-    let mut bytes_in_flight = 0;
+    let (in_flight_max, mut bytes_in_flight) = (process.bus.ingress_in_flight(), 0);
     loop {
-        let room = doing.len() < IN_FLIGHT_MAX && bytes_in_flight < IN_FLIGHT_BYTES_MAX;
+        let room = doing.len() < in_flight_max && bytes_in_flight < IN_FLIGHT_BYTES_MAX;
         tokio::select! {
             biased;
             Some((bytes, owed)) = doing.next() => {

@@ -38,6 +38,27 @@ fn permanent(detail: impl Into<String>) -> Error {
     Error::Permanent { detail: detail.into() }
 }
 
+/// What comes of an operation, other than a move, on a VM that a host has which is called dead. Nothing was done, and
+/// the manager is not ill for it.
+fn of_fenced(action: &Action, host: &HostId) -> Error {
+    let detail = format!("host {host} is called dead, and has the VM: move it to another first");
+    match action {
+        // The line goes on to what has the VM started elsewhere.
+        Action::Start
+        | Action::Stop(_)
+        | Action::Restart(_)
+        | Action::Suspend
+        | Action::Resume
+        | Action::Resize(_)
+        | Action::Snapshot(_)
+        | Action::Revert(_)
+        | Action::SnapshotDelete(_) => invalid(detail),
+        Action::Create(_) | Action::Delete | Action::Inspect | Action::Adopt(_) | Action::Relocate(_) => {
+            Error::Busy { detail }
+        }
+    }
+}
+
 impl Manager {
     /// Carries the operation out to its end. Nothing else is under way on the VM in this process.
     pub(crate) async fn carry_out(&self, session: &Session, op: &Op) -> Outcome {
@@ -112,11 +133,11 @@ impl Manager {
             return Err(error.clone());
         }
         if let Some(told) = &found.fenced {
-            if let Action::Relocate(host) = &op.action {
-                return self.recover(session, op, told, op.host.as_ref().unwrap_or(host)).await;
-            }
-            let host = &told.facts.host;
-            return Err(Error::Unreachable { detail: format!("host {host}: it is called dead, and had the VM") });
+            return match &op.action {
+                Action::Relocate(host) => self.recover(session, op, told, op.host.as_ref().unwrap_or(host)).await,
+                Action::Inspect => Ok(Some(told.facts.clone())),
+                other => Err(of_fenced(other, &told.facts.host)),
+            };
         }
         match &op.action {
             Action::Create(spec) => self.create(session, op, spec, found).await,
