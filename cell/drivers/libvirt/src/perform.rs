@@ -38,27 +38,6 @@ fn permanent(detail: impl Into<String>) -> Error {
     Error::Permanent { detail: detail.into() }
 }
 
-/// What comes of an operation, other than a move, on a VM that a host has which is called dead. Nothing was done, and
-/// the manager is not ill for it.
-fn of_fenced(action: &Action, host: &HostId) -> Error {
-    let detail = format!("host {host} is called dead, and has the VM: move it to another first");
-    match action {
-        // The line goes on to what has the VM started elsewhere.
-        Action::Start
-        | Action::Stop(_)
-        | Action::Restart(_)
-        | Action::Suspend
-        | Action::Resume
-        | Action::Resize(_)
-        | Action::Snapshot(_)
-        | Action::Revert(_)
-        | Action::SnapshotDelete(_) => invalid(detail),
-        Action::Create(_) | Action::Delete | Action::Inspect | Action::Adopt(_) | Action::Relocate(_) => {
-            Error::Busy { detail }
-        }
-    }
-}
-
 impl Manager {
     /// Carries the operation out to its end. Nothing else is under way on the VM in this process.
     pub(crate) async fn carry_out(&self, session: &Session, op: &Op) -> Outcome {
@@ -136,7 +115,7 @@ impl Manager {
             return match &op.action {
                 Action::Relocate(host) => self.recover(session, op, told, op.host.as_ref().unwrap_or(host)).await,
                 Action::Inspect => Ok(Some(told.facts.clone())),
-                other => Err(of_fenced(other, &told.facts.host)),
+                other => Err(recovery::not_before_it_is_moved(other, &told.facts.host)),
             };
         }
         match &op.action {
@@ -351,6 +330,7 @@ impl Manager {
                 taken.0.remove(&uuid);
             }
         }
+        self.note_place(session, op.vm, None);
         Ok(None)
     }
 }
@@ -428,7 +408,9 @@ impl Work<'_> {
             .await?;
         // Somebody removed it in this moment.
         let Some(look) = look else { return Err(Error::NotFound) };
-        Ok(Some(look.facts(&self.copy.host.name, &record)))
+        let held = look.held(&self.copy.host.name, &record, self.manager.datastore());
+        self.manager.note_place(self.session, self.op.vm, Some((&self.copy.host, &held)));
+        Ok(Some(held.facts))
     }
 
     /// It was adopted before, and nobody knows of it any more: who it belongs to is said anew.

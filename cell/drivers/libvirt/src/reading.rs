@@ -126,10 +126,37 @@ impl Manager {
     pub(crate) async fn inspect(&self, session: &Session, vm: VmId) -> Result<Option<HeldVm>, Error> {
         let found = self.find(session, vm).await?;
         match (found.copies.first(), found.fenced, found.unsure) {
-            (Some(copy), ..) => Ok(Some(copy.held(self.datastore()))),
+            (Some(copy), ..) => {
+                let held = copy.held(self.datastore());
+                // An operation under way says better where it is.
+                if !self.busy().contains(&vm) {
+                    self.note_place(session, vm, Some((&copy.host, &held)));
+                }
+                Ok(Some(held))
+            }
             (None, Some(told), _) => Ok(Some(told)),
             (None, None, Some(error)) => Err(error),
             (None, None, None) => Ok(None),
+        }
+    }
+
+    /// Where the VM is by what this session has just seen or done, or that it is nowhere: it counts should its host not
+    /// answer later.
+    pub(crate) fn note_place(&self, session: &Session, vm: VmId, at: Option<(&Arc<Host>, &HeldVm)>) {
+        for host in &self.hosts.all {
+            let mut seen = host.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(seen) = seen.as_mut().filter(|seen| seen.epoch == session.epoch) else { continue };
+            match at {
+                Some((there, held)) if Arc::ptr_eq(there, host) => {
+                    seen.vms.insert(vm, held.clone());
+                }
+                Some(_) | None => {
+                    // What was left of it there may be there still.
+                    if seen.vms.remove(&vm).is_some() {
+                        seen.sent.insert(vm);
+                    }
+                }
+            }
         }
     }
 

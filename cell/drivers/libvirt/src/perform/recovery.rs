@@ -5,13 +5,35 @@ use std::sync::Arc;
 
 use cellbus_bus::ids::{HostId, OpNumber};
 use cellbus_cell::driver::{Error, HeldVm, Op};
+use cellbus_workflows::Action;
 use virt::connect::Connect;
 
-use super::{Work, permanent};
+use super::{Work, invalid, permanent};
 use crate::calls;
 use crate::driver::{Manager, Outcome};
 use crate::hosts::Session;
 use crate::record::{Begun, VmRecord};
+
+/// What comes of an operation, other than a move, on a VM that a host has which is called dead. Nothing was done, and
+/// the manager is not ill for it.
+pub(super) fn not_before_it_is_moved(action: &Action, host: &HostId) -> Error {
+    let detail = format!("host {host} is called dead, and has the VM: move it to another first");
+    match action {
+        // The line goes on to what has the VM started elsewhere.
+        Action::Start
+        | Action::Stop(_)
+        | Action::Restart(_)
+        | Action::Suspend
+        | Action::Resume
+        | Action::Resize(_)
+        | Action::Snapshot(_)
+        | Action::Revert(_)
+        | Action::SnapshotDelete(_) => invalid(detail),
+        Action::Create(_) | Action::Delete | Action::Inspect | Action::Adopt(_) | Action::Relocate(_) => {
+            Error::Busy { detail }
+        }
+    }
+}
 
 impl Manager {
     /// The VM is made anew on that host, off, around the disk that it has. The same number again finds it there.

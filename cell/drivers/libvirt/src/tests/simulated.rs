@@ -13,7 +13,7 @@ use cellbus_cell::driver::{Driver, Error, Op, conformance};
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::{Action, CreateSpec};
 
-use super::{create, env, op, spec, vm};
+use super::{create, env, host_id, op, spec, vm};
 use crate::calls;
 use crate::driver::{LibvirtDriver, Manager};
 
@@ -257,6 +257,33 @@ async fn a_host_that_is_away_may_have_what_was_not_seen_elsewhere() {
     driver.open(Epoch(2)).await.unwrap();
     driver.perform(&create(0, 1, "h0")).await.unwrap();
     assert_eq!(driver.inventory().await.unwrap().hosts.len(), 1);
+}
+
+/// What was made, moved and deleted since a host was read counts too once it does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_falls_silent_has_what_it_was_last_known_to_have() {
+    let rig = rig(2);
+    let driver = rig.driver();
+    driver.open(Epoch(1)).await.unwrap();
+    assert_eq!(driver.inventory().await.unwrap().vms, []);
+    for index in 0..3 {
+        driver.perform(&create(index, 1, "h0")).await.unwrap();
+    }
+    driver.perform(&op(1, 2, Action::Delete)).await.unwrap();
+    let away = Op { host: Some(host_id("h1")), ..op(2, 2, Action::Relocate(host_id("h1"))) };
+    driver.perform(&away).await.unwrap();
+    let mut has = vec![(vm(0), "h0"), (vm(2), "h1")];
+    has.sort_unstable();
+    for silent in ["h0", "h1"] {
+        rig.manager.hosts.trouble.silence(&host_id(silent));
+        let inventory = driver.inventory().await.unwrap();
+        let usable = inventory.hosts.iter().filter(|host| host.usable).map(|host| host.id.as_str());
+        assert_eq!(usable.collect::<Vec<_>>(), [if silent == "h0" { "h1" } else { "h0" }]);
+        let mut there: Vec<_> = inventory.vms.iter().map(|held| (held.id, held.facts.host.as_str())).collect();
+        there.sort_unstable();
+        assert_eq!(there, has, "{silent} is silent");
+        rig.manager.hosts.trouble.heal();
+    }
 }
 
 /// A few thousand domains are read at once, those of others among them.
