@@ -340,6 +340,8 @@ impl Desk {
         let (op, action) = (pending.asked.call.op, pending.asked.call.action.clone());
         let held = self.holdings.get(&vm);
         let earlier = self.adopted.contains_key(&vm) || self.unread.contains(&vm);
+        // Its host may have come back since the inventory was read.
+        let there = held.is_some_and(|held| held.seen.is_some());
         let doubted = earlier || held.is_some_and(|h| h.unknown);
         let ask_tasks = doubted
             && matches!(
@@ -350,8 +352,10 @@ impl Desk {
             Action::Create(spec) => match self.place_for(vm, spec, op) {
                 Ok(place) => (Some(place), None),
                 // It may be there already: then it has a host, whatever the others have room for.
-                Err(refusal) if earlier => {
-                    let detail = format!("what was done for it before is being read; {}", refusal.detail);
+                Err(refusal) if earlier || there => {
+                    self.outdated |= there;
+                    let what = if there { "its host is not known here yet" } else { "what was done for it before" };
+                    let detail = format!("{what}: the manager is being read; {}", refusal.detail);
                     let after = Some(Duration::from_secs(1));
                     return self.finish(vm, Answer::Later(Later { reason: LaterReason::Opening, detail, after }));
                 }

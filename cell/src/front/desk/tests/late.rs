@@ -25,3 +25,17 @@ fn a_reading_that_is_older_than_a_removal_brings_nothing_back() {
     assert!(t.desk.inspected(vm(0), Some(&found), t.desk.holdings.now()));
     assert_eq!(t.desk.holdings.present(), 1);
 }
+
+#[test]
+fn a_vm_that_is_there_on_a_host_that_is_not_known_yet_is_not_refused_to_be_made_elsewhere() {
+    let mut t = Test::new(1);
+    // Somebody made it for an older owner, on a host that was gone as the inventory was read.
+    assert!(t.desk.inspected(vm(0), Some(&held(0, "h7")), t.desk.holdings.now()));
+    t.call(0, 1, spec(100));
+    assert_eq!(later(&t.answer()), LaterReason::Opening, "no host here has the room, and it needs none");
+    assert!(std::mem::take(&mut t.desk.outdated), "the manager is read again");
+    let inventory = Inventory { hosts: vec![host("h0"), host("h7")], vms: vec![held(0, "h7")], ..Inventory::default() };
+    t.desk.reread(&inventory, t.desk.holdings.now());
+    t.call(0, 1, spec(100));
+    assert_eq!(t.start().op.host.unwrap().as_str(), "h7");
+}
