@@ -41,6 +41,18 @@ async fn made(cluster: &Cluster, name: &str, label: bool) -> VmId {
     id.vm(0)
 }
 
+async fn moved(cluster: &Cluster, vm: VmId, to: &HostId) {
+    let event = json!({
+        "specversion": "1.0", "id": format!("move-{vm}"), "source": "/test", "type": "io.cellbus.job.migrate.v1",
+        "tenant": "acme", "subject": vm.to_string(), "datacontenttype": "application/json", "data": {"host": to.as_str()},
+    });
+    let rule = TenantRule { from: TenantFrom::Attribute, known: &Tenants::Any };
+    let job = parse_structured(event.to_string().as_bytes(), rule, &Limits::default()).unwrap();
+    let id: JobId = job.id;
+    cluster.gateway().submit(vec![Arc::new(job)]).await.unwrap();
+    assert_eq!(cluster.gateway().wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+}
+
 async fn place(cluster: &Cluster, vm: VmId) -> (HostId, VmState) {
     let row = cluster.gateway().vm(vm).await.unwrap();
     (row.host.unwrap(), row.state)
@@ -74,10 +86,10 @@ async fn vms_of_a_dead_host_run_elsewhere_and_those_of_a_silent_one_stay() {
     let marked = made(&cluster, "marked", true).await;
     let (dies, _) = place(&cluster, marked).await;
     let (plain, cut_off) = (made(&cluster, "plain", false).await, made(&cluster, "cut-off", true).await);
-    assert!(faults.move_vm(plain, &dies));
+    moved(&cluster, plain, &dies).await;
     let silent = cluster.gateway().hosts(Some(manager), None, 10).await.unwrap().items;
     let silent = silent.into_iter().map(|row| row.id).find(|id| *id != dies).unwrap();
-    assert!(faults.move_vm(cut_off, &silent));
+    moved(&cluster, cut_off, &silent).await;
     until(&env, "they are known there", || async {
         let now = (place(&cluster, plain).await.0, place(&cluster, cut_off).await.0);
         if now == (dies.clone(), silent.clone()) { Ok(()) } else { Err(format!("{now:?}")) }
@@ -116,12 +128,7 @@ async fn a_host_is_dead_when_an_operator_says_so_and_it_does_not_answer() {
     let marked = made(&cluster, "marked", true).await;
     let (dies, _) = place(&cluster, marked).await;
     let plain = made(&cluster, "plain", false).await;
-    assert!(faults.move_vm(plain, &dies));
-    until(&env, "it is known there", || async {
-        let at = place(&cluster, plain).await.0;
-        if at == dies { Ok(()) } else { Err(at.to_string()) }
-    })
-    .await;
+    moved(&cluster, plain, &dies).await;
     let refused = gateway.fence_host(manager, dies.clone(), operator()).await.unwrap_err();
     assert!(refused.code() == "host_not_dead" && refused.to_string().contains("answers"), "{refused}");
     let refused = gateway.fence_host(manager, "nowhere".parse().unwrap(), operator()).await.unwrap_err();
