@@ -360,9 +360,9 @@ impl front::Outside for Inner {
     fn died(&self, manager: ManagerId, vms: Vec<front::Stranded>) {
         self.effects.died(&self.process, manager, vms);
     }
-    fn vms_on(&self, manager: ManagerId, host: HostId) -> BoxFuture<'static, Result<Vec<HeldVm>, String>> {
+    fn listed(&self, manager: ManagerId, host: Option<HostId>) -> BoxFuture<'static, Result<Vec<HeldVm>, String>> {
         let directory = Arc::clone(&self.process.directory);
-        Box::pin(async move { standing::on(&directory, manager, host).await.map_err(|error| error.to_string()) })
+        Box::pin(async move { standing::at(&directory, manager, host).await.map_err(|error| error.to_string()) })
     }
     fn marked(&self, manager: ManagerId, mark: u64) {
         self.effects.marked(&self.process, manager, mark);

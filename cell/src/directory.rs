@@ -45,6 +45,9 @@ pub enum Fresh {
     CaughtUp,
 }
 
+/// Rows of one answer where all are asked for.
+const ALL_PAGE: usize = 500;
+
 /// See the module.
 pub(crate) enum Directory {
     /// A replica is beside this process.
@@ -128,6 +131,18 @@ impl Directory {
         match self.ask(Ask::List { filter, limit, after, fresh }).await? {
             Answer::List { items, next } => Ok(Page { items, next }),
             other => Err(unanswered(other)),
+        }
+    }
+    /// All VMs of the filter: of a manager or a host, which hold thousands of them and not millions.
+    pub(crate) async fn all(&self, filter: &VmFilter, fresh: Fresh) -> Result<Vec<Vm>> {
+        let (mut all, mut from): (_, Option<String>) = (Vec::new(), None);
+        loop {
+            let page = self.list(filter, ALL_PAGE, from.as_deref(), fresh).await?;
+            all.extend(page.items);
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(all),
+            }
         }
     }
     /// A page of jobs.

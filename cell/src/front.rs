@@ -14,6 +14,7 @@
 
 mod asks;
 pub mod circuit;
+mod compared;
 mod config;
 mod desk;
 mod died;
@@ -55,6 +56,7 @@ use crate::peers::{Answered, Asked, Peer};
 use crate::spans::{Part, Span, Spans};
 use asks::Asks;
 use circuit::{Circuit, Verdict};
+use compared::Compared;
 pub use config::Config;
 use desk::{Desk, Start};
 use died::Died;
@@ -96,8 +98,8 @@ pub(crate) trait Outside: Send + Sync {
     fn observed(&self, manager: ManagerId, vms: Vec<VmId>);
     /// Tells the homes of these VMs that their hosts are dead.
     fn died(&self, manager: ManagerId, vms: Vec<Stranded>);
-    /// The VMs that the directory knows on a host of the manager.
-    fn vms_on(&self, manager: ManagerId, host: HostId) -> BoxFuture<'static, Result<Vec<HeldVm>, String>>;
+    /// The VMs that the directory lists at the manager, or on one host of it.
+    fn listed(&self, manager: ManagerId, host: Option<HostId>) -> BoxFuture<'static, Result<Vec<HeldVm>, String>>;
     /// Tells the manager's shard which mark was left there.
     fn marked(&self, manager: ManagerId, mark: u64);
     /// Where spans of its operations go.
@@ -212,6 +214,7 @@ struct Work {
     finishing: Option<Finishing>,
     died: Died,
     fences: Fences,
+    compared: Compared,
 }
 
 impl Front {
@@ -312,6 +315,7 @@ impl Front {
             finishing: None,
             died: Died::default(),
             fences: Fences::told(&self.fenced_at_opening),
+            compared: Compared::in_a_while(self.env.mono()),
         };
         self.obey(&mut work);
         self.look_at_pauses(&mut work);
@@ -454,6 +458,7 @@ impl Front {
             );
         }
         self.look_at_fences(work, now);
+        self.compare_with_directory(work, now);
         self.look_for_dead_hosts(work, now);
         let mut not_yet = Vec::new();
         while well && work.inspecting < INSPECTS_MAX {

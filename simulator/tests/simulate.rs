@@ -118,12 +118,14 @@ fn an_autoscaler_that_acts() {
 
 #[test]
 fn a_failing_run_is_made_smaller() {
-    let failing = Config {
+    let caught = |seed| Config {
         sabotage: Some(cellbus_simulator::simulate::Sabotage::StaleDirectory),
         faults: "crash,pause".parse().unwrap(),
         duration: std::time::Duration::from_secs(30),
-        ..Config::small(3)
+        ..Config::small(seed)
     };
+    // Looks at VMs may put right what this directory has not heard of.
+    let failing = (0..5).map(caught).find(|config| !run(config).good()).expect("one of them fails");
     let shrunk = shrink(&failing, 40, |_| {}).expect("it fails");
     assert!(!shrunk.report.good());
     assert_eq!(shrunk.config.faults, Faults::none(), "none of them was needed");

@@ -1,4 +1,4 @@
-//! What the directory knows on a host, as a manager would hold it.
+//! What the directory lists at a manager, as the manager would hold it.
 
 use cellbus_bus::ids::{HostId, ManagerId};
 use cellbus_directory::vm::PowerState;
@@ -8,27 +8,16 @@ use crate::directory::{Directory, Fresh};
 use crate::driver::HeldVm;
 use crate::gateway::Result;
 
-/// VMs read from the directory at once.
-const PAGE: usize = 500;
-
-/// The VMs that were made to their end on the host and are not on their way off it.
+/// The VMs that were made to their end, as far as is known, at the manager or on one host of it.
 ///
 /// # Errors
 /// When the directory gives no answer.
-pub(super) async fn on(directory: &Directory, manager: ManagerId, host: HostId) -> Result<Vec<HeldVm>> {
-    let filter = VmFilter { manager: Some(manager), host: Some(host.clone()), ..VmFilter::default() };
-    let (mut standing, mut from): (_, Option<String>) = (Vec::new(), None);
-    loop {
-        let page = directory.list(&filter, PAGE, from.as_deref(), Fresh::CaughtUp).await?;
-        standing.extend(page.items.into_iter().filter_map(|vm| held(vm, &host)));
-        match page.next {
-            Some(next) => from = Some(next),
-            None => return Ok(standing),
-        }
-    }
+pub(super) async fn at(directory: &Directory, manager: ManagerId, host: Option<HostId>) -> Result<Vec<HeldVm>> {
+    let filter = VmFilter { manager: Some(manager), host, ..VmFilter::default() };
+    Ok(directory.all(&filter, Fresh::CaughtUp).await?.into_iter().filter_map(held).collect())
 }
 
-fn held(vm: Vm, host: &HostId) -> Option<HeldVm> {
+fn held(vm: Vm) -> Option<HeldVm> {
     let power = match vm.settled {
         VmState::Running => PowerState::Running,
         VmState::Stopped => PowerState::Stopped,
@@ -41,12 +30,13 @@ fn held(vm: Vm, host: &HostId) -> Option<HeldVm> {
         | VmState::Lost
         | VmState::Unknown => return None,
     };
+    let host = vm.home.and_then(|home| home.host)?;
     let policy = &vm.template.policy;
     Some(HeldVm {
         id: vm.id,
         affinity: policy.affinity.clone(),
         anti_affinity: policy.anti_affinity.clone(),
-        facts: VmFacts { host: host.clone(), power, size: vm.size, snapshots: vm.snapshots },
+        facts: VmFacts { host, power, size: vm.size, snapshots: vm.snapshots },
         tenant: vm.tenant,
         name: vm.name,
         op: vm.op,

@@ -493,6 +493,13 @@ impl Desk {
         }
     }
 
+    /// VMs that the directory has otherwise, or does not list here, where it was asked when [`Holdings::now`] was `began`.
+    /// What an operation is or was under way on since is told by that.
+    pub(super) fn differ(&self, listed: &[HeldVm], began: u64) -> Vec<VmId> {
+        let newer = |vm: &VmId| self.holdings.get(vm).is_some_and(|held| held.newer_than(began));
+        self.holdings.differ(listed).into_iter().filter(|vm| !self.busy(vm) && !newer(vm)).collect()
+    }
+
     /// The whole inventory was read again. Gives the VMs about which it holds news.
     pub(super) fn reread(&mut self, inventory: &Inventory, began: u64) -> Vec<VmId> {
         let extras = self.extras();

@@ -28,6 +28,11 @@ pub(super) enum Done {
     },
     Changes(Result<Vec<Change>, Error>),
     DeadHosts(Result<Vec<HostId>, Error>),
+    /// What the directory lists at the manager.
+    Listed {
+        began: u64,
+        result: Result<Vec<HeldVm>, String>,
+    },
     /// The driver was told that these are called dead.
     Fenced {
         hosts: BTreeSet<HostId>,
@@ -123,6 +128,7 @@ impl Front {
                 }
             }
             Done::DeadHosts(result) => self.dead_hosts(work, result),
+            Done::Listed { began, result } => self.listed(work, now, began, result),
             Done::Fenced { hosts, result } => self.fences_told(work, hosts, result),
             Done::Marked(result) => {
                 if let Some(mark) = work.marks.left(now, result) {

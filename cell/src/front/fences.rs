@@ -18,6 +18,8 @@ use crate::driver::{Error, FencedHost};
 
 /// How often the driver is told again: the directory may have been behind, and VMs leave such a host.
 const TELL_EVERY: Duration = Duration::from_secs(30);
+/// How soon again where it could not be told.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How long a host may take to show that it is alive.
 const ALIVE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -51,7 +53,8 @@ impl Front {
         });
     }
 
-    /// Tells the driver of all hosts that operators call dead.
+    /// Tells the driver of all hosts that operators call dead. Without the directory it is not told: of VMs that it has
+    /// not heard of it would say that they are nowhere.
     pub(super) fn telling_of_fences(&self) -> BoxFuture<'static, Result<(), Error>> {
         let manager = self.id();
         let hosts: Vec<HostId> = self.orders.fenced.iter().cloned().collect();
@@ -59,7 +62,7 @@ impl Front {
         Box::pin(async move {
             let mut fenced = Vec::new();
             for id in hosts {
-                let vms = outside.vms_on(manager, id.clone()).await;
+                let vms = outside.listed(manager, Some(id.clone())).await;
                 let vms =
                     vms.map_err(|detail| Error::Unreachable { detail: format!("what stood on {id}: {detail}") })?;
                 fenced.push(FencedHost { id, vms });
@@ -71,9 +74,12 @@ impl Front {
     /// Tells the driver, if that is due.
     pub(super) fn look_at_fences(&self, work: &mut Work, now: Mono) {
         let fences = &work.fences;
-        let news = self.orders.fenced != fences.told;
-        let again = !fences.told.is_empty() && fences.told_at.is_none_or(|at| now.since(at) >= TELL_EVERY);
-        if fences.telling || !(news || again) {
+        let every = match (self.orders.fenced != fences.told, fences.told.is_empty()) {
+            (true, _) => AGAIN,
+            (false, false) => TELL_EVERY,
+            (false, true) => return,
+        };
+        if fences.telling || fences.told_at.is_some_and(|at| now.since(at) < every) {
             return;
         }
         (work.fences.telling, work.fences.told_at) = (true, Some(now));

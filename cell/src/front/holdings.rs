@@ -1,7 +1,7 @@
 //! What a manager holds, as its owner counts it: hosts and VMs, kept true by what operations
 //! answer and by reading the inventory again. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cellbus_bus::ids::{HostId, ManagerName, OpNumber, VmId};
 use cellbus_bus::job::{Digest, Size};
@@ -308,6 +308,25 @@ impl Holdings {
             }
         }
         (news, again)
+    }
+
+    /// The VMs that are not as they are listed elsewhere, are listed and not here, or here and not listed.
+    pub(super) fn differ(&self, listed: &[HeldVm]) -> BTreeSet<VmId> {
+        let mut rest: BTreeSet<VmId> =
+            self.vms.iter().filter(|(_, held)| held.seen.is_some()).map(|(id, _)| *id).collect();
+        let mut differ = BTreeSet::new();
+        for vm in listed {
+            let there = rest.remove(&vm.id);
+            let held = self.vms.get(&vm.id).filter(|_| there);
+            let alike = held.is_some_and(|held| {
+                held.seen == Some(Seen::of(&vm.facts)) && held.host == self.hosts.find(&vm.facts.host)
+            });
+            if !alike {
+                differ.insert(vm.id);
+            }
+        }
+        differ.extend(rest);
+        differ
     }
 
     fn cordons(&self) -> Vec<Option<HostId>> {

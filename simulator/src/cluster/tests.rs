@@ -54,4 +54,6 @@ fn what_is_configured_reaches_the_parts() {
 }
 
 mod datastores;
+mod drift;
 mod failover;
+mod one_manager;
