@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use cellbus_bus::Env;
 use cellbus_bus::ids::{Epoch, ManagerId, VmId};
 use cellbus_bus::job::Size;
-use cellbus_cell::driver::{Driver, Error, conformance};
+use cellbus_cell::driver::{Driver, Error, FencedHost, conformance};
 use cellbus_directory::vm::PowerState;
 use cellbus_simulator::managers::{Config, Fault, Faults, Latency};
 use cellbus_simulator::remote::{RemoteFleet, Service};
@@ -178,5 +178,31 @@ mod over_http {
         assert_eq!(answer.status(), 400);
         let status = http.get(format!("{url}/sim/v1/status")).send().await.unwrap().text().await.unwrap();
         assert!(status.contains("\"vms\":0"), "{status}");
+    }
+}
+
+/// In this process and over the network: what is off without anybody's knowing it is dead once somebody has said so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_dead_as_somebody_says_who_has_seen_it() {
+    for rig in [rig(Latency::None).await, served_rig(Latency::None).await] {
+        let driver = conformance::Rig::connect(&rig).await;
+        let host = rig.config.inventory.managers[0].hosts[0].id.clone();
+        let faults = rig.fleet().faults(rig.manager).unwrap();
+        let word = || vec![FencedHost { id: host.clone(), vms: Vec::new() }];
+        driver.open(Epoch(1)).await.unwrap();
+        assert!(matches!(driver.may_be_fenced(&host).await, Err(Error::Invalid { .. })), "it answers");
+        // Of one that runs nobody is believed.
+        assert!(faults.silence_host(&host));
+        driver.may_be_fenced(&host).await.unwrap();
+        driver.fenced(word()).await.unwrap();
+        assert_eq!(driver.dead_hosts().await.unwrap(), []);
+        assert!(faults.cut_power_of_host(&host));
+        assert_eq!(driver.dead_hosts().await.unwrap(), [], "nobody has said so since");
+        driver.fenced(word()).await.unwrap();
+        assert_eq!(driver.dead_hosts().await.unwrap(), std::slice::from_ref(&host));
+        // What an owner before says is not heard.
+        let newer = conformance::Rig::connect(&rig).await;
+        newer.open(Epoch(2)).await.unwrap();
+        assert_eq!(driver.fenced(word()).await, Err(Error::Revoked));
     }
 }

@@ -13,11 +13,13 @@ use uuid::Uuid;
 
 use self::body::Snapshot;
 pub(super) use self::body::VmBody;
+pub(super) use self::outage::HostState;
 use self::room::{HostSlot, Store, Used};
 use super::Overcommit;
 use crate::inventory::HostSpec;
 
 mod body;
+mod outage;
 mod room;
 
 /// A VM that no job of ours made.
@@ -25,24 +27,6 @@ mod room;
 pub(super) struct Foreign {
     pub(super) host: HostId,
     pub(super) size: Size,
-}
-
-/// Whether a host takes VMs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum HostState {
-    #[default]
-    Up,
-    /// It keeps its VMs and takes no new ones.
-    Maintenance,
-    /// It is gone, and its VMs with it.
-    Lost,
-    /// It does not answer. What runs on it runs on, which nobody knows.
-    Silent,
-    /// It is off for certain (fenced), and what ran on it runs nowhere. Its VMs lie on storage that others
-    /// reach; what is said of their power is what was last known.
-    Dead,
-    /// It is off, which nobody knows: it does not answer. Somebody who has seen it can say so.
-    Dark,
 }
 
 #[derive(Clone, PartialEq)]
@@ -259,42 +243,7 @@ impl Holdings {
         self.foreign.contains_key(id)
     }
 
-    /// Hosts that are off for certain.
-    pub(super) fn dead_hosts(&self) -> Vec<HostId> {
-        self.hosts.iter().filter(|host| host.state == HostState::Dead).map(|host| host.spec.id.clone()).collect()
-    }
-
-    /// Whether somebody may call the host dead.
-    pub(super) fn may_be_fenced(&self, host: &HostId) -> Result<(), Error> {
-        match self.by_name.get(host).map(|index| self.hosts[*index as usize].state) {
-            Some(HostState::Silent | HostState::Dark | HostState::Dead) => Ok(()),
-            Some(HostState::Up | HostState::Maintenance) => Err(invalid(format!("host {host} answers"))),
-            Some(HostState::Lost) | None => Err(invalid(format!("there is no host {host}"))),
-        }
-    }
-    /// Of these hosts, those that are off, as nobody knew before.
-    pub(super) fn dark(&self, hosts: &[HostId]) -> Vec<HostId> {
-        let dark = |host: &&HostSlot| host.state == HostState::Dark && hosts.contains(&host.spec.id);
-        self.hosts.iter().filter(dark).map(|host| host.spec.id.clone()).collect()
-    }
-
     // ── operations ──
-
-    /// Whether the VM's host can do its part.
-    fn answers(&self, op: &Op) -> Result<(), Error> {
-        let Some(vm) = self.vms.get(&op.vm) else { return Ok(()) };
-        let host = &self.hosts[vm.host as usize];
-        match (host.state, &op.action) {
-            (HostState::Up | HostState::Maintenance | HostState::Lost, _)
-            | (_, Action::Inspect | Action::Create(_)) => Ok(()),
-            (HostState::Silent | HostState::Dark, _) => {
-                Err(Error::Transient { detail: format!("host {} does not answer", host.spec.id) })
-            }
-            // Its record can be taken elsewhere, or away.
-            (HostState::Dead, Action::Relocate(_) | Action::Delete) => Ok(()),
-            (HostState::Dead, _) => Err(invalid(format!("host {} of the VM is off", host.spec.id))),
-        }
-    }
 
     /// What the number says: `None` to go on, or what was done under it before.
     pub(super) fn standing(&self, op: &Op) -> Result<Option<Option<VmFacts>>, Error> {
@@ -597,11 +546,6 @@ impl Holdings {
         let index = *self.by_name.get(host)?;
         self.hosts[index as usize].used.add(size);
         Some(self.foreign.entry(id).or_insert(Foreign { host: host.clone(), size }))
-    }
-    pub(super) fn set_host(&mut self, id: &HostId, state: HostState) -> bool {
-        let Some(index) = self.by_name.get(id) else { return false };
-        self.hosts[*index as usize].state = state;
-        true
     }
     /// The VMs on a host.
     pub(super) fn vms_on(&self, id: &HostId) -> Vec<VmId> {

@@ -1,6 +1,6 @@
 //! Managers in and out: what is said of one is kept, and a VM that is released is forgotten and left alone.
 
-use cellbus_bus::ids::{HostId, ManagerId, Seq, VmId};
+use cellbus_bus::ids::{HostId, ManagerId, Seq, ShardId, VmId};
 use cellbus_directory::{ManagerMode, VmState};
 
 use super::*;
@@ -12,6 +12,24 @@ fn release(world: &mut World, vm: VmId, manager: ManagerId) {
 fn known(world: &World, vm: VmId) -> bool {
     let home = vm.shard(world.count);
     world.shards[usize::from(home.index())].vm(&vm).is_some()
+}
+
+/// What a shard keeps of managers is the same to another owner, and from a snapshot.
+fn outlives_owners_and_snapshots(world: &mut World, index: usize) {
+    let kept = world.shards[index].managers_kept();
+    world.open(index);
+    assert_eq!(world.shards[index].managers_kept(), kept);
+    let shard = ShardId::new(u16::try_from(index).unwrap(), world.count).unwrap();
+    let snapshot = world.shards[index].snapshot(Seq(9));
+    let restored = cellbus_workflows::Shard::restore(shard, world.count, world.limits.clone(), snapshot).unwrap();
+    assert_eq!(restored.managers_kept(), kept);
+    world.check();
+}
+/// The world is lost, and restored from its backup.
+fn restored(world: &mut World) {
+    let backup = world.backup();
+    world.restore(&backup, 8);
+    world.rest(50);
 }
 
 #[test]
@@ -30,15 +48,8 @@ fn what_is_said_of_a_manager_outlives_owners_snapshots_and_a_restore() {
     let changes = world.shards[index].changes();
     assert_eq!(changes.len(), 3, "said again, it is no change: {changes:?}");
     assert_eq!(changes[0].what, format!("set manager {manager} to read-only"));
-    world.open(index);
-    assert_eq!(mode(&world, index), Some(ManagerMode::Leaving));
-    let snapshot = world.shards[index].snapshot(Seq(9));
-    let restored = cellbus_workflows::Shard::restore(shard, world.count, world.limits.clone(), snapshot).unwrap();
-    assert_eq!(restored.managers_kept(), world.shards[index].managers_kept());
-    world.check();
-    let backup = world.backup();
-    world.restore(&backup, 8);
-    world.rest(50);
+    outlives_owners_and_snapshots(&mut world, index);
+    restored(&mut world);
     let index = usize::from(manager.shard(world.count).index());
     assert_eq!(mode(&world, index), Some(ManagerMode::Leaving));
 }
@@ -62,15 +73,8 @@ fn a_host_that_is_called_dead_is_so_for_every_owner_and_not_after_a_restore() {
     let said: Vec<&str> = changes.iter().map(|change| change.what.as_str()).collect();
     let (on, off) = ("called host h1 dead", "took back that host h1 is dead");
     assert_eq!(said, [on, off, on], "said again, it is no change");
-    world.open(index);
-    assert_eq!(dead(&world, index).len(), 1);
-    let snapshot = world.shards[index].snapshot(Seq(9));
-    let restored = cellbus_workflows::Shard::restore(shard, world.count, world.limits.clone(), snapshot).unwrap();
-    assert_eq!(restored.managers_kept(), world.shards[index].managers_kept());
-    world.check();
-    let backup = world.backup();
-    world.restore(&backup, 8);
-    world.rest(50);
+    outlives_owners_and_snapshots(&mut world, index);
+    restored(&mut world);
     let index = usize::from(manager.shard(world.count).index());
     assert_eq!(dead(&world, index), [], "it may run VMs by then");
 }

@@ -2,8 +2,8 @@
 
 use cellbus_bus::ids::OpNumber;
 use cellbus_bus::job::StopMode;
-use cellbus_cell::driver::Change;
 use cellbus_cell::driver::conformance::op;
+use cellbus_cell::driver::{Change, Error};
 use cellbus_directory::vm::PowerState;
 use cellbus_workflows::Action;
 
@@ -39,6 +39,8 @@ async fn a_vm_that_ha_started_elsewhere_is_the_same_vm() {
     let inventory = driver.inventory().await.unwrap();
     assert!(!inventory.hosts.iter().find(|host| host.id == hosts[0]).unwrap().usable);
     assert_eq!(driver.dead_hosts().await, Ok(Vec::new()), "that is the vCenter's to know");
+    let refused = driver.may_be_fenced(&hosts[0]).await;
+    assert!(matches!(&refused, Err(Error::Invalid { detail }) if detail.contains("vSphere HA")), "{refused:?}");
     let on: Vec<_> = inventory.vms.iter().map(|held| (held.id, held.facts.host.clone())).collect();
     assert!(
         on.len() == 2 && on.contains(&(vm(0), hosts[1].clone())) && on.contains(&(vm(1), hosts[0].clone())),
