@@ -310,8 +310,8 @@ pub trait Driver: Send + Sync {
     async fn changes(&self) -> Result<Vec<Change>, Error>;
     /// Hosts of which the manager is certain that they run nothing and will start nothing of what they ran:
     /// powered off, or fenced; or of which it was told so ([`Driver::fenced`]). One that only does not answer is
-    /// none of these. A VM on such a host is brought to another by [`Action::Relocate`], and is off there. Where a manager starts VMs of dead hosts itself,
-    /// or cannot be certain, there are none.
+    /// none of these. A VM on such a host is brought to another by [`Action::Relocate`], and is off there. Where a
+    /// manager starts VMs of dead hosts itself, or cannot be certain, there are none.
     ///
     /// # Errors
     /// [`Error::Revoked`], [`Error::Unreachable`], [`Error::Transient`].

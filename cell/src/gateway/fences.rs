@@ -6,10 +6,9 @@
 
 use cellbus_bus::ids::{HostId, ManagerId};
 use cellbus_directory::record::Operator;
-use cellbus_directory::{VmFilter, VmState};
+use cellbus_directory::{Vm, VmFilter, VmState};
 use cellbus_workflows::{ControlItem, restarts_elsewhere};
 
-use super::operators::PAGE;
 use super::{Error, Gateway, Result};
 use crate::directory::Fresh;
 use crate::peers::{Request, Response};
@@ -43,11 +42,12 @@ impl Gateway {
     }
 
     /// An operator calls a host dead: it is off, and stays off until that is taken back. Durable on return; in
-    /// force within seconds. A host that answers is not dead, and is refused.
+    /// force within seconds. A host that answers is not dead, and is refused. Gives what was on it, if the directory
+    /// answers.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] `host_not_dead`; [`Error::ManagerAway`]; as [`Gateway::submit`].
-    pub async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Fenced> {
+    pub async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Option<Fenced>> {
         self.known(manager)?;
         let away = |reason: String| Error::ManagerAway { reason };
         let Some(route) = self.inner.process.routes.of_manager(&manager) else {
@@ -65,7 +65,8 @@ impl Gateway {
         }
         let item = ControlItem::FenceHost { manager, host: host.clone(), fenced: true, by };
         self.control(manager.shard(self.inner.process.count), item).await?;
-        self.standing_on(manager, host).await
+        // The word is kept, whether or not the directory can say now what it means.
+        Ok(self.standing_on(manager, host).await.ok())
     }
 
     /// Takes back that a host is dead: it is spoken to again, and takes VMs if it is not cordoned. Durable on
@@ -81,17 +82,8 @@ impl Gateway {
 
     async fn standing_on(&self, manager: ManagerId, host: HostId) -> Result<Fenced> {
         let filter = VmFilter { manager: Some(manager), host: Some(host), ..VmFilter::default() };
-        let (mut fenced, mut from): (_, Option<String>) = (Fenced::default(), None);
-        loop {
-            let page = self.directory().list(&filter, PAGE, from.as_deref(), Fresh::AsItIs).await?;
-            for vm in &page.items {
-                fenced.vms += 1;
-                fenced.restarts += u64::from(vm.settled == VmState::Running && restarts_elsewhere(&vm.template.labels));
-            }
-            match page.next {
-                Some(next) => from = Some(next),
-                None => return Ok(fenced),
-            }
-        }
+        let vms = self.directory().all(&filter, Fresh::AsItIs).await?;
+        let restarts = |vm: &&Vm| vm.settled == VmState::Running && restarts_elsewhere(&vm.template.labels);
+        Ok(Fenced { vms: vms.len() as u64, restarts: vms.iter().filter(restarts).count() as u64 })
     }
 }

@@ -153,7 +153,7 @@ pub trait Api: Send + Sync {
     async fn cordon_manager(&self, manager: ManagerId, cordoned: bool, by: Operator) -> Result<()>;
     async fn cordon_host(&self, manager: ManagerId, host: HostId, cordoned: bool, by: Operator) -> Result<()>;
     async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)>;
-    async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Fenced>;
+    async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Option<Fenced>>;
     async fn unfence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<()>;
     async fn set_manager_mode(&self, manager: ManagerId, mode: ManagerMode, by: Operator) -> Result<()>;
     async fn decommission_plan(&self, manager: ManagerId, release: bool) -> Result<Decommission>;

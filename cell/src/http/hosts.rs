@@ -12,7 +12,6 @@ use super::extract::Name;
 use super::problem::Problem;
 use super::query::Query;
 use super::view::{EvacuationView, HostView, Page};
-use crate::gateway::Fenced;
 
 /// Lists hosts.
 #[utoipa::path(get, path = "/v1/hosts", tag = "cluster",
@@ -85,7 +84,8 @@ pub(super) async fn fenced(State(app): State<App>, id: Name, query: Query, by: C
         return Err(Problem::bad_request("fence_not_confirmed", detail.to_owned()));
     }
     let (manager, host) = app.api.find_host_to_fence(&id.0).await?;
-    let Fenced { vms, restarts } = app.api.fence_host(manager, host.clone(), by.operator()).await?;
+    let known = app.api.fence_host(manager, host.clone(), by.operator()).await?;
+    let (vms, restarts) = (known.map(|known| known.vms), known.map(|known| known.restarts));
     let id = host.as_str();
     Ok(Json(json!({"manager": manager.to_string(), "id": id, "fenced": true, "vms": vms, "restarts": restarts})))
 }

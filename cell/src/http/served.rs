@@ -216,7 +216,7 @@ impl Api for Served {
     async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)> {
         self.gateway.find_host_to_fence(text).await
     }
-    async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Fenced> {
+    async fn fence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<Option<Fenced>> {
         self.gateway.fence_host(manager, host, by).await
     }
     async fn unfence_host(&self, manager: ManagerId, host: HostId, by: Operator) -> Result<()> {

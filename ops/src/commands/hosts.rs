@@ -81,12 +81,12 @@ impl Command {
             Some(Action::Fenced { host, it_is_off }) => {
                 let query = [("it_is_off", it_is_off.to_string())];
                 let answer = client.post_with(&["v1", "hosts", &host, "fenced"], &query).await?;
-                let count = |name: &str| answer.value[name].as_u64().unwrap_or(0);
-                let sentence = format!(
-                    "{host} is called dead; {} VMs were on it, {} of them are started elsewhere",
-                    count("vms"),
-                    count("restarts")
-                );
+                let sentence = match (answer.value["vms"].as_u64(), answer.value["restarts"].as_u64()) {
+                    (Some(vms), Some(restarts)) => {
+                        format!("{host} is called dead; {vms} VMs were on it, {restarts} of them are started elsewhere")
+                    }
+                    _ => format!("{host} is called dead; the directory does not say now what was on it"),
+                };
                 return printer.done(&answer, &sentence);
             }
             Some(Action::Unfenced { host }) => (host, "unfenced", "is not called dead any more"),

@@ -417,9 +417,9 @@ impl Api for Fake {
     async fn find_host_to_fence(&self, text: &str) -> Result<(ManagerId, HostId)> {
         self.find_host(text).await
     }
-    async fn fence_host(&self, _: ManagerId, host: HostId, by: Operator) -> Result<Fenced> {
+    async fn fence_host(&self, _: ManagerId, host: HostId, by: Operator) -> Result<Option<Fenced>> {
         self.note(&by, &format!("{host} is dead"));
-        Ok(Fenced { vms: 5, restarts: 2 })
+        Ok(Some(Fenced { vms: 5, restarts: 2 }))
     }
     async fn unfence_host(&self, _: ManagerId, host: HostId, by: Operator) -> Result<()> {
         self.note(&by, &format!("{host} is back"));

@@ -4,41 +4,16 @@
 use std::time::Duration;
 
 use cellbus_bus::cloudevent::{Limits, TenantFrom, TenantRule, Tenants, parse_structured};
-use cellbus_bus::ids::{HostId, JobId, ManagerId, VmId};
+use cellbus_bus::ids::{HostId, JobId, VmId};
 use cellbus_directory::record::Operator;
 use cellbus_directory::{JobState, VmState};
-use cellbus_workflows::{ON_HOST_FAILURE, RESTART};
 use serde_json::json;
 
+use super::one_manager::{WAIT, made, place, started, until};
 use super::*;
-use crate::Inventory;
 
-const WAIT: Duration = Duration::from_secs(120);
-
-async fn until<F: Future<Output = Result<(), String>>>(env: &Env, what: &str, mut check: impl FnMut() -> F) {
-    let began = env.mono();
-    loop {
-        match check().await {
-            Ok(()) => return,
-            Err(state) => assert!(env.mono().since(began) < WAIT, "{what}: still {state}"),
-        }
-        env.sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn made(cluster: &Cluster, name: &str, label: bool) -> VmId {
-    let labels = if label { json!({ON_HOST_FAILURE: RESTART}) } else { json!({}) };
-    let event = json!({
-        "specversion": "1.0", "id": name, "source": "/test", "type": "io.cellbus.job.provision.v1", "tenant": "acme",
-        "datacontenttype": "application/json",
-        "data": {"name": name, "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "x", "labels": labels},
-    });
-    let rule = TenantRule { from: TenantFrom::Attribute, known: &Tenants::Any };
-    let job = parse_structured(event.to_string().as_bytes(), rule, &Limits::default()).unwrap();
-    let id: JobId = job.id;
-    cluster.gateway().submit(vec![Arc::new(job)]).await.unwrap();
-    assert_eq!(cluster.gateway().wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
-    id.vm(0)
+fn operator() -> Operator {
+    Operator { who: "ops".to_owned(), from: "test".to_owned() }
 }
 
 async fn moved(cluster: &Cluster, vm: VmId, to: &HostId) {
@@ -51,29 +26,6 @@ async fn moved(cluster: &Cluster, vm: VmId, to: &HostId) {
     let id: JobId = job.id;
     cluster.gateway().submit(vec![Arc::new(job)]).await.unwrap();
     assert_eq!(cluster.gateway().wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
-}
-
-async fn place(cluster: &Cluster, vm: VmId) -> (HostId, VmState) {
-    let row = cluster.gateway().vm(vm).await.unwrap();
-    (row.host.unwrap(), row.state)
-}
-
-/// One manager, with two hosts of each gear class.
-async fn started(folder: &std::path::Path, env: &Env) -> (Cluster, ManagerId) {
-    let set = |key: &str, value: &str| Override { key: key.into(), value: value.into(), flag: "--test".into() };
-    let overrides = vec![set("data_dir", folder.to_str().unwrap()), set("shards", "8")];
-    let config = Config::load(Sources { overrides, ..Sources::default() }).unwrap();
-    let inventory = Inventory::generate(6, 1).unwrap();
-    let manager = inventory.managers[0].id();
-    let parts = Parts { config, inventory, latency: managers::Latency::None };
-    let mut cluster = Cluster::open(parts, env.clone()).await.unwrap();
-    cluster.add_cell();
-    cluster.ready(WAIT).await.unwrap();
-    (cluster, manager)
-}
-
-fn operator() -> Operator {
-    Operator { who: "ops".to_owned(), from: "test".to_owned() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,7 +94,7 @@ async fn a_host_is_dead_when_an_operator_says_so_and_it_does_not_answer() {
     })
     .await;
     assert_eq!(place(&cluster, marked).await.0, dies, "nobody knows that it is off");
-    let fenced = gateway.fence_host(manager, dies.clone(), operator()).await.unwrap();
+    let fenced = gateway.fence_host(manager, dies.clone(), operator()).await.unwrap().unwrap();
     assert_eq!((fenced.vms, fenced.restarts), (2, 1));
     until(&env, "it runs elsewhere", || async {
         let (at, state) = place(&cluster, marked).await;
