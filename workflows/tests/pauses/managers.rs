@@ -19,9 +19,11 @@ fn outlives_owners_and_snapshots(world: &mut World, index: usize) {
     let kept = world.shards[index].managers_kept();
     world.open(index);
     assert_eq!(world.shards[index].managers_kept(), kept);
-    let shard = ShardId::new(u16::try_from(index).unwrap(), world.count).unwrap();
+    let shard =
+        ShardId::new(u16::try_from(index).expect("few shards"), world.count).expect("one of the world's shards");
     let snapshot = world.shards[index].snapshot(Seq(9));
-    let restored = cellbus_workflows::Shard::restore(shard, world.count, world.limits.clone(), snapshot).unwrap();
+    let restored = cellbus_workflows::Shard::restore(shard, world.count, world.limits.clone(), snapshot)
+        .expect("its own snapshot");
     assert_eq!(restored.managers_kept(), kept);
     world.check();
 }
