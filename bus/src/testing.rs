@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+mod ports;
+
+pub use ports::Port;
+
 /// How much of a log is shown when a test fails.
 const LOG_SHOWN: usize = 8 << 10;
 
@@ -77,12 +81,6 @@ pub(crate) fn left_out(there: bool, what: &str, setup: &str, variable: &str) -> 
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no {what}: run {setup}");
     eprintln!("LEFT OUT: no {what}; run {setup}, or set {variable}");
     true
-}
-
-/// So many ports that are free now, and so in a moment, most likely.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    held.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect()
 }
 
 /// The end of a log.

@@ -283,7 +283,12 @@ impl<B: Broker> ClusterOn<B> {
             Ok(if good { Ok(()) } else { Err(format!("{} of {cells} cells, {open} shards open", seen.len())) })
         })
         .await
-        .with_context(|| asked.log_tail())
+        .with_context(|| self.log_tails())
+    }
+
+    /// The end of every process's log.
+    fn log_tails(&self) -> String {
+        self.servers().map(Server::log_tail).collect::<Vec<_>>().join("\n")
     }
 
     /// Runs a command that needs no server, with the configuration of the processes; gives what it prints.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cellbus_bus::nats::testing::{NatsServer, left_out};
+use cellbus_bus::testing::Port;
 use cellbus_tests::cluster::{Cluster, Shape};
 use cellbus_tests::process::wait_for;
 use cellbus_tests::workspace::{python, root};
@@ -25,6 +26,8 @@ struct Deployed {
     folder: TempDir,
     servers: Vec<NatsServer>,
     monitors: Vec<u16>,
+    /// Where they listen.
+    _kept: Vec<Port>,
 }
 
 impl Deployed {
@@ -36,7 +39,8 @@ impl Deployed {
         pair(folder.path(), "route", &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])?;
         let members = nkeys::KeyPair::new_user();
         std::fs::write(folder.path().join("members.nkey"), format!("{}\n", members.seed()?))?;
-        let ports = NatsServer::free_ports(SERVERS * PORTS_EACH);
+        let kept = Port::several(SERVERS * PORTS_EACH);
+        let ports: Vec<u16> = kept.iter().map(Port::number).collect();
         let ports: Vec<&[u16]> = ports.chunks(PORTS_EACH).collect();
         let mut servers = Vec::new();
         for (number, own) in ports.iter().enumerate() {
@@ -70,7 +74,8 @@ impl Deployed {
             all_are_documented(&variables)?;
             servers.push(NatsServer::start_file(&shipped("nats-server.conf"), variables));
         }
-        let deployed = Self { folder, servers, monitors: ports.iter().map(|own| own[2]).collect() };
+        let monitors = ports.iter().map(|own| own[2]).collect();
+        let deployed = Self { folder, servers, monitors, _kept: kept };
         deployed.healthy().await?;
         Ok(deployed)
     }

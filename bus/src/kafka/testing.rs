@@ -1,4 +1,4 @@
-//! A real Kafka broker as a child process, for tests: on ports that were free, in a directory of its
+//! A real Kafka broker as a child process, for tests: on ports that are kept for it, in a directory of its
 //! own, killed when dropped or when the test process dies, its log shown when a test fails. Its JVM
 //! is heavy: tests of one process share one, each with a prefix of its own.
 //!
@@ -19,7 +19,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
 use super::Config;
-use crate::testing;
+use crate::testing::{self, Port};
 
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -61,6 +61,8 @@ pub struct KafkaServer {
     dir: PathBuf,
     port: u16,
     internal: u16,
+    /// For as long as it may come back.
+    _kept: Vec<Port>,
     heap: &'static [&'static str],
     child: Option<Child>,
 }
@@ -100,14 +102,15 @@ impl KafkaServer {
     /// When it does not start.
     #[must_use]
     pub fn start_with(protocol: &str, more: &str, users: &[(&str, &str)]) -> Self {
-        let ports = testing::free_ports(3);
-        let node = Node { id: 1, ports: [ports[0], ports[1]], controller: ports[2], brokers: 1, protocol };
-        Self::of(node, HEAP, more, users)
+        let kept = Port::several(3);
+        let [port, internal, controller] = [0, 1, 2].map(|nth: usize| kept[nth].number());
+        let node = Node { id: 1, ports: [port, internal], controller, brokers: 1, protocol };
+        Self::of(node, kept, HEAP, more, users)
     }
 
-    fn of(node: Node<'_>, heap: &'static [&'static str], more: &str, users: &[(&str, &str)]) -> Self {
+    fn of(node: Node<'_>, kept: Vec<Port>, heap: &'static [&'static str], more: &str, users: &[(&str, &str)]) -> Self {
         let [port, internal] = node.ports;
-        let mut server = Self { dir: testing::folder("kafka"), port, internal, heap, child: None };
+        let mut server = Self { dir: testing::folder("kafka"), port, internal, _kept: kept, heap, child: None };
         let started = fs::create_dir_all(&server.dir).and_then(|()| {
             let dir = server.dir.to_string_lossy();
             fs::write(server.properties(), configuration(node, &dir) + more)?;
@@ -302,6 +305,8 @@ impl Drop for KafkaServer {
 #[derive(Debug)]
 pub struct KafkaCluster {
     nodes: Vec<KafkaServer>,
+    /// Of all, since each is told of others before they run.
+    _kept: Vec<Port>,
 }
 
 impl KafkaCluster {
@@ -311,7 +316,8 @@ impl KafkaCluster {
     /// When it does not start.
     #[must_use]
     pub fn start() -> Self {
-        let ports = testing::free_ports(7);
+        let kept = Port::several(7);
+        let ports: Vec<u16> = kept.iter().map(Port::number).collect();
         let node = |id: usize| Node {
             id,
             ports: [ports[2 * id - 1], ports[2 * id]],
@@ -320,13 +326,13 @@ impl KafkaCluster {
             protocol: "PLAINTEXT",
         };
         let more = "broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500\n";
-        let start = |id| KafkaServer::of(node(id), HEAP_OF_SEVERAL, more, &[]);
+        let start = |id| KafkaServer::of(node(id), Vec::new(), HEAP_OF_SEVERAL, more, &[]);
         let first = start(1);
         let others = std::thread::scope(|scope| {
             let starting = [2, 3].map(|id| scope.spawn(move || start(id)));
             starting.map(|one| one.join().expect("a broker starts"))
         });
-        Self { nodes: std::iter::once(first).chain(others).collect() }
+        Self { nodes: std::iter::once(first).chain(others).collect(), _kept: kept }
     }
 
     /// One of its brokers, by its number from 1 on.

@@ -1,4 +1,4 @@
-//! A real nats-server as a child process, for tests: on a port of its own choice, in a directory of
+//! A real nats-server as a child process, for tests: on a port that is kept for it, in a directory of
 //! its own, killed when dropped or when the test process dies, its log shown when a test fails.
 //!
 //! An edge: it waits in real time for a real process.
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Config;
-use crate::testing;
+use crate::testing::{self, Port};
 
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -49,7 +49,10 @@ pub fn left_out() -> bool {
 #[derive(Debug)]
 pub struct NatsServer {
     dir: PathBuf,
+    /// Where it listens.
     port: u16,
+    /// What is kept for it, for as long as it may come back.
+    _kept: Vec<Port>,
     child: Option<Child>,
     /// A configuration that somebody else has written, and the variables that it reads. It says
     /// itself where the server listens.
@@ -72,7 +75,14 @@ impl NatsServer {
     /// When it does not start.
     #[must_use]
     pub fn start_with(configuration: &str) -> Self {
-        let mut server = Self::new(None);
+        Self::start_keeping(configuration, Vec::new())
+    }
+
+    fn start_keeping(configuration: &str, mut kept: Vec<Port>) -> Self {
+        let port = Port::hold();
+        let number = port.number();
+        kept.push(port);
+        let mut server = Self::new(number, kept, None);
         let started = fs::create_dir_all(server.dir.join("ports")).and_then(|()| {
             let store = server.dir.join("store");
             let text = configuration.replace("$STORE", &store.to_string_lossy());
@@ -92,24 +102,15 @@ impl NatsServer {
     /// When it does not start.
     #[must_use]
     pub fn start_file(configuration: &Path, variables: Vec<(String, String)>) -> Self {
-        let mut server = Self::new(Some((configuration.to_owned(), variables)));
+        let mut server = Self::new(0, Vec::new(), Some((configuration.to_owned(), variables)));
         if let Err(error) = fs::create_dir_all(server.dir.join("ports")).and_then(|()| server.run()) {
             panic!("nats-server does not start: {error}\n{}", server.log());
         }
         server
     }
 
-    fn new(given: Option<(PathBuf, Vec<(String, String)>)>) -> Self {
-        Self { dir: testing::folder("nats"), port: 0, child: None, given }
-    }
-
-    /// So many ports that are free now, and so in a moment, most likely.
-    ///
-    /// # Panics
-    /// When there are none.
-    #[must_use]
-    pub fn free_ports(count: usize) -> Vec<u16> {
-        testing::free_ports(count)
+    fn new(port: u16, kept: Vec<Port>, given: Option<(PathBuf, Vec<(String, String)>)>) -> Self {
+        Self { dir: testing::folder("nats"), port, _kept: kept, child: None, given }
     }
 
     /// Starts so many that form a cluster.
@@ -119,16 +120,18 @@ impl NatsServer {
     #[must_use]
     pub fn cluster(servers: usize) -> Vec<Self> {
         // Each must know where the others will be.
-        let ports = Self::free_ports(servers);
-        let routes: Vec<String> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
-        let routes = routes.join(", ");
-        let configuration = |(number, port): (usize, &u16)| {
+        let ports = Port::several(servers);
+        let route = |port: &Port| format!("nats-route://127.0.0.1:{}", port.number());
+        let routes = ports.iter().map(route).collect::<Vec<_>>().join(", ");
+        let configuration = |number: usize, port: u16| {
             format!(
                 "server_name: n{number}\nmax_payload: 8MB\njetstream {{ store_dir: \"$STORE\" }}\n\
                  cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n"
             )
         };
-        ports.iter().enumerate().map(configuration).map(|text| Self::start_with(&text)).collect()
+        let start =
+            |(number, port): (usize, Port)| Self::start_keeping(&configuration(number, port.number()), vec![port]);
+        ports.into_iter().enumerate().map(start).collect()
     }
 
     /// One server for all tests of this process, each of which has a prefix of its own.
@@ -184,7 +187,7 @@ impl NatsServer {
         for file in fs::read_dir(&ports)? {
             fs::remove_file(file?.path())?;
         }
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let port = self.port.to_string();
         let mut command = testing::watched(&self.dir.join("log"));
         command.arg(binary).arg("-c");
         match &self.given {

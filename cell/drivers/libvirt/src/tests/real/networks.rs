@@ -1,7 +1,6 @@
 //! Hosts that are reached over a network: by TLS, and each in a network namespace of its own.
 
-use std::net::{Ipv4Addr, TcpListener};
-
+use cellbus_bus::testing::Port;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
@@ -49,11 +48,6 @@ impl Authority {
     }
 }
 
-/// One that nobody listens on just now.
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// A VM lives on a host that is reached by TLS; whoever is not known to the other side gets nowhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_is_reached_by_tls() {
@@ -70,7 +64,8 @@ async fn a_host_is_reached_by_tls() {
     ours.write(&folder("astray"), "client", &[], ExtendedKeyUsagePurpose::ClientAuth);
     std::fs::write(folder("astray").join("cacert.pem"), &theirs.pem).unwrap();
 
-    let port = free_port();
+    let kept = Port::hold();
+    let port = kept.number();
     let conf = format!(
         "listen_tls = 1\nlisten_tcp = 0\nlisten_addr = \"127.0.0.1\"\ntls_port = \"{port}\"\nauth_tls = \"none\"\n\
          key_file = \"{dir}/serverkey.pem\"\ncert_file = \"{dir}/servercert.pem\"\nca_file = \"{dir}/cacert.pem\"\n",
