@@ -6,20 +6,23 @@
 //! the ways around it. Calls to other cells go through `cell::Peers`, and durable messages
 //! through [`crate::Bus`], which are handed in beside it.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 
 mod real;
 
-pub use real::{disk, real};
+pub use real::{disk, of_a_server, real};
 
 /// A future that owns what it needs, on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -97,6 +100,15 @@ pub trait Spawner: Send + Sync {
     /// Runs blocking work (a store, a hypervisor library) off the async threads. In the
     /// simulator it runs in place.
     fn blocking(&self, name: &'static str, work: Box<dyn FnOnce() + Send + 'static>) -> BoxFuture<()>;
+    /// A part of the task of this name has panicked, and the task goes on without it ([`Env::caught`]).
+    fn panicked(&self, name: &'static str, why: &str);
+}
+
+/// What a panic said.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    said.unwrap_or("without a message")
 }
 
 /// A spawned task. Dropping it detaches the task; [`Task::abort`] stops it at its next await.
@@ -186,6 +198,23 @@ impl Env {
     /// Starts a task.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
         self.spawner.spawn(name, Box::pin(future))
+    }
+    /// Runs a part of a task, which is lost alone if it panics: what it worked on is to be thrown away then.
+    /// For parts that one message or one manager's answer may bring down, again and again; a task
+    /// that panics otherwise is not there any more, which in a real process ends the process.
+    ///
+    /// # Errors
+    /// What the panic said.
+    pub async fn caught<T>(&self, name: &'static str, part: impl Future<Output = T>) -> Result<T, String> {
+        AssertUnwindSafe(part).catch_unwind().await.map_err(|panic| {
+            let why = panic_text(&*panic).to_owned();
+            self.spawner.panicked(name, &why);
+            why
+        })
+    }
+    /// Tells of a panic that was caught by other means than [`Env::caught`].
+    pub fn panicked(&self, name: &'static str, why: &str) {
+        self.spawner.panicked(name, why);
     }
     /// Runs blocking work off the async threads and gives its result; `None` if it panicked or
     /// the runtime is shutting down.

@@ -66,6 +66,7 @@ use fences::Fences;
 use finishing::Finishing;
 use holdings::Holdings;
 use marks::Marks;
+use opening::Why;
 pub(crate) use orders::Orders;
 use removals::Removals;
 pub(crate) use shown::{unknown_row, unknown_summary};
@@ -269,10 +270,16 @@ impl Front {
 
     /// Runs until it is dropped: its cell stops acting for the shard of the manager.
     pub(crate) async fn run(mut self) {
-        while let Some((tasks, inventory)) = self.open().await {
-            self.front(tasks, inventory).await;
+        let env = self.env.clone();
+        let fronted = env.caught("front", async {
+            while let Some((tasks, inventory)) = self.open().await {
+                self.front(tasks, inventory).await;
+            }
+        });
+        match fronted.await {
+            Ok(()) => self.refuse_all(Why::Revoked).await,
+            Err(why) => self.refuse_all(Why::Fault(why)).await,
         }
-        self.refuse_all().await
     }
 
     /// Fronts the manager for as long as it need not be opened anew.
@@ -534,7 +541,9 @@ impl Front {
         let performed = async move {
             let began = env.mono();
             tracing::trace!(kind = limits::Kind::of(&op.action).as_str(), "the manager is asked");
-            let mut result = driver.perform(&op).await;
+            // A fault that one VM brings out is not to stop all of its manager. What was done is not known.
+            let performed = env.caught("operation", driver.perform(&op)).await;
+            let mut result = performed.unwrap_or_else(|why| Err(Error::Permanent { detail: fault(&why) }));
             // "Not there" counts only when no older task may yet bring it about, and "no room" only
             // when no earlier try of this very operation has found some.
             let until = match &result {
@@ -580,6 +589,11 @@ impl Work {
         }
         self.doing.push(Abortable::new(doing, registration));
     }
+}
+
+/// What a person is told of a panic.
+fn fault(why: &str) -> String {
+    format!("a fault of this build of Cellbus, please report it: {why}")
 }
 
 /// What the manager said; no answer in time is no answer.

@@ -29,7 +29,6 @@ mod snapshot;
 mod spans;
 mod trace;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +37,6 @@ use cellbus_bus::contract::QueueKind;
 use cellbus_bus::ids::{Epoch, OpNumber, Seq, ShardId, VmId};
 use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{Context, EffectAnswer, Kept, Limits};
-use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use crate::effects::Effects;
@@ -296,18 +294,19 @@ impl Runner {
     async fn once(&mut self) -> Result<Ended, Failure> {
         // A panic while a log is replayed (a record that this build cannot digest) is the shard's
         // misfortune, not its cell's.
-        let served = AssertUnwindSafe(async {
+        let env = self.process.env.clone();
+        let served = env.caught("shard", async {
             match self.open().await? {
                 Some(open) => Ok(self.serve(open).await),
                 None => Ok(Next::Ended(Ended::Released)),
             }
         });
-        let served = served.catch_unwind().await;
+        let served = served.await;
         self.home.closed(self.shard);
         match served {
             Ok(Ok(Next::Ended(ended))) => Ok(ended),
             Ok(Ok(Next::Reopen(reason)) | Err(reason)) => Err(reason),
-            Err(panic) => Err(panic_reason(panic.as_ref()).into()),
+            Err(why) => Err(panic_reason(&why).into()),
         }
     }
 
@@ -356,9 +355,8 @@ impl Runner {
     }
 }
 
-fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the state machine panicked: {}", said.unwrap_or("without a message"))
+fn panic_reason(why: &str) -> String {
+    format!("the state machine panicked: {why}")
 }
 
 /// Everything that a decision may depend on beside state and input.

@@ -16,7 +16,6 @@
 //! A shard whose log can't be read (an entry that is damaged, or written by a newer build) is
 //! reported and stopped; the others go on, and what is known of its VMs stays listed.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +23,6 @@ use cellbus_bus::contract::{Bus, Error as BusError, Reader, SnapshotId};
 use cellbus_bus::env::Env;
 use cellbus_bus::format::Formats;
 use cellbus_bus::ids::{Seq, ShardId};
-use futures::FutureExt as _;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,7 +31,7 @@ use crate::fold::{Fence, Tables};
 use crate::record::{Entry, Record};
 use crate::replica::{Applied, Replica, Stamp};
 use crate::snapshot::ShardSnapshot;
-use crate::spoken::{chain, message_of};
+use crate::spoken::chain;
 
 /// Entries taken from a log at a time. Between batches other tasks run, so this many folds
 /// (about a millisecond) are the longest that a thread is held.
@@ -253,9 +251,9 @@ impl Tail {
     }
 
     async fn keep_following(&self, shard: ShardId, loading: &Semaphore) {
-        let error = match AssertUnwindSafe(self.follow_with_retries(shard, loading)).catch_unwind().await {
+        let error = match self.env.caught("directory", self.follow_with_retries(shard, loading)).await {
             Ok(error) => error,
-            Err(panic) => Error::Panicked { what: message_of(&*panic) },
+            Err(what) => Error::Panicked { what },
         };
         let why = chain(&error);
         tracing::error!(%shard, error = %why, "the directory can't read this shard's log any further; what it read before stays listed");

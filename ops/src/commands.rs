@@ -129,7 +129,7 @@ fn server(command: impl AsyncFnOnce(Env) -> Result<()>) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let env = env::real(runtime.handle().clone());
+    let env = env::of_a_server(runtime.handle().clone());
     let result = runtime.block_on(command(env));
     // What still blocks (a look-up of a name, a read) holds nothing that matters any more.
     runtime.shutdown_background();

@@ -98,6 +98,9 @@ impl Spawner for Told {
             env.blocking(name, work).await;
         })
     }
+    fn panicked(&self, name: &'static str, why: &str) {
+        self.real.panicked(name, why);
+    }
 }
 impl Random for Told {
     fn next_u64(&self) -> u64 {

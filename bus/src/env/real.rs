@@ -5,25 +5,44 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
 use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
-use super::{BoxFuture, Clock, Disk, Env, Mono, Random, Spawner, Task, WallMs};
+use super::{BoxFuture, Clock, Disk, Env, Mono, Random, Spawner, Task, WallMs, panic_text};
 
 /// The real environment. Tasks run on the runtime of `handle`, each in a `task` span (level
 /// debug) that carries its name.
+///
+/// Of a task that panics nothing is left but a line in the log; see [`of_a_server`].
 #[must_use]
 pub fn real(handle: Handle) -> Env {
+    with(handle, |_| {})
+}
+
+/// The real environment of a process that serves: a task that panics ends it, by `SIGABRT`. Without that task the
+/// process would do half its work, and hold what others could take over; as it is, its supervisor starts it
+/// again, and what it held is taken over as after any crash.
+#[must_use]
+pub fn of_a_server(handle: Handle) -> Env {
+    with(handle, |task| {
+        tracing::error!(task, "the process ends: it would go on without this task");
+        std::process::abort();
+    })
+}
+
+fn with(handle: Handle, lost: fn(&'static str)) -> Env {
     Env::new(
         Arc::new(RealClock::new()),
-        Arc::new(TokioSpawner { handle }),
+        Arc::new(TokioSpawner { handle, lost }),
         Arc::new(OsSeeded::new()),
         Arc::new(FileSystem::default()),
     )
@@ -69,11 +88,20 @@ impl Clock for RealClock {
 
 struct TokioSpawner {
     handle: Handle,
+    /// What to do when a task has panicked.
+    lost: fn(&'static str),
 }
 impl Spawner for TokioSpawner {
     #[expect(clippy::disallowed_methods, reason = "this is what stands behind Env::spawn")]
     fn spawn(&self, name: &'static str, future: BoxFuture<()>) -> Task {
         let span = tracing::debug_span!(parent: None, "task", task = name);
+        let lost = self.lost;
+        let future = async move {
+            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+                fault(name, panic_text(&*panic));
+                lost(name);
+            }
+        };
         let task =
             if span.is_disabled() { self.handle.spawn(future) } else { self.handle.spawn(future.instrument(span)) };
         let abort = task.abort_handle();
@@ -89,6 +117,13 @@ impl Spawner for TokioSpawner {
             }
         })
     }
+    fn panicked(&self, name: &'static str, why: &str) {
+        fault(name, why);
+    }
+}
+
+fn fault(task: &'static str, why: &str) {
+    tracing::error!(task, why, "a fault of this build: a task has panicked; please report it with the lines before");
 }
 
 struct OsSeeded {
@@ -184,6 +219,43 @@ mod tests {
         });
         task.abort();
         assert!(receive.await.is_err(), "the aborted task dropped its end");
+    }
+
+    #[tokio::test]
+    async fn who_panics_is_lost_alone_where_it_is_caught() {
+        static LOST: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+        let env = with(Handle::current(), |task| LOST.lock().unwrap().push(task));
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let part = env.clone();
+        env.spawn("careful", async move {
+            let caught = part.caught("careful", async { panic!("one message") }).await;
+            send.send(caught).unwrap();
+        });
+        assert_eq!(receive.await, Ok(Err::<(), _>("one message".to_owned())));
+        env.spawn("lost", async { panic!("all of it") });
+        while LOST.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*LOST.lock().unwrap(), ["lost"]);
+    }
+
+    /// Runs itself once more, as the process that ends.
+    #[test]
+    fn a_server_that_loses_a_task_ends() {
+        use std::os::unix::process::ExitStatusExt as _;
+        const LOSES: &str = "CELLBUS_TEST_LOSES_A_TASK";
+        if std::env::var_os(LOSES).is_some() {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            of_a_server(runtime.handle().clone()).spawn("lost", async { panic!("all of it") });
+            return runtime.block_on(std::future::pending());
+        }
+        let this = std::env::current_exe().unwrap();
+        let test = format!("{}::a_server_that_loses_a_task_ends", module_path!().split_once("::").unwrap().1);
+        let ended = std::process::Command::new(this).args(["--exact", &test, "--nocapture"]).env(LOSES, "1").output();
+        let ended = ended.unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{said}");
+        assert!(said.contains("all of it"), "{said}");
     }
 
     #[tokio::test]

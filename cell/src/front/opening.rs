@@ -10,7 +10,7 @@ use cellbus_bus::ids::ShardId;
 use cellbus_directory::ManagerMode;
 use cellbus_workflows::{Later, LaterReason};
 
-use super::{Front, Message, Work, unknown_row, unknown_summary};
+use super::{Front, Message, Work, fault, unknown_row, unknown_summary};
 use crate::driver::{Error, Inventory, RunningTask};
 use crate::gateway::ManagerRow;
 use crate::peers::{Answered, Peer};
@@ -18,6 +18,17 @@ use crate::peers::{Answered, Peer};
 /// How often a shard is told that a manager refuses its epoch: a successor has fenced it long before,
 /// as a rule.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Before a manager whose front has panicked is opened anew: what has brought it down may be there still, and its
+/// shard is to do something else meanwhile.
+const FAULT_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why a front does nothing any more.
+pub(super) enum Why {
+    /// A newer owner has opened the manager.
+    Revoked,
+    /// It has panicked; what the panic said.
+    Fault(String),
+}
 
 impl Front {
     /// Opens the manager and reads it, however often that takes; `None` when a newer owner has it.
@@ -146,25 +157,40 @@ impl Front {
         }
     }
 
-    /// A newer owner has opened the manager: nothing is done any more until this front is dropped.
-    /// The shard claims itself again then and again, and is fenced if there is such an owner. If there
-    /// is none, the bus has forgotten it, and this one will be the newer one in the end.
-    pub(super) async fn refuse_all(mut self) {
-        tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
+    /// Nothing is done any more until this front is dropped: the shard is told to claim itself again, now and
+    /// again. Where a newer owner has opened the manager, it is fenced then. If there is none, or this front has
+    /// panicked, a new front opens the manager under the shard's next epoch, as after a crash: what this one
+    /// knew of the asks that it had taken may be wrong, and holds for its epoch alone.
+    pub(super) async fn refuse_all(mut self, why: Why) {
+        let (detail, tell_every) = match &why {
+            Why::Revoked => {
+                tracing::info!(manager = %self.config.name, epoch = %self.epoch, "a newer owner has opened the manager");
+                ("a newer owner has opened it".to_owned(), TELL_EVERY)
+            }
+            Why::Fault(why) => {
+                tracing::error!(manager = %self.config.name, why, again_in = ?FAULT_PAUSE, "the front of a manager failed by a fault");
+                (fault(why), FAULT_PAUSE)
+            }
+        };
         self.shared.board.withdraw(&self.id(), self.epoch);
-        self.row.store(Arc::new(self.closed_row("a newer owner has opened it")));
-        let mut tell = self.env.sleep(TELL_EVERY);
+        self.row.store(Arc::new(self.closed_row(&detail)));
+        let mut tell = self.env.sleep(tell_every);
         loop {
             tokio::select! {
                 biased;
                 () = self.mailbox.ready() => {}
                 () = &mut tell => {
-                    tell = self.env.sleep(TELL_EVERY);
+                    tell = self.env.sleep(tell_every);
                     self.outside.revoked(self.id(), self.epoch);
                 }
             }
             let messages = self.mailbox.take();
-            self.put_off(messages, LaterReason::StaleOwner, "a newer owner has opened the manager", None);
+            match &why {
+                Why::Revoked => {
+                    self.put_off(messages, LaterReason::StaleOwner, "a newer owner has opened the manager", None)
+                }
+                Why::Fault(_) => self.put_off(messages, LaterReason::Opening, &detail, Some(FAULT_PAUSE)),
+            }
         }
     }
 }

@@ -47,7 +47,9 @@ pub async fn serve(app: App, listener: TcpListener, stop: CancellationToken) {
         let (connection_app, handler, stop) = (app.clone(), handler.clone(), stop.clone());
         let task = connections.track_future(async move {
             connection_app.metrics.connections(1);
-            connection(&connection_app, handler, stream, peer, stop).await;
+            // A request that brings out a fault costs its connection; all the same it is told.
+            let served = connection(&connection_app, handler, stream, peer, stop);
+            let _ = connection_app.env.caught("http connection", served).await;
             connection_app.metrics.connections(-1);
             drop(permit);
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cellbus_bus::WallMs;
 use cellbus_bus::contract::{Error as BusError, Message as BusMessage, Position, QueueKind, SnapshotId};
-use cellbus_bus::env::BoxFuture;
+use cellbus_bus::env::{BoxFuture, panic_text};
 use cellbus_bus::ids::{Epoch, OpNumber, Seq, VmId};
 use cellbus_bus::job::Digest;
 use cellbus_directory::record::IntentKey;
@@ -415,8 +415,10 @@ impl Runner {
         place: Option<(QueueKind, Position, bytes::Bytes)>,
         panic: &(dyn std::any::Any + Send),
     ) -> Next {
-        let reason = super::panic_reason(panic);
+        let why = panic_text(panic);
+        let reason = super::panic_reason(why);
         tracing::error!(shard = %self.shard, reason, "fault in the state machine");
+        self.process.env.panicked("shard", why);
         // Without a message to blame it may not come again; if it does, the pauses between the tries grow.
         if let Some((queue, at, _)) = place {
             self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() });

@@ -39,6 +39,10 @@ pub struct FakeManager {
     pub takes_ms: AtomicU64,
     /// Its account may only read.
     pub forbids: AtomicBool,
+    /// Its driver has a fault, which the next operation brings out once it is done.
+    pub panics_after_operation: AtomicBool,
+    /// The same, which the next change brings out.
+    pub panics_at_change: AtomicBool,
     changed: tokio::sync::Notify,
     pub limits: Limits,
 }
@@ -77,6 +81,8 @@ impl FakeManager {
             gone: AtomicBool::new(false),
             takes_ms: AtomicU64::new(0),
             forbids: AtomicBool::new(false),
+            panics_after_operation: AtomicBool::new(false),
+            panics_at_change: AtomicBool::new(false),
             changed: tokio::sync::Notify::new(),
             limits: Limits {
                 operations_max: 64,
@@ -122,6 +128,11 @@ impl FakeManager {
         state.changes.push(Change::Vm(*vm));
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// Under which epoch it was opened last.
+    pub fn epoch(&self) -> Epoch {
+        self.state.lock().unwrap().epoch
     }
 
     /// Its process is away, or there again.
@@ -275,7 +286,9 @@ impl Driver for Session {
         if takes > 0 {
             self.manager.env.sleep(Duration::from_millis(takes)).await;
         }
-        self.manager.do_it(epoch, op)
+        let done = self.manager.do_it(epoch, op);
+        assert!(!self.manager.panics_after_operation.swap(false, Ordering::Relaxed), "an answer that nobody foresaw");
+        done
     }
     async fn inspect(&self, vm: VmId) -> Result<Option<HeldVm>, Error> {
         Ok(self.manager.state.lock().unwrap().vms.get(&vm).cloned())
@@ -285,6 +298,7 @@ impl Driver for Session {
             self.manager.reached()?;
             let changes = std::mem::take(&mut self.manager.state.lock().unwrap().changes);
             if !changes.is_empty() {
+                assert!(!self.manager.panics_at_change.swap(false, Ordering::Relaxed), "a change that nobody foresaw");
                 return Ok(changes);
             }
             self.manager.changed.notified().await;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cellbus_bus::codec;
-use cellbus_bus::env::Env;
+use cellbus_bus::env::{Env, panic_text};
 use cellbus_bus::ids::ShardId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::storage::{Storage, Table};
 use super::{Cluster, Error, FORMAT, Loaded, Saved};
 use crate::replica::{Head, JobChunk, Loader, Replica, VmChunk};
-use crate::spoken::{chain, message_of};
+use crate::spoken::chain;
 use crate::vm::Place;
 
 /// Places of one value.
@@ -57,7 +57,7 @@ pub(super) struct Opened {
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     match std::panic::catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
-        Err(panic) => Err(Error::Panicked { what: message_of(&*panic) }),
+        Err(panic) => Err(Error::Panicked { what: panic_text(&*panic).to_owned() }),
     }
 }
 

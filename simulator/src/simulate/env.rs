@@ -94,6 +94,10 @@ impl Spawner for NodeSpawner {
     fn blocking(&self, _name: &'static str, work: Box<dyn FnOnce() + Send + 'static>) -> BoxFuture<()> {
         Box::pin(async move { work() })
     }
+    /// Caught or not, it is a fault.
+    fn panicked(&self, name: &'static str, why: &str) {
+        self.executor.panicked(name, why);
+    }
 }
 
 struct Stream {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use cellbus_bus::env::BoxFuture;
+use cellbus_bus::env::{BoxFuture, panic_text};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -108,6 +108,10 @@ impl Wake for TaskWaker {
 impl Core {
     fn slot(&mut self, task: TaskId) -> Option<&mut Slot> {
         self.slots.get_mut(task.place as usize)?.as_mut().filter(|slot| slot.number == task.number)
+    }
+
+    fn panicked(&mut self, name: &'static str, why: &str) {
+        self.panics.push(format!("task {name:?} panicked: {why}"));
     }
 
     fn make_ready(&mut self, task: TaskId) {
@@ -395,10 +399,8 @@ impl Executor {
             let finished = {
                 let mut core = self.core();
                 if let Err(panic) = &polled {
-                    let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                    let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
                     let name = core.slot(task).map_or("?", |slot| slot.name);
-                    core.panics.push(format!("task {name:?} panicked: {said}"));
+                    core.panicked(name, panic_text(&**panic));
                 }
                 match core.slot(task) {
                     Some(slot) if matches!(polled, Ok(Poll::Pending)) && !slot.aborted => {
@@ -425,6 +427,10 @@ impl Executor {
     /// Polls so far.
     pub(super) fn polls(&self) -> u64 {
         self.core().polls
+    }
+    /// A part of a task of this name panicked, and was caught by it.
+    pub(super) fn panicked(&self, name: &'static str, why: &str) {
+        self.core().panicked(name, why);
     }
     /// Tasks that panicked since this was last asked.
     pub(super) fn take_panics(&self) -> Vec<String> {
