@@ -10,7 +10,8 @@ use cellbus_bus::ids::ShardId;
 use cellbus_directory::ManagerMode;
 use cellbus_workflows::{Later, LaterReason};
 
-use super::{Front, Message, Work, fault, unknown_row, unknown_summary};
+use super::operation::fault;
+use super::{Front, Message, Work, unknown_row, unknown_summary};
 use crate::driver::{Error, Inventory, RunningTask};
 use crate::gateway::ManagerRow;
 use crate::peers::{Answered, Peer};
