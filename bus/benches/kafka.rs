@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cellbus_bus::Bus;
+use cellbus_bus::allocator::{self, Allocator};
 use cellbus_bus::env::real;
 use cellbus_bus::ids::ShardCount;
 use cellbus_bus::kafka::testing::{KafkaServer, left_out};
@@ -25,7 +26,7 @@ mod rounds;
 
 /// As in the `cellbus` binary.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Appends of one shard, one after the other.
 const APPENDS: u64 = 2_000;
@@ -175,6 +176,7 @@ async fn filled(server: &KafkaServer, shards: ShardCount) -> (Arc<dyn Bus>, impl
 }
 
 fn main() {
+    allocator::keep_freed_pages();
     if left_out() {
         return;
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use cellbus_bus::Bus;
+use cellbus_bus::allocator::{self, Allocator};
 use cellbus_bus::env::real;
 use cellbus_bus::ids::ShardCount;
 use cellbus_bus::nats::testing::{NatsServer, left_out};
@@ -24,7 +25,7 @@ mod rounds;
 
 /// As in the `cellbus` binary.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn show(name: &str, rate: f64, bare: f64) {
     println!("{name:<58} {rate:>9.0} /s   {:>5.2} of bare publish, pull, ack", rate / bare);
@@ -113,6 +114,7 @@ async fn filled(server: &NatsServer) -> (Arc<dyn Bus>, impl Fn() -> BoxFuture<'s
 }
 
 fn main() {
+    allocator::keep_freed_pages();
     if left_out() {
         return;
     }

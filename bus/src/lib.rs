@@ -13,6 +13,7 @@
 //! Start with [`ids`] (who is who), [`job`] (what can be asked for), [`contract`] (what a bus
 //! promises) and [`env`](mod@env) (the only door to time, randomness, tasks and files).
 
+pub mod allocator;
 pub mod backup;
 pub mod cloudevent;
 pub mod cluster;

@@ -23,17 +23,17 @@ mod table;
 
 use std::process::ExitCode;
 
+use cellbus_bus::allocator::{self, Allocator};
 use cellbus_bus::format::Build;
 use clap::Parser as _;
 
-/// Measured with `cargo bench -p cellbus-simulator --bench provision`: see the decision in
-/// `ops/docs/decisions/0002-dependencies.md`.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Runs the command line of this process, as a program of this build.
 #[must_use]
 pub fn main(build: Build) -> ExitCode {
+    allocator::keep_freed_pages();
     let cli = match commands::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

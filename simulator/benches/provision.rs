@@ -1,5 +1,6 @@
-//! Durable provisions from submission to outcome event, everything in one process: managers that
-//! answer at once (and durably), 4 cells, 256 shards.
+//! Durable provisions from submission to outcome event, everything in one process: 4 cells, 256 shards, and
+//! managers that answer at once. These keep their VMs in memory, so that what is measured is Cellbus, all
+//! of which is durable; one line has managers that make each VM durable before they answer.
 //!
 //! ```text
 //! cargo bench -p cellbus-simulator --bench provision [-- MODE [VMS]]
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cellbus_bus::Bus as _;
+use cellbus_bus::allocator::{self, Allocator};
 use cellbus_bus::ids::JobId;
 use cellbus_bus::job::{Digest, Job, Notify, Policy, Power, Provision, Request, Size};
 use cellbus_cell::config::{Config, Sources};
@@ -28,7 +30,7 @@ use cellbus_simulator::managers::Latency;
 
 /// As in the `cellbus` binary.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 const BATCH: usize = 500;
 /// VMs in flight where the number is not what is looked at: enough to keep two cores busy.
@@ -112,12 +114,16 @@ struct Bench {
 
 impl Bench {
     async fn open(hosts: u64, managers: u64, dir: &Path) -> Self {
+        Self::open_with(hosts, managers, dir, false).await
+    }
+
+    async fn open_with(hosts: u64, managers: u64, dir: &Path, managers_durable: bool) -> Self {
         let env = cellbus_bus::env::real(tokio::runtime::Handle::current());
         let mut inventory = Inventory::generate(hosts, managers).expect("an inventory");
         // Room for as many small VMs as any of these runs makes.
         inventory.managers.iter_mut().flat_map(|m| &mut m.hosts).for_each(|host| host.vcpus = 512);
         let config = Config::load(Sources::default()).expect("the defaults");
-        let parts = Parts { config: config.in_directory(dir), inventory, latency: Latency::None };
+        let parts = Parts { config: config.in_directory(dir), inventory, latency: Latency::None, managers_durable };
         let cluster = Cluster::open(parts, env).await.expect("it starts");
         cluster.ready(Duration::from_secs(60)).await.expect("ready");
         let events = cluster.bus().read_events(None).await.expect("events");
@@ -173,6 +179,10 @@ async fn load(vms: usize, dir: &Path) {
         bench.run(vms, in_flight, 1).await.line(&format!("{in_flight} jobs in flight"));
         bench.close().await;
     }
+    let mut bench = Bench::open_with(50_000, 500, &dir.join("durable"), true).await;
+    bench.run(20_000, IN_FLIGHT, 1).await;
+    bench.run(vms, IN_FLIGHT, 1).await.line("durable managers");
+    bench.close().await;
     for each in [1, 10, 100, 1_000, 10_000] {
         let dir = dir.join(format!("each-{each}"));
         let mut bench = Bench::open(50_000, 500, &dir).await;
@@ -206,6 +216,7 @@ async fn vms(vms: usize, dir: &Path) {
 }
 
 fn main() {
+    allocator::keep_freed_pages();
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let count = words.iter().find_map(|word| word.parse().ok());
     let dir = tempfile::tempdir().expect("a directory");

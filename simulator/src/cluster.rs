@@ -44,6 +44,9 @@ pub struct Parts {
     pub inventory: Inventory,
     /// How long these take.
     pub latency: Latency,
+    /// Whether these keep their VMs in `data_dir`, or in memory only, as a benchmark wants it that measures Cellbus
+    /// and not them.
+    pub managers_durable: bool,
 }
 
 /// Why there is no cluster.
@@ -99,12 +102,12 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::open`].
     pub async fn open_with(parts: Parts, security: &Security, factories: &Factories, env: Env) -> Result<Self, Error> {
-        let Parts { config, inventory, latency } = parts;
+        let Parts { config, inventory, latency, managers_durable } = parts;
         let bus = Embedded::open(bus_config(&config), env.clone())?;
         let record = node::cluster_record(bus.as_ref(), &env, config.shards, Formats::KNOWN).await?;
         let fleet = Fleet::open(
             managers::Config {
-                dir: Some(config.data_dir.join("managers")),
+                dir: managers_durable.then(|| config.data_dir.join("managers")),
                 latency,
                 overcommit_of: overcommits(&config),
                 ..managers::Config::new(inventory)

@@ -35,7 +35,7 @@ fn config(data: &Path, shards: u16) -> Config {
 
 async fn open(data: &Path, shards: u16, env: &Env) -> Cluster {
     let inventory = Inventory::generate(60, 4).unwrap();
-    let parts = Parts { config: config(data, shards), inventory, latency: Latency::Fast };
+    let parts = Parts { config: config(data, shards), inventory, latency: Latency::Fast, managers_durable: true };
     let cluster = Cluster::open(parts, env.clone()).await.unwrap();
     cluster.ready(PATIENCE).await.unwrap();
     cluster

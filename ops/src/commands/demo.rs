@@ -88,7 +88,7 @@ impl Command {
             Size { hosts: Some(self.hosts), managers: Some(self.managers), inventory: None, latency: self.latency };
         let config = self.config(folder.path())?;
         let inventory = size.inventory(&config)?;
-        let parts = Parts { config, inventory, latency: self.latency };
+        let parts = Parts { config, inventory, latency: self.latency, managers_durable: true };
         let cluster = Cluster::open(parts, env.clone()).await.map_err(anyhow::Error::from)?;
         cluster.ready(READY).await.context("the cluster did not become ready")?;
         progress.end(env, &format!("{} cells, {} managers, {} hosts", self.cells, self.managers, self.hosts));

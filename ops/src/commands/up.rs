@@ -64,7 +64,7 @@ impl Command {
         let http = http::Settings { security: security.clone(), ..http::Settings::of(&config) };
 
         let (data, backups) = (config.data_dir.clone(), config.backup.clone());
-        let parts = Parts { config, inventory, latency: size.latency };
+        let parts = Parts { config, inventory, latency: size.latency, managers_durable: true };
         let cluster = Cluster::open_with(parts, &security, &drivers::factories(), env.clone()).await;
         let cluster = cluster.map_err(anyhow::Error::from)?;
         size.remember(&data, env)?;

@@ -110,6 +110,7 @@ pub async fn run(
         config: config.in_directory(data),
         inventory: Inventory::generate(step.hosts, step.hosts.div_ceil(100))?,
         latency: Latency::None,
+        managers_durable: true,
     };
     let mut cluster = Cluster::open(parts, env.clone()).await?;
     cluster.ready(Duration::from_secs(60)).await.map_err(|error| wrong(error.to_string()))?;

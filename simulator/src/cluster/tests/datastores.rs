@@ -42,7 +42,7 @@ async fn jobs_at_once_fill_a_datastore_that_hosts_share_and_no_more() {
     inventory.managers[0].hosts.iter_mut().for_each(|host| host.disk_gib = 10);
     inventory.managers[0].share(6);
     let manager = inventory.managers[0].id();
-    let parts = Parts { config, inventory, latency: managers::Latency::Fast };
+    let parts = Parts { config, inventory, latency: managers::Latency::Fast, managers_durable: true };
     let mut cluster = Cluster::open(parts, env.clone()).await.unwrap();
     cluster.add_cell();
     cluster.ready(WAIT).await.unwrap();

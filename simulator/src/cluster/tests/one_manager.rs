@@ -51,7 +51,7 @@ pub(super) async fn started(folder: &std::path::Path, env: &Env) -> (Cluster, Ma
     let config = Config::load(Sources { overrides, ..Sources::default() }).unwrap();
     let inventory = Inventory::generate(6, 1).unwrap();
     let manager = inventory.managers[0].id();
-    let parts = Parts { config, inventory, latency: managers::Latency::None };
+    let parts = Parts { config, inventory, latency: managers::Latency::None, managers_durable: true };
     let mut cluster = Cluster::open(parts, env.clone()).await.unwrap();
     cluster.add_cell();
     cluster.ready(WAIT).await.unwrap();
