@@ -1,8 +1,8 @@
 //! The memory allocator of every Cellbus process, and the one setting of it that is not its default.
 //!
 //! A provision makes some hundred small allocations, most of which another thread frees: with the
-//! system's allocator they were a fifth of its time. mimalloc gives pages that are empty back to the
-//! system after 10 ms, while here each burst of a shard's work wants the same pages again a moment
+//! system's allocator they were a fifth of its time. By itself mimalloc 2 gives
+//! pages that are empty back to the system after 10 ms, while here each burst of a shard's work wants the same pages again a moment
 //! later. What that costs, and how the two versions of mimalloc and its like compare, is in
 //! `ops/docs/decisions/0019-allocator.md`.
 
