@@ -23,6 +23,7 @@ use crate::process::Process;
 use crate::runner::{self, Elsewhere, Ended, Home, LetGo, Runner};
 use crate::spans::Spans;
 
+mod handing;
 mod ingress;
 mod membership;
 mod serve;

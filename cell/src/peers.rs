@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cellbus_bus::ids::{CellId, Epoch, HostId, JobId, ManagerId, OpNumber, Seq, ShardId, VmId};
-use cellbus_bus::job::Digest;
+use cellbus_bus::job::{Digest, Job};
 use cellbus_directory::capacity::Histories;
 use cellbus_directory::record::{DeadLetter, Operator};
 use cellbus_directory::{JobState, Vm};
@@ -238,6 +238,14 @@ pub enum Request {
     Directory(Box<directory::Ask>),
     /// Which traces jobs belong to whose home is there.
     Traces(Vec<JobId>),
+    /// Jobs whose homes the cell owns, past their queues. Answered as [`Request::Decided`]: what is known
+    /// is in the log of its home, if only as queued; of all else whoever asks takes care himself.
+    HandIn {
+        /// Which.
+        jobs: Vec<Handed>,
+        /// How long at the most.
+        limit: Duration,
+    },
 }
 
 impl Request {
@@ -245,7 +253,7 @@ impl Request {
     #[must_use]
     pub fn waits(&self) -> Duration {
         match self {
-            Self::Jobs { limit, .. } | Self::Decided { limit, .. } => *limit,
+            Self::Jobs { limit, .. } | Self::Decided { limit, .. } | Self::HandIn { limit, .. } => *limit,
             Self::Live { .. } | Self::Inventory(_) | Self::Foreign(_) | Self::MayBeFenced { .. } => {
                 Duration::from_secs(60)
             }
@@ -276,7 +284,7 @@ impl Request {
 pub enum Response {
     /// To [`Request::Jobs`], in order.
     Jobs(Vec<JobAnswer>),
-    /// To [`Request::Decided`], in order.
+    /// To [`Request::Decided`] and [`Request::HandIn`], in order.
     Decided(Vec<Decision>),
     /// To [`Request::Vms`], in order.
     Vms(Vec<VmAnswer>),
@@ -350,6 +358,15 @@ pub enum JobAnswer {
     Unread,
     /// The cell does not own its home.
     NotMine,
+}
+
+/// A job that is handed to its home past the queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handed {
+    /// The job.
+    pub job: Arc<Job>,
+    /// About how large it is.
+    pub bytes: u32,
 }
 
 /// What its home has made of a job.

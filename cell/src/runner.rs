@@ -4,7 +4,7 @@
 //!   open: snapshot + log ─▶ (the owner before lets go) ─▶ append Opened{epoch} ─▶ serve
 //!
 //!   serve:  control ─┐                                        ┌─▶ calls to fronts
-//!           jobs   ──┼─▶ Shard::handle … ─▶ one append ─▶ durable ─┼─▶ queues, events
+//!    jobs, handed in ┼─▶ Shard::handle … ─▶ one append ─▶ durable ─┼─▶ queues, events
 //!           answers ─┤      (many inputs)                     └─▶ those who wait
 //!           timers ──┘
 //! ```
@@ -41,12 +41,13 @@ use tokio::sync::oneshot;
 
 use crate::effects::Effects;
 use crate::gateway::{ShardRow, ShardState};
+use crate::gather::Gather;
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
-use crate::peers::{Answered, Peer};
+use crate::peers::{Answered, Decision, Handed, Peer};
 use crate::process::Process;
 
-pub(crate) use ask::Ask;
+pub(crate) use ask::{Ask, Once};
 use lost::Acknowledged;
 pub(crate) use open::{Elsewhere, LetGo};
 pub(crate) use permits::Permits;
@@ -94,6 +95,8 @@ pub(crate) enum Message {
     Effects(Vec<(IntentKey, EffectAnswer)>),
     /// Somebody asks.
     Ask(Ask),
+    /// Jobs past the queue, with their places among the answers.
+    HandIn { jobs: Vec<(usize, Handed)>, answers: Arc<Gather<Decision>> },
     /// So many more calls may be under way.
     Permits(i64),
     /// Finish what is in flight and let the shard go; the sender is told when it is.
@@ -340,6 +343,7 @@ impl Runner {
             // Who carries them out does so again when the shard is open.
             Message::Answers(_) | Message::StillRunning(_) | Message::Effects(_) | Message::Revoked(_) => {}
             Message::Ask(ask) => ask.not_open(),
+            Message::HandIn { jobs, answers } => not_taken(&jobs, &answers),
             Message::Permits(given) => {
                 if let Some(permits) = &self.permits {
                     permits.give_back(given);
@@ -353,6 +357,11 @@ impl Runner {
         let before = self.row.load();
         self.row.store(Arc::new(ShardRow { state, ..before.as_ref().clone() }));
     }
+}
+
+/// Jobs that were handed in are not taken: they go by the queue.
+pub(crate) fn not_taken(jobs: &[(usize, Handed)], answers: &Gather<Decision>) {
+    jobs.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine));
 }
 
 fn panic_reason(why: &str) -> String {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use cellbus_bus::Bus as _;
 use cellbus_bus::cloudevent::Tenants;
-use cellbus_bus::contract::Error as BusError;
-use cellbus_bus::ids::{Epoch, Seq};
+use cellbus_bus::contract::{Error as BusError, Queue, QueueKind};
+use cellbus_bus::ids::{Epoch, Seq, ShardCount};
 use cellbus_cell::gateway::Submitted;
 use cellbus_directory::{Entry, JobFilter, JobState, Outcome, Record, VmState};
 use support::{Cluster, job, provision};
@@ -486,6 +486,65 @@ async fn a_job_shows_how_far_it_is_wherever_its_vms_live() {
 }
 
 /// A job of a tenant that was not known is put aside, and taken once it is.
+/// Messages that were ever put on the `jobs` queues.
+async fn queued(cluster: &Cluster, shards: u16) -> u64 {
+    let count = ShardCount::new(shards).unwrap();
+    let mut sum = 0;
+    for shard in count.shards() {
+        sum += cluster.bus.depth(Queue { shard, kind: QueueKind::Jobs }, Seq::ZERO).await.unwrap().messages;
+    }
+    sum
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_from_the_ingress_go_past_the_queue_if_their_home_takes_them() {
+    const JOBS: u64 = 100;
+    let mut cluster = Cluster::start(2, 8, &[("vc-1", 20, 64)]).await;
+    let event = |n: u64| {
+        let event = serde_json::json!({
+            "specversion": "1.0", "id": format!("j{n}"), "source": "/test", "type": "io.cellbus.job.provision.v1",
+            "data": {"name": format!("web-{n}"), "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "image": "x"},
+        });
+        event.to_string()
+    };
+    for n in 0..JOBS {
+        cluster.bus.ingress_publish("acme", Vec::new(), event(n).into()).await.unwrap();
+    }
+    for n in 0..JOBS {
+        let id = cellbus_bus::ids::JobId::derive("acme", "/test", &format!("j{n}"));
+        let known = || async { cluster.gateway.job(id).await.map(drop).map_err(|e| e.to_string()) };
+        cluster.until("the job is known", known).await;
+        assert_eq!(cluster.gateway.wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    }
+    assert_eq!((cluster.vms().len(), cluster.made_twice()), (100, 0));
+    // On a machine that stands still for a second some go the other way.
+    let past = JOBS - queued(&cluster, 8).await;
+    assert!(past > JOBS / 2, "{past} of {JOBS}");
+
+    // Homes that take no jobs find them on their queues when they do.
+    cluster.cells.drain(..).for_each(|cell| cell.kill());
+    cluster.accepted_max = Some(0);
+    cluster.add_cell();
+    for n in JOBS..2 * JOBS {
+        cluster.bus.ingress_publish("acme", Vec::new(), event(n).into()).await.unwrap();
+    }
+    let all = || async {
+        let queued = queued(&cluster, 8).await;
+        if queued + past == 2 * JOBS { Ok(()) } else { Err(format!("{queued} are queued")) }
+    };
+    cluster.until("all are on queues", all).await;
+    cluster.cells.drain(..).for_each(|cell| cell.kill());
+    cluster.accepted_max = None;
+    cluster.add_cell();
+    for n in JOBS..2 * JOBS {
+        let id = cellbus_bus::ids::JobId::derive("acme", "/test", &format!("j{n}"));
+        let known = || async { cluster.gateway.job(id).await.map(drop).map_err(|e| e.to_string()) };
+        cluster.until("the job is known", known).await;
+        assert_eq!(cluster.gateway.wait_job(id, WAIT).await.unwrap().row.state, JobState::Succeeded);
+    }
+    assert_eq!((cluster.vms().len(), cluster.made_twice()), (200, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_is_tried_again() {
     let mut cluster = Cluster::start(1, 8, &[("vc-1", 4, 16)]).await;

@@ -7,7 +7,7 @@ use cellbus_simulator::simulate::{Config, FaultKind, Faults, Sabotage, run};
 fn seeds(bug: Sabotage) -> u64 {
     match bug {
         Sabotage::SkipTheFence => 10,
-        Sabotage::AckBeforePublish => 20,
+        Sabotage::AckBeforePublish | Sabotage::AnswerBeforeAppend => 20,
         Sabotage::ReadPositionOffByOne => 10,
         Sabotage::DropACompensation => 40,
         Sabotage::DoublePlacement => 60,
@@ -15,7 +15,7 @@ fn seeds(bug: Sabotage) -> u64 {
         Sabotage::StaleDirectory => 3,
         Sabotage::ForgetOutcomes => 10,
         Sabotage::ForgetDedupe => 10,
-        Sabotage::UncheckedCheckpoint => 40,
+        Sabotage::UncheckedCheckpoint => 60,
         Sabotage::BlindDirectory => 20,
         Sabotage::ActOnTheUnkept => 40,
         Sabotage::GoOnUnknowing => 20,
@@ -27,6 +27,7 @@ fn faults(bug: Sabotage) -> Faults {
     match bug {
         Sabotage::SkipTheFence
         | Sabotage::AckBeforePublish
+        | Sabotage::AnswerBeforeAppend
         | Sabotage::ReadPositionOffByOne
         | Sabotage::DropACompensation
         | Sabotage::DoublePlacement
@@ -73,6 +74,7 @@ macro_rules! bugs {
 bugs! {
     a_skipped_fence => SkipTheFence,
     an_ack_before_the_publish => AckBeforePublish,
+    an_answer_before_the_append => AnswerBeforeAppend,
     a_read_position_off_by_one => ReadPositionOffByOne,
     a_dropped_compensation => DropACompensation,
     a_double_placement => DoublePlacement,

@@ -1,9 +1,12 @@
 //! What goes into the state machine and what comes out.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cellbus_bus::contract::{Event, Position, Queue};
 use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{JobId, TenantId, VmId, VmName};
+use cellbus_bus::job::Job;
 use cellbus_directory::Pauses;
 use cellbus_directory::record::{Entry, IntentKey};
 
@@ -42,6 +45,14 @@ pub enum Input {
         at: Position,
         /// Its body.
         body: Bytes,
+    },
+    /// A job that was handed in past the queue. Whoever did keeps it until it is in the log; then
+    /// it is as if it had been read from the queue, which may have it too.
+    Handed {
+        /// The job.
+        job: Arc<Job>,
+        /// About how large it is.
+        bytes: usize,
     },
     /// An effect was carried out, or could not be.
     Answered {

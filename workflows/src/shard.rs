@@ -263,6 +263,7 @@ impl Shard {
                 self.soft.pending_bytes += body.len();
                 self.control_item(ctx, body);
             }
+            Input::Handed { job, bytes } => self.handed(ctx, job, bytes),
             Input::Answered { intent, answer } => self.answered(ctx, intent, answer),
             Input::Tick => self.tick(ctx),
         }

@@ -1,5 +1,6 @@
 //! What a cell answers to others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::Inner;
 use crate::front;
 use crate::gateway::{DEPTHS_AT_ONCE, ManagerRow, ShardRow, ShardState};
 use crate::gather::Gather;
-use crate::peers::{Decision, JobAnswer, Load, Request, Response, Summary, VmAnswer};
+use crate::peers::{Decision, Handed, JobAnswer, Load, Request, Response, Summary, VmAnswer};
 use crate::runner::{self, Ask};
 use crate::spans::Context as TraceContext;
 
@@ -44,13 +45,14 @@ impl Inner {
             }
             Request::Decided { ids, limit } => {
                 let answers = Arc::new(Gather::new(ids.len()));
-                let make = |items| Ask::Decided { items, answers: Arc::clone(&answers) };
+                let make = |items| Ask::Decided { items, once: runner::Once::Decided, answers: Arc::clone(&answers) };
                 self.ask_by_shard(ids.iter().map(|id| id.shard(self.process.count)).zip(ids.iter().copied()), make);
                 self.process.env.timeout(limit, answers.full()).await;
                 Response::Decided(
                     answers.take().into_iter().map(|answer| answer.unwrap_or(Decision::Unknown)).collect(),
                 )
             }
+            Request::HandIn { jobs, limit } => Response::Decided(self.handed_in(jobs, limit).await),
             Request::Vms(ids) => {
                 let answers = Arc::new(Gather::new(ids.len()));
                 let make = |items| Ask::Vms { items, answers: Arc::clone(&answers) };
@@ -141,6 +143,27 @@ impl Inner {
         }
     }
 
+    /// Hands jobs to their homes past their queues; gives what each has made of it once that is durable.
+    async fn handed_in(&self, jobs: Vec<Handed>, limit: Duration) -> Vec<Decision> {
+        let answers = Arc::new(Gather::new(jobs.len()));
+        let mut by_shard: BTreeMap<ShardId, Vec<_>> = BTreeMap::new();
+        for (index, handed) in jobs.into_iter().enumerate() {
+            by_shard.entry(handed.job.id.shard(self.process.count)).or_default().push((index, handed));
+        }
+        for (shard, jobs) in by_shard {
+            let message = runner::Message::HandIn { jobs, answers: Arc::clone(&answers) };
+            let refused = match self.runner(shard) {
+                Some(runner) => runner.put(message).err(),
+                None => Some(message),
+            };
+            if let Some(runner::Message::HandIn { jobs, answers }) = refused {
+                runner::not_taken(&jobs, &answers);
+            }
+        }
+        self.process.env.timeout(limit, answers.full()).await;
+        answers.take().into_iter().map(|answer| answer.unwrap_or(Decision::Unknown)).collect()
+    }
+
     /// Which traces jobs belong to: what is remembered here, and of the others what their homes have on
     /// record, as they have of all jobs that were accepted elsewhere before.
     async fn traces(&self, jobs: &[JobId]) -> Vec<Option<Option<TraceContext>>> {
@@ -159,7 +182,7 @@ impl Inner {
     }
 
     fn ask_by_shard<I>(&self, items: impl Iterator<Item = (ShardId, I)>, make: impl Fn(Vec<(usize, I)>) -> Ask) {
-        let mut by_shard: std::collections::BTreeMap<ShardId, Vec<(usize, I)>> = std::collections::BTreeMap::new();
+        let mut by_shard: BTreeMap<ShardId, Vec<(usize, I)>> = BTreeMap::new();
         for (index, (shard, item)) in items.enumerate() {
             by_shard.entry(shard).or_default().push((index, item));
         }
@@ -260,7 +283,7 @@ impl Inner {
     }
 
     async fn shard_rows(&self) -> Vec<ShardRow> {
-        let stats: std::collections::BTreeMap<_, _> = self.ask_all(Ask::Stats).await.into_iter().collect();
+        let stats: BTreeMap<_, _> = self.ask_all(Ask::Stats).await.into_iter().collect();
         let run = self.runners.iter().filter_map(arc_swap::ArcSwapOption::load_full).map(|runner| async move {
             let row = runner.row().as_ref().clone();
             let queue = |kind| Queue { shard: row.shard, kind };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cellbus_bus::contract::{Queue, QueueKind};
 use cellbus_bus::ids::{JobId, ShardId, TenantId};
-use cellbus_bus::job::{Job, JobKind};
+use cellbus_bus::job::{Digest, Job, JobKind};
 use cellbus_directory::record::{CancelledBy, Operator, ParkedDecision};
 use cellbus_directory::{JobState, Vm, VmSummary};
 use cellbus_workflows::{ControlItem, JobItem, JobStatus};
@@ -61,24 +61,24 @@ impl Gateway {
         Ok(decided)
     }
 
-    /// What the home of a job that is on its queue makes of it, as [`Gateway::submit`] says it.
-    pub(crate) async fn decision(&self, job: &Arc<Job>) -> Submitted {
-        let queued = Submitted::Accepted { job: job.id, state: JobState::Queued };
-        self.decisions(std::slice::from_ref(job)).await.pop().unwrap_or(queued)
+    /// What the home of a job that was handed to it, or is on its queue, makes of it, as [`Gateway::submit`]
+    /// says it. `so_far`: what it has said already.
+    pub(crate) async fn decision(&self, job: &Arc<Job>, so_far: &Decision) -> Submitted {
+        match *so_far {
+            Decision::Known { state, digest } if state != JobState::Queued => submitted(job, Some((state, digest))),
+            Decision::Known { .. } | Decision::Unknown | Decision::NotMine => {
+                submitted(job, self.decided(std::slice::from_ref(job)).await.pop().flatten())
+            }
+        }
     }
 
     async fn decisions(&self, jobs: &[Arc<Job>]) -> Vec<Submitted> {
         let decided = self.decided(jobs).await;
-        let answers = jobs.iter().zip(decided).map(|(job, decided)| match decided {
-            Some((_, digest)) if digest != job.digest => Submitted::Conflict { job: job.id },
-            Some((state, _)) => Submitted::Accepted { job: job.id, state },
-            None => Submitted::Accepted { job: job.id, state: JobState::Queued },
-        });
-        answers.collect()
+        jobs.iter().zip(decided).map(|(job, decided)| submitted(job, decided)).collect()
     }
 
     /// What the homes have made of jobs; `None` for those that have not decided in time.
-    async fn decided(&self, jobs: &[Arc<Job>]) -> Vec<Option<(JobState, cellbus_bus::job::Digest)>> {
+    async fn decided(&self, jobs: &[Arc<Job>]) -> Vec<Option<(JobState, Digest)>> {
         let process = &self.inner.process;
         let mut decided = vec![None; jobs.len()];
         let mut open: Vec<usize> = (0..jobs.len()).collect();
@@ -279,7 +279,7 @@ impl Gateway {
         let vms = self.directory().vms(vms).await.ok()?.iter().flatten().map(summary).collect();
         Some(JobStatus {
             row,
-            digest: cellbus_bus::job::Digest::default(),
+            digest: Digest::default(),
             vms,
             vms_ended: 0,
             waits_for: "its home, which is away; shown as the directory knows it".to_owned(),
@@ -370,6 +370,15 @@ impl Gateway {
             .collect();
         process.bus.publish_all(items).await?;
         self.wait_job(id, CHANGE_LIMIT).await
+    }
+}
+
+/// What a producer is told of a job of which this has been decided.
+fn submitted(job: &Job, decided: Option<(JobState, Digest)>) -> Submitted {
+    match decided {
+        Some((_, digest)) if digest != job.digest => Submitted::Conflict { job: job.id },
+        Some((state, _)) => Submitted::Accepted { job: job.id, state },
+        None => Submitted::Accepted { job: job.id, state: JobState::Queued },
     }
 }
 

@@ -21,7 +21,7 @@ const WAITERS_MAX: usize = 200_000;
 /// A question. Those that go over many shards fill their slots of what is gathered.
 pub(crate) enum Ask {
     Jobs { items: Vec<(usize, JobId)>, until: Until, answers: Arc<Gather<JobAnswer>> },
-    Decided { items: Vec<(usize, JobId)>, answers: Arc<Gather<Decision>> },
+    Decided { items: Vec<(usize, JobId)>, once: Once, answers: Arc<Gather<Decision>> },
     Vms { items: Vec<(usize, VmId)>, answers: Arc<Gather<VmAnswer>> },
     Works { items: Vec<(usize, (VmId, JobId))>, answers: Arc<Gather<Option<WorkAnswer>>> },
     Parked(usize, Arc<Gather<Vec<(JobId, VmId)>>>),
@@ -34,6 +34,15 @@ pub(crate) enum Ask {
     Traces { items: Vec<(usize, JobId)>, answers: Arc<Gather<Option<Option<TraceContext>>>> },
 }
 
+/// Once what, it is told what became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Once {
+    /// It is known.
+    Known,
+    /// It is known, and not `queued`.
+    Decided,
+}
+
 impl Ask {
     /// The shard is not open here.
     pub(crate) fn not_open(self) {
@@ -41,7 +50,7 @@ impl Ask {
             Self::Jobs { items, answers, .. } => {
                 items.iter().for_each(|(index, _)| answers.fill(*index, JobAnswer::NotMine))
             }
-            Self::Decided { items, answers } => {
+            Self::Decided { items, answers, .. } => {
                 items.iter().for_each(|(index, _)| answers.fill(*index, Decision::NotMine))
             }
             Self::Vms { items, answers } => items.iter().for_each(|(index, _)| answers.fill(*index, VmAnswer::NotMine)),
@@ -66,7 +75,7 @@ struct Waiter {
 /// Weak: whoever has given up waiting leaves nothing behind for long.
 enum Wants {
     Status(Until, Weak<Gather<JobAnswer>>),
-    Decision(Weak<Gather<Decision>>),
+    Decision(Once, Weak<Gather<Decision>>),
 }
 
 /// Those who wait for jobs of one shard.
@@ -86,9 +95,9 @@ impl Waiters {
                     self.look(shard, job, waiter);
                 }
             }
-            Ask::Decided { items, answers } => {
+            Ask::Decided { items, once, answers } => {
                 for (index, job) in items {
-                    let waiter = Waiter { index, wants: Wants::Decision(Arc::downgrade(&answers)) };
+                    let waiter = Waiter { index, wants: Wants::Decision(once, Arc::downgrade(&answers)) };
                     self.look(shard, job, waiter);
                 }
             }
@@ -149,7 +158,7 @@ impl Waiters {
                     answers.fill(waiter.index, JobAnswer::NotMine);
                 }
             }
-            Wants::Decision(answers) => {
+            Wants::Decision(_, answers) => {
                 if let Some(answers) = answers.upgrade() {
                     answers.fill(waiter.index, Decision::NotMine);
                 }
@@ -162,7 +171,7 @@ impl Waiters {
         self.by_job.retain(|_, waiting| {
             waiting.retain(|waiter| match &waiter.wants {
                 Wants::Status(_, answers) => answers.strong_count() > 0,
-                Wants::Decision(answers) => answers.strong_count() > 0,
+                Wants::Decision(_, answers) => answers.strong_count() > 0,
             });
             !waiting.is_empty()
         });
@@ -191,10 +200,11 @@ impl Waiters {
                 }
                 settled
             }
-            Wants::Decision(answers) => {
+            Wants::Decision(once, answers) => {
                 let Some(answers) = answers.upgrade() else { return };
                 let known = shard.job_state(&job);
-                let settled = full || known.is_some_and(|(state, _)| state != cellbus_directory::JobState::Queued);
+                let told = |(state, _)| *once == Once::Known || state != cellbus_directory::JobState::Queued;
+                let settled = full || known.is_some_and(told);
                 if settled {
                     answers.fill(
                         waiter.index,

@@ -14,7 +14,7 @@ use cellbus_directory::record::IntentKey;
 use cellbus_directory::replica::Stamp;
 use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Kept, Later, LaterReason};
 
-use super::ask::{Ask, Waiters};
+use super::ask::{Ask, Once, Waiters};
 use super::calls::Calls;
 use super::company::Company;
 use super::lost::Acknowledged;
@@ -23,8 +23,9 @@ use super::permits::Held;
 use super::{Ended, Handle, Message, Next, Poison, Runner};
 use crate::effects::Whose;
 use crate::gateway::{ShardRow, ShardState};
+use crate::gather::Gather;
 use crate::metrics::work;
-use crate::peers::{Asked, Peer, Post};
+use crate::peers::{Asked, Decision, Handed, Peer, Post};
 
 /// How often a runner looks for calls that were lost and for waiters that have gone.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -276,6 +277,7 @@ impl Runner {
                     }
                 }
                 Message::Ask(ask) => serving.asks.push(ask),
+                Message::HandIn { jobs, answers } => self.handed_in(serving, jobs, answers),
                 Message::Permits(given) => {
                     if let Some(permits) = &mut serving.permits {
                         permits.given(given);
@@ -285,6 +287,19 @@ impl Runner {
                 Message::Revoked(epoch) => self.revoked = Some(epoch),
             }
         }
+    }
+
+    /// Takes jobs past the queue, under the same bounds. They are lost if the shard must be opened again;
+    /// whoever has handed them in hears that, as with any question, and puts them on the queue.
+    fn handed_in(&self, serving: &mut Serving, jobs: Vec<(usize, Handed)>, answers: Arc<Gather<Decision>>) {
+        if !(serving.open.shard.wants_jobs() && self.has_room()) {
+            super::not_taken(&jobs, &answers);
+            return;
+        }
+        let items = jobs.iter().map(|(index, handed)| (*index, handed.job.id)).collect();
+        serving.asks.push(Ask::Decided { items, once: Once::Known, answers });
+        let inputs = jobs.into_iter().map(|(_, Handed { job, bytes })| Input::Handed { job, bytes: bytes as usize });
+        serving.backlog.extend(inputs);
     }
 
     /// The first messages of a queue after it was opened must come after those that were read.
@@ -382,7 +397,7 @@ impl Runner {
                     serving.control_seen = true;
                     Some((QueueKind::Control, *at, body.clone()))
                 }
-                Input::Answered { .. } | Input::Tick => None,
+                Input::Handed { .. } | Input::Answered { .. } | Input::Tick => None,
             };
             if let Some(poison) = &self.poison
                 && let Some((kind, at, body)) = &place

@@ -335,6 +335,8 @@ pub struct Cluster {
     pub lease: Duration,
     /// Whose jobs the ingress of cells takes that are added from now on.
     pub tenants: Tenants,
+    /// Jobs that a shard of cells started from now on takes before it has started any; the default if not set.
+    pub accepted_max: Option<usize>,
     stop: CancellationToken,
     drivers: Arc<FakeDrivers>,
     incarnations: u32,
@@ -395,6 +397,7 @@ impl Cluster {
             process,
             lease,
             tenants: Tenants::Any,
+            accepted_max: None,
             stop,
             drivers,
             incarnations: 0,
@@ -447,6 +450,10 @@ impl Cluster {
         config.runner.snapshot_bytes_min = self.snapshot_bytes_min;
         config.gather = (gather, Duration::from_secs(2));
         config.ingress = Some(self.tenants.clone());
+        config.runner.limits = self.accepted_max.map(|accepted_max| {
+            let defaults = cellbus_workflows::Limits::for_shards(self.process.shard_count());
+            cellbus_workflows::Limits { accepted_max, ..defaults }
+        });
         let (cell, handle) = Cell::new(config, process, self.drivers.clone());
         self.env.spawn("cell", cell.run(self.stop.clone()));
         self.cells.push(handle.clone());

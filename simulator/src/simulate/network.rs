@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cellbus_bus::env::Env;
 use cellbus_bus::ids::OpNumber;
-use cellbus_cell::peers::{CallError, LocalPeers, Peer, Peers, Post, Request, Response};
-use cellbus_directory::{Refusal, RefusalReason};
+use cellbus_cell::peers::{CallError, Decision, Handed, LocalPeers, Peer, Peers, Post, Request, Response};
+use cellbus_directory::{JobState, Refusal, RefusalReason};
 use cellbus_workflows::{Answer, LaterReason};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -182,6 +182,18 @@ fn not_delivered(to: &Peer) -> CallError {
 impl Peers for NodePeers {
     async fn call(&self, to: &Peer, request: Request) -> Result<Response, CallError> {
         if self.own.has(&to.cell) {
+            if self.network.sabotage == Some(Sabotage::AnswerBeforeAppend)
+                && let Request::HandIn { jobs, .. } = &request
+            {
+                let known = |handed: &Handed| Decision::Known { state: JobState::Queued, digest: handed.job.digest };
+                let said = Response::Decided(jobs.iter().map(known).collect());
+                let (own, to) = (self.own.clone(), to.clone());
+                self.network.env.spawn("hands in late", async move {
+                    // Nobody waits for it.
+                    let _ = own.call(&to, request).await;
+                });
+                return Ok(said);
+            }
             return self.own.call(to, request).await;
         }
         self.network.counted("requests");

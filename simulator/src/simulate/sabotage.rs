@@ -7,8 +7,10 @@
 pub enum Sabotage {
     /// Appends do not say where they expect the log to end.
     SkipTheFence,
-    /// A message from ingress is acknowledged before its job is in the queue of its home.
+    /// A message from ingress is acknowledged before its job is durable at its home.
     AckBeforePublish,
+    /// A home says that it has a job that was handed to it before it is in its log.
+    AnswerBeforeAppend,
     /// A queue is read on from one message too far after it is opened again.
     ReadPositionOffByOne,
     /// What a create left behind is not removed.
@@ -39,6 +41,7 @@ impl Sabotage {
     pub const ALL: &[Self] = &[
         Self::SkipTheFence,
         Self::AckBeforePublish,
+        Self::AnswerBeforeAppend,
         Self::ReadPositionOffByOne,
         Self::DropACompensation,
         Self::DoublePlacement,

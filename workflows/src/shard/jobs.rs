@@ -28,6 +28,18 @@ impl Shard {
         }
     }
 
+    /// One that belongs elsewhere is left to whoever has handed it in, and who will not find it here.
+    pub(super) fn handed(&mut self, ctx: &Context<'_>, job: Arc<Job>, bytes: usize) {
+        if job.id.shard(self.count) != self.id {
+            return;
+        }
+        self.intake(ctx, job);
+        // Of one that is known nothing is recorded, and so nothing is to be appended.
+        if self.soft.pending_at.is_some() {
+            self.soft.pending_bytes += bytes;
+        }
+    }
+
     pub(super) fn control_item(&mut self, ctx: &Context<'_>, body: Bytes) {
         match ControlItem::decode(&body) {
             Ok(item) => self.control(ctx, item),

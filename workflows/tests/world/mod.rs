@@ -276,7 +276,22 @@ impl World {
 
     pub fn submit(&mut self, job: &Arc<Job>) {
         let shard = job.id.shard(self.count);
+        if self.chaos > 0 && self.chance_of(128) && self.hand_in(job) {
+            return;
+        }
         self.publish(Queue { shard, kind: QueueKind::Jobs }, JobItem::Job(Arc::clone(job)).encode());
+    }
+
+    /// Hands a job to its home past its queue; whether it is in the log there. The owner may die first,
+    /// or die with it in the log and nobody told.
+    fn hand_in(&mut self, job: &Arc<Job>) -> bool {
+        let index = usize::from(job.id.shard(self.count).index());
+        self.handle(index, Input::Handed { job: Arc::clone(job), bytes: 512 });
+        if self.chance() {
+            self.open(index);
+        }
+        self.append(index);
+        self.home(job.id).job(&job.id).is_some() && !self.chance()
     }
 
     pub fn work(&mut self, work: &cellbus_directory::Work) {
