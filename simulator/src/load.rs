@@ -30,6 +30,7 @@ mod compare;
 mod http;
 mod latencies;
 mod marks;
+mod order;
 mod outcome;
 mod page;
 mod recording;
@@ -46,7 +47,7 @@ pub mod workload;
 
 pub use arrivals::Arrivals;
 pub use books::Counts;
-pub use bus::BusTarget;
+pub use bus::{Answer, BusTarget};
 pub use compare::{Comparison, Row, Verdict, compare};
 pub use http::HttpTarget;
 pub use latencies::Latencies;

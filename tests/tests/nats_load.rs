@@ -40,6 +40,11 @@ async fn load_over_nats_is_acknowledged_by_the_broker_and_ends() -> Result<()> {
     ensure!(report["lost"] == 0 && report["duplicates"] == 0 && report["directory_mismatches"] == 0, "{report}");
     ensure!(report["latency_ms"]["p50"].as_f64().context("a latency")? > 0.0, "{report}");
 
+    // Without an inbox all is the same, and shorter.
+    let (done, report) =
+        load(&["--rate", "40", "--duration", "2s", "--tenant", "acme", "--no-answers"], "nats").await?;
+    ensure!(done.status.success() && report["jobs_succeeded"] == 80 && report["lost"] == 0, "{report}");
+
     // Refused in the inbox: durable on the broker, and then no job.
     let flags = ["--rate", "20", "--duration", "1s", "--tenant", "initech", "--no-audit"];
     let (done, report) = load(&flags, "nats").await?;

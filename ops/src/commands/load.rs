@@ -12,7 +12,9 @@ use cellbus_bus::ids::TenantId;
 use cellbus_cell::config::Transport;
 use cellbus_simulator::Trace;
 use cellbus_simulator::load::workload::{self, Mix, Speedup};
-use cellbus_simulator::load::{self, About, BusTarget, HttpTarget, Options, Recording, SoakLimits, Target, Tenants};
+use cellbus_simulator::load::{
+    self, About, Answer, BusTarget, HttpTarget, Options, Recording, SoakLimits, Target, Tenants,
+};
 use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::bus::{Opened, Wants};
@@ -27,8 +29,20 @@ pub(super) mod measured;
 mod shape;
 
 /// What only a run has.
-const OF_A_RUN: [&str; 11] =
-    ["speedup", "mix", "in_flight", "tenants", "seed", "over", "report", "json", "no_audit", "duration", "soak"];
+const OF_A_RUN: [&str; 12] = [
+    "speedup",
+    "mix",
+    "in_flight",
+    "tenants",
+    "seed",
+    "over",
+    "no_answers",
+    "report",
+    "json",
+    "no_audit",
+    "duration",
+    "soak",
+];
 
 /// The name by which a bus knows this process.
 const NAME: &str = "cellbus load";
@@ -71,6 +85,10 @@ pub(super) struct Command {
     /// configuration says; the rest is asked for at --server
     #[arg(long, value_enum, value_name = "WAY", default_value = "http")]
     over: Over,
+    /// Over nats, ask for no answer to each job: a message less for producer, broker and cell. What a cell finds to be
+    /// no job then ends among the lost
+    #[arg(long)]
+    no_answers: bool,
     #[command(flatten)]
     source: Source,
     /// Of all choices: the same gives the same jobs
@@ -127,6 +145,10 @@ impl Command {
         }
         if !self.compare.is_empty() {
             return compare::run(&self.compare, self.remote.format());
+        }
+        if self.no_answers && self.over != Over::Nats {
+            let reason = "--no-answers: only --over nats has answers to do without";
+            return Err(Error::Usage(reason.to_owned()));
         }
         let (workload, total) = self.workload()?;
         let defaults = match self.trace {
@@ -194,7 +216,8 @@ impl Command {
         let mut config = self.source.load_or_refuse()?;
         config.bus = over;
         let bus = Opened::open(&config, Wants::Cluster, NAME, env).await?;
-        let target = BusTarget::new(bus.shared(), Arc::new(http)).await.map_err(anyhow::Error::new)?;
+        let answer = if self.no_answers { Answer::None } else { Answer::Each };
+        let target = BusTarget::new(bus.shared(), Arc::new(http), answer).await.map_err(anyhow::Error::new)?;
         Ok((Arc::new(target), Some(bus)))
     }
 
@@ -227,6 +250,7 @@ impl Command {
             ("soak", self.soak.then(|| format!("yes; at most {} bytes a job", self.soak_growth))),
             ("audit at the end", Some(if options.audit { "yes" } else { "no" }.to_owned())),
             ("submitted over", Some(self.over.name().to_owned())),
+            ("answers", self.no_answers.then(|| "not asked for".to_owned())),
             ("server", Some(self.remote.server().to_owned())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::latencies::Latencies;
+use super::order::{Data, Order};
 use super::report::{Exact, Failures, Tally};
 use super::series::Series;
 use super::target::How;
@@ -309,16 +310,10 @@ impl Books {
             self.vms[vm].id = job.vm(0);
         }
         let (kind, subject, data) = event;
-        let mut json = json!({
-            "specversion": "1.0", "id": id, "source": self.source, "type": type_of(kind),
-            "tenant": self.tenants.name(tenant),
-            "datacontenttype": "application/json", "data": data,
-        });
-        if let Some(subject) = subject {
-            json["subject"] = json!(subject.to_string());
-        }
+        let order = Order { id: &id, source: &self.source, tenant: self.tenants.name(tenant), kind, subject, data };
+        let event = order.event();
         let job = Opened { id: job, due, kind: kind.as_str(), tenant: Some(tenant), effect };
-        Some(self.opened(job, json.to_string(), now))
+        Some(self.opened(job, event, now))
     }
 
     /// Whose job it is.
@@ -347,18 +342,17 @@ impl Books {
         effect.vm().filter(|vm| self.vms[*vm].pooled).map(|vm| self.vms[vm].tenant)
     }
 
-    fn create(&mut self, tenant: usize, key: Option<Arc<str>>, size: Size) -> (Effect, (JobKind, Option<VmId>, Value)) {
+    fn create(&mut self, tenant: usize, key: Option<Arc<str>>, size: Size) -> (Effect, (JobKind, Option<VmId>, Data)) {
         let number = self.named;
         self.named += 1;
-        let mut labels = json!({ LABEL: self.run });
+        let mut labels = BTreeMap::from([(LABEL, self.run.clone())]);
         if let Some(key) = &key {
-            labels["trace"] = json!(key.chars().take(255).collect::<String>());
+            labels.insert("trace", key.chars().take(255).collect());
         }
         // Unique to the run, so that a name that is there twice is a VM that was made twice.
-        let data = json!({
-            "name": format!("vm-{}-{number}", self.run), "vcpus": size.vcpus, "memory_mib": size.memory_mib,
-            "disk_gib": size.disk_gib, "image": if key.is_some() { "trace" } else { "debian-12" }, "labels": labels,
-        });
+        let name = format!("vm-{}-{number}", self.run);
+        let image = if key.is_some() { "trace" } else { "debian-12" };
+        let data = Data::Provision { name, size, image, labels };
         let made = Vm {
             id: VmId::from_uuid(uuid::Uuid::nil()),
             tenant,
@@ -384,38 +378,38 @@ impl Books {
         (Effect::Create(vm), (JobKind::Provision, None, data))
     }
 
-    fn delete(&mut self, vm: usize) -> (Effect, (JobKind, Option<VmId>, Value)) {
+    fn delete(&mut self, vm: usize) -> (Effect, (JobKind, Option<VmId>, Data)) {
         self.vms[vm].state = State::Deleting;
-        (Effect::Delete(vm), (JobKind::Delete, Some(self.vms[vm].id), json!({})))
+        (Effect::Delete(vm), (JobKind::Delete, Some(self.vms[vm].id), Data::Nothing {}))
     }
 
     /// What was drawn, or what is legal for this VM in its place.
-    fn operate(&mut self, vm: usize, drawn: JobKind) -> (Effect, (JobKind, Option<VmId>, Value)) {
+    fn operate(&mut self, vm: usize, drawn: JobKind) -> (Effect, (JobKind, Option<VmId>, Data)) {
         use PowerState::{Running, Stopped, Suspended};
         let number = self.counts.sent;
         let (id, power, disk_gib) = (self.vms[vm].id, self.vms[vm].power, self.vms[vm].size.disk_gib);
         let oldest = self.vms[vm].snapshots.first().copied();
         let full = self.vms[vm].snapshots.len() >= SNAPSHOTS_MAX;
         let with = |effect, kind, data| (effect, (kind, Some(id), data));
-        let snapshot = |number: u64| json!({ "snapshot": format!("s{number}") });
+        let snapshot = |number: u64| Data::Snapshot { snapshot: format!("s{number}") };
         match (drawn, power, oldest) {
             (JobKind::Delete, ..) => self.delete(vm),
-            (JobKind::Stop, ..) => with(Effect::Power(vm, Stopped), JobKind::Stop, json!({})),
-            (JobKind::Suspend, Running, _) => with(Effect::Power(vm, Suspended), JobKind::Suspend, json!({})),
-            (JobKind::Restart, Running, _) => with(Effect::Nothing(vm), JobKind::Restart, json!({})),
+            (JobKind::Stop, ..) => with(Effect::Power(vm, Stopped), JobKind::Stop, Data::Nothing {}),
+            (JobKind::Suspend, Running, _) => with(Effect::Power(vm, Suspended), JobKind::Suspend, Data::Nothing {}),
+            (JobKind::Restart, Running, _) => with(Effect::Nothing(vm), JobKind::Restart, Data::Nothing {}),
             // Neither its shape nor its manager changes while its memory lies on disk.
             (
                 JobKind::Resume | JobKind::Suspend | JobKind::Restart | JobKind::Resize | JobKind::Migrate,
                 Suspended,
                 _,
             )
-            | (JobKind::Resume, Running, _) => with(Effect::Power(vm, Running), JobKind::Resume, json!({})),
+            | (JobKind::Resume, Running, _) => with(Effect::Power(vm, Running), JobKind::Resume, Data::Nothing {}),
             (JobKind::Start, ..) | (JobKind::Resume | JobKind::Suspend | JobKind::Restart, Stopped, _) => {
-                with(Effect::Power(vm, Running), JobKind::Start, json!({}))
+                with(Effect::Power(vm, Running), JobKind::Start, Data::Nothing {})
             }
             (JobKind::Resize, ..) => {
                 let disk_gib = disk_gib + 1;
-                with(Effect::Grow(vm, disk_gib), JobKind::Resize, json!({ "disk_gib": disk_gib }))
+                with(Effect::Grow(vm, disk_gib), JobKind::Resize, Data::Resize { disk_gib })
             }
             (JobKind::Revert, _, Some((taken, then))) => {
                 with(Effect::Power(vm, then), JobKind::Revert, snapshot(taken))
@@ -428,7 +422,7 @@ impl Books {
             }
             (JobKind::Migrate, ..) if !self.managers.is_empty() => {
                 let to = &self.managers[self.rng.random_range(0..self.managers.len())];
-                with(Effect::Nothing(vm), JobKind::Migrate, json!({ "manager": to }))
+                with(Effect::Nothing(vm), JobKind::Migrate, Data::Migrate { manager: to.clone() })
             }
             (
                 JobKind::Snapshot

@@ -1,7 +1,8 @@
 //! A cluster behind its bus: jobs go in as producers in any language put them there.
 //!
 //! Acknowledged is what the bus has made durable. What a cell then finds to be no job is told in an
-//! inbox, where the transport has them; elsewhere it ends among those of which nothing is heard.
+//! inbox, where the transport has them and answers are asked for; elsewhere it ends among those of
+//! which nothing is heard.
 //! Outcomes come from the events on the bus. VMs, audits and all else are asked for over HTTP.
 
 use std::borrow::Cow;
@@ -29,6 +30,15 @@ const EVENTS_MAX: usize = 500;
 const ANSWERS_DUE_MAX: usize = 200_000;
 /// A full bus is given so long before it is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Which jobs ask for an answer of the cell that takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// All.
+    Each,
+    /// None: a producer that reads outcomes has no need of it.
+    None,
+}
 
 /// Jobs and outcomes over a bus, the rest over another target.
 pub struct BusTarget {
@@ -76,12 +86,16 @@ fn failed(error: Error) -> TargetError {
 }
 
 impl BusTarget {
-    /// Submits over `bus`, and asks `rest` for all but outcomes.
+    /// Submits over `bus`, and asks `rest` for all but outcomes. Each job asks for an `answer`, or
+    /// does without, which spares the cells, the broker and this process a message each.
     ///
     /// # Errors
     /// When the bus opens no inbox.
-    pub async fn new(bus: Arc<dyn Bus>, rest: Arc<dyn Target>) -> Result<Self, TargetError> {
-        let inbox = bus.inbox().await.map_err(failed)?;
+    pub async fn new(bus: Arc<dyn Bus>, rest: Arc<dyn Target>, answer: Answer) -> Result<Self, TargetError> {
+        let inbox = match answer {
+            Answer::Each => bus.inbox().await.map_err(failed)?,
+            Answer::None => None,
+        };
         let address = inbox.as_ref().map(|inbox| inbox.address().to_owned());
         Ok(Self { bus, rest, inbox: inbox.map(tokio::sync::Mutex::new), address, due: Mutex::default() })
     }

@@ -1,14 +1,16 @@
 //! What events and answers say of jobs, whatever way they come.
 
+use std::borrow::Cow;
+
 use cellbus_bus::ids::JobId;
 use serde::Deserialize;
 
 use super::target::{Ended, How};
 
 #[derive(Deserialize)]
-struct OutgoingEvent {
-    #[serde(rename = "type")]
-    kind: String,
+struct OutgoingEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     #[serde(default)]
     data: OutcomeData,
 }
@@ -41,14 +43,14 @@ pub(super) fn how(state: &str, error: Option<Failure>) -> Option<How> {
 
 /// The outcome that an event tells, if it tells one.
 pub(super) fn outcome(event: &[u8]) -> Option<Ended> {
-    let event: OutgoingEvent = serde_json::from_slice(event).ok()?;
+    let event: OutgoingEvent<'_> = serde_json::from_slice(event).ok()?;
     let state = event.kind.strip_prefix("io.cellbus.job.")?.strip_suffix(".v1")?;
     Some(Ended { job: event.data.job_id?, how: how(state, event.data.error)? })
 }
 
 /// The code and words of an answer that refuses a job; `None` of one that takes it.
 pub(super) fn refusal(answer: &[u8]) -> Option<(String, String)> {
-    let event: OutgoingEvent = serde_json::from_slice(answer).ok()?;
+    let event: OutgoingEvent<'_> = serde_json::from_slice(answer).ok()?;
     let refused = event.kind == "io.cellbus.job.refused.v1";
     refused.then(|| event.data.error.map_or_else(Default::default, |error| (error.code, error.message)))
 }
