@@ -7,15 +7,13 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::{self, stream};
 use cellbus_bus::Bus;
 use cellbus_bus::allocator::{self, Allocator};
 use cellbus_bus::env::real;
 use cellbus_bus::ids::ShardCount;
+use cellbus_bus::nats::testing::bare::{self, WorkQueue};
 use cellbus_bus::nats::testing::{NatsServer, left_out};
 use cellbus_bus::nats::{Config, Nats};
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
@@ -36,68 +34,17 @@ async fn bus(server: &NatsServer) -> Arc<dyn Bus> {
     Nats::open(config, real(Handle::current())).await.expect("the bus opens")
 }
 
-async fn context(server: &NatsServer) -> jetstream::Context {
-    jetstream::new(async_nats::connect(server.url()).await.expect("a client connects"))
-}
-
-/// Publishes to `subject` with so many on their way, as fast as a bare client can.
-async fn bare_publish(context: &jetstream::Context, subject: &str, messages: u64) {
-    let (send, mut acks) = tokio::sync::mpsc::channel(2_000);
-    let waiting = tokio::spawn(async move {
-        while let Some(ack) = acks.recv().await {
-            let ack: jetstream::context::PublishAckFuture = ack;
-            ack.await.expect("an ack");
-        }
-    });
-    for _ in 0..messages {
-        let ack = context.publish(subject.to_owned(), payload()).await.expect("a publish");
-        send.send(ack).await.expect("the waiting task lives");
-    }
-    drop(send);
-    waiting.await.expect("the waiting task ends");
-}
-
-async fn work_queue(server: &NatsServer) -> (jetstream::Context, stream::Stream, String) {
-    let context = context(server).await;
-    let name = NatsServer::prefix();
-    let config = stream::Config {
-        name: name.clone(),
-        subjects: vec![format!("{name}.>")],
-        retention: stream::RetentionPolicy::WorkQueue,
-        ..stream::Config::default()
-    };
-    let stream = context.create_stream(config).await.expect("a stream");
-    (context, stream, format!("{name}.acme"))
-}
-
 async fn bare_publishes(server: &NatsServer) -> f64 {
-    let (context, stream, subject) = work_queue(server).await;
-    let rate = measure(MESSAGES, async || bare_publish(&context, &subject, MESSAGES).await).await;
-    stream.purge().await.expect("a purge");
+    let (queue, body) = (WorkQueue::new(server).await, payload());
+    let rate = measure(MESSAGES, async || queue.publish(&body, MESSAGES).await).await;
+    queue.purge().await;
     rate
 }
 
 /// The yardstick: publish, one shared pull consumer, ack; from the first publish to the last ack.
 async fn bare_loop(server: &NatsServer) -> f64 {
-    let (producer, stream, subject) = work_queue(server).await;
-    let config = pull::Config {
-        durable_name: Some("cells".to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        max_ack_pending: 100_000,
-        ..pull::Config::default()
-    };
-    let consumer = stream.create_consumer(config).await.expect("a consumer");
-    measure(MESSAGES, async || {
-        let (producer, subject) = (producer.clone(), subject.clone());
-        let publishing = tokio::spawn(async move { bare_publish(&producer, &subject, MESSAGES).await });
-        let mut messages = consumer.stream().max_messages_per_batch(500).messages().await.expect("messages");
-        for _ in 0..MESSAGES {
-            let message = messages.next().await.expect("a message").expect("a message");
-            message.ack().await.expect("an ack");
-        }
-        publishing.await.expect("the producer ends");
-    })
-    .await
+    let (queue, body) = (WorkQueue::new(server).await, payload());
+    measure(MESSAGES, async || queue.round(&body, MESSAGES).await).await
 }
 
 /// A bus, and what fills its ingress.
@@ -105,10 +52,10 @@ async fn filled(server: &NatsServer) -> (Arc<dyn Bus>, impl Fn() -> BoxFuture<'s
     let config = Config { prefix: NatsServer::prefix(), ..server.config() };
     let subject = format!("{}.jobs.acme", config.prefix);
     let bus = Nats::open(config, real(Handle::current())).await.expect("the bus opens");
-    let producer = context(server).await;
+    let producer = bare::context(server).await;
     let publish = move || -> BoxFuture<'static, ()> {
         let (producer, subject) = (producer.clone(), subject.clone());
-        Box::pin(async move { bare_publish(&producer, &subject, MESSAGES).await })
+        Box::pin(async move { bare::publish(&producer, &subject, &payload(), MESSAGES).await })
     };
     (bus, publish)
 }

@@ -48,10 +48,13 @@ fn newest_source() -> SystemTime {
 fn build(profile: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // The whole workspace, so that features are those of the test run and nothing is built twice.
-    command.args(["build", "--workspace", "--all-targets"]).current_dir(root());
+    command.arg("build").current_dir(root());
     if profile.ends_with("release") {
-        command.arg("--release");
+        // For benchmarks.
+        command.args(["--release", "--package", "cellbus"]);
+    } else {
+        // The whole workspace, so that features are those of the test run and nothing is built twice.
+        command.args(["--workspace", "--all-targets"]);
     }
     let status = command.status().expect("cargo runs, as it has run this test");
     assert!(status.success(), "cargo build failed");

@@ -77,6 +77,8 @@ pub struct Shape {
     pub hosts_per_manager: usize,
     /// How long they take: `none`, `fast`.
     pub latency: &'static str,
+    /// Whether they keep their VMs on disk.
+    pub managers_durable: bool,
     /// Operations that each has under way at the most, if that is limited.
     pub operations_max: Option<u32>,
     /// Shards.
@@ -91,6 +93,7 @@ impl Default for Shape {
             managers: 6,
             hosts_per_manager: 10,
             latency: "fast",
+            managers_durable: true,
             operations_max: None,
             shards: 32,
             more: String::new(),
@@ -150,8 +153,11 @@ impl<B: Broker> ClusterOn<B> {
         let (managers, hosts) = (shape.managers.to_string(), shape.hosts_per_manager.to_string());
         let data = folder.0.path().join("managers");
         let arguments = ["sim-managers", "--listen", "127.0.0.1:0", "--managers", &managers, "--hosts-per-manager"];
-        let more = [hosts.as_str(), "--latency", shape.latency, "--data", data.to_str().context("UTF-8")?];
-        let managers = Server::spawn(&folder.0.path().join("sim-managers"), &[&arguments[..], &more[..]].concat())?;
+        let more = [hosts.as_str(), "--latency", shape.latency];
+        let data = ["--data", data.to_str().context("UTF-8")?];
+        let data = if shape.managers_durable { &data[..] } else { &[] };
+        let arguments = [&arguments[..], &more, data].concat();
+        let managers = Server::spawn(&folder.0.path().join("sim-managers"), &arguments)?;
         let mut cluster = Self {
             folder,
             shape,

@@ -95,6 +95,12 @@ impl Server {
         Self::spawn_of(cellbus(), near, arguments)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where jobs go in.
     #[must_use]
     pub fn door(&self) -> Door {

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use super::Config;
 use crate::testing::{self, Port};
 
+pub mod bare;
+
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);
 /// Between two looks.
@@ -221,6 +223,14 @@ impl NatsServer {
         let text = fs::read_to_string(file.path()).ok()?;
         let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
         ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
+    }
+
+    /// Its process, while it runs: what is measured, and not the shell that watches it.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        // nats-server_1234.ports
+        let file = fs::read_dir(self.dir.join("ports")).ok()?.filter_map(Result::ok).next()?;
+        file.path().file_stem()?.to_str()?.rsplit('_').next()?.parse().ok()
     }
 
     /// The end of its log.

@@ -1,0 +1,110 @@
+//! What a bare client of a server reaches: the yardstick of benchmarks.
+//!
+//! Producers publish to a work queue, one shared pull consumer gets what they have published, and acks.
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::{self, stream};
+use bytes::Bytes;
+use futures::StreamExt as _;
+
+use super::NatsServer;
+
+/// Publications that wait for their acks.
+const ON_THEIR_WAY: usize = 2_000;
+/// Messages that the consumer asks for at once.
+const BATCH: usize = 500;
+/// Messages that may wait for their acks.
+const UNACKED_MAX: i64 = 100_000;
+
+/// A client of its own.
+///
+/// # Panics
+/// When the server does not answer, as with all here.
+pub async fn context(server: &NatsServer) -> jetstream::Context {
+    jetstream::new(async_nats::connect(server.url()).await.expect("a client connects"))
+}
+
+/// Publishes to `subject` with many on their way, as fast as a bare client can.
+///
+/// # Panics
+/// When a message is not acknowledged.
+pub async fn publish(context: &jetstream::Context, subject: &str, body: &Bytes, messages: u64) {
+    let (send, mut acks) = tokio::sync::mpsc::channel::<PublishAckFuture>(ON_THEIR_WAY);
+    let publishing = async {
+        for _ in 0..messages {
+            let ack = context.publish(subject.to_owned(), body.clone()).await.expect("a publish");
+            send.send(ack).await.expect("somebody waits for acks");
+        }
+        drop(send);
+    };
+    let waiting = async {
+        while let Some(ack) = acks.recv().await {
+            ack.await.expect("an ack");
+        }
+    };
+    futures::join!(publishing, waiting);
+}
+
+/// A work queue of its own.
+#[derive(Debug)]
+pub struct WorkQueue {
+    producer: jetstream::Context,
+    stream: stream::Stream,
+    subject: String,
+}
+
+impl WorkQueue {
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn new(server: &NatsServer) -> Self {
+        let producer = context(server).await;
+        let name = NatsServer::prefix();
+        let config = stream::Config {
+            name: name.clone(),
+            subjects: vec![format!("{name}.>")],
+            retention: stream::RetentionPolicy::WorkQueue,
+            ..stream::Config::default()
+        };
+        let stream = producer.create_stream(config).await.expect("a stream");
+        Self { producer, stream, subject: format!("{name}.acme") }
+    }
+
+    /// Publishes so many, and no more.
+    ///
+    /// # Panics
+    /// When one is not acknowledged.
+    pub async fn publish(&self, body: &Bytes, messages: u64) {
+        publish(&self.producer, &self.subject, body, messages).await;
+    }
+
+    /// Takes out all that is there.
+    ///
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn purge(&self) {
+        self.stream.purge().await.expect("a purge");
+    }
+
+    /// Publishes so many while the shared consumer takes and acks them; returns with the last ack.
+    ///
+    /// # Panics
+    /// When the server refuses anything.
+    pub async fn round(&self, body: &Bytes, messages: u64) {
+        let config = pull::Config {
+            durable_name: Some("cells".to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            max_ack_pending: UNACKED_MAX,
+            ..pull::Config::default()
+        };
+        let consumer = self.stream.create_consumer(config).await.expect("a consumer");
+        let (producer, subject, body) = (self.producer.clone(), self.subject.clone(), body.clone());
+        let publishing = tokio::spawn(async move { publish(&producer, &subject, &body, messages).await });
+        let mut taken = consumer.stream().max_messages_per_batch(BATCH).messages().await.expect("messages");
+        for _ in 0..messages {
+            let message = taken.next().await.expect("a message").expect("a message");
+            message.ack().await.expect("an ack");
+        }
+        publishing.await.expect("the producer ends");
+    }
+}
