@@ -488,10 +488,11 @@ async fn a_job_shows_how_far_it_is_wherever_its_vms_live() {
 /// A job of a tenant that was not known is put aside, and taken once it is.
 /// Messages that were ever put on the `jobs` queues.
 async fn queued(cluster: &Cluster, shards: u16) -> u64 {
-    let count = ShardCount::new(shards).unwrap();
+    let count = ShardCount::new(shards).expect("a number of shards");
     let mut sum = 0;
     for shard in count.shards() {
-        sum += cluster.bus.depth(Queue { shard, kind: QueueKind::Jobs }, Seq::ZERO).await.unwrap().messages;
+        let depth = cluster.bus.depth(Queue { shard, kind: QueueKind::Jobs }, Seq::ZERO).await;
+        sum += depth.expect("a depth").messages;
     }
     sum
 }

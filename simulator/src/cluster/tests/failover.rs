@@ -102,8 +102,12 @@ async fn a_host_is_dead_when_an_operator_says_so_and_it_does_not_answer() {
     })
     .await;
     assert_eq!(place(&cluster, plain).await.0, dies);
-    let row = |rows: Vec<cellbus_cell::gateway::HostRow>| rows.into_iter().find(|row| row.id == dies).unwrap();
-    let shown = row(gateway.hosts(Some(manager), None, 10).await.unwrap().items);
+    // None while its manager is being opened.
+    let row = || async {
+        let rows = gateway.hosts(Some(manager), None, 10).await.map_err(|error| error.to_string())?.items;
+        rows.into_iter().find(|row| row.id == dies).ok_or_else(|| "its manager shows no such host".to_owned())
+    };
+    let shown = row().await.unwrap();
     assert!(shown.fenced && shown.cordoned && shown.vms == 1, "{shown:?}");
 
     // Whoever fronts the manager next knows it from the shard's log, and not from what the last one heard.
@@ -117,15 +121,15 @@ async fn a_host_is_dead_when_an_operator_says_so_and_it_does_not_answer() {
     })
     .await;
     until(&env, "it knows", || async {
-        let rows = gateway.hosts(Some(manager), None, 10).await.map_err(|error| error.to_string())?.items;
-        if row(rows.clone()).fenced { Ok(()) } else { Err(format!("{rows:?}")) }
+        let shown = row().await?;
+        if shown.fenced { Ok(()) } else { Err(format!("{shown:?}")) }
     })
     .await;
 
     assert!(faults.restore_host(&dies));
     gateway.unfence_host(manager, dies.clone(), operator()).await.unwrap();
     until(&env, "it takes VMs again", || async {
-        let shown = row(gateway.hosts(Some(manager), None, 10).await.map_err(|error| error.to_string())?.items);
+        let shown = row().await?;
         if shown.usable && !shown.fenced && !shown.cordoned { Ok(()) } else { Err(format!("{shown:?}")) }
     })
     .await;
