@@ -1,7 +1,7 @@
 //! Taking a backup beside running cells.
 //!
-//! What is in a cluster moves in one direction: from the ingress into a queue, from there into a log,
-//! and by a log's open intents into queues again. So the ingress is read first; then the ends of all
+//! What is in a cluster moves in one direction: from the ingress into a queue or a log, from a queue into
+//! a log, and by a log's open intents into queues again, never from log to log. So the ingress is read first; then the ends of all
 //! logs are fixed, and only then is read what the queues hold beyond the positions that these logs
 //! name. What has left the ingress is in a queue or a log; what a log says it has sent is in the queue
 //! that it was sent to, or in the log that has read it. What was sent twice by that, or is both in the
