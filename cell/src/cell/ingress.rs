@@ -17,7 +17,7 @@ use cellbus_bus::contract::{Delivery, Queue, QueueKind};
 use cellbus_bus::ids::{JobId, ShardId, TenantId};
 use cellbus_bus::job::{Digest, Job};
 use cellbus_directory::record::DeadLetter;
-use cellbus_workflows::{ControlItem, JobItem};
+use cellbus_workflows::ControlItem;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -73,7 +73,7 @@ pub(super) async fn run(process: Process, tenants: &Tenants) {
                     for group in groups(&process, tenants, &hands, together) {
                         in_flight += group.messages();
                         bytes_in_flight += group.bytes();
-                        doing.push(take_in(&process, &hands, group));
+                        doing.push(take_in(&gateway, &hands, group));
                     }
                 }
                 Err(error) => {
@@ -167,16 +167,19 @@ enum Said {
 }
 
 /// Takes messages in; gives the answers that are owed for them.
-async fn take_in(process: &Process, hands: &Hands<'_>, group: Group) -> Done {
+async fn take_in(gateway: &Gateway, hands: &Hands<'_>, group: Group) -> Done {
     let (messages, bytes) = (group.messages(), group.bytes());
     let owed = match group {
-        Group::Jobs { to, taken, began } => jobs(process, hands, to.as_deref(), taken, began).await,
-        Group::Aside { delivery, rejection } => aside(process, delivery, rejection).await.into_iter().collect(),
+        Group::Jobs { to, taken, began } => jobs(gateway, hands, to.as_deref(), taken, began).await,
+        Group::Aside { delivery, rejection } => {
+            aside(gateway.process(), delivery, rejection).await.into_iter().collect()
+        }
     };
     Done { messages, bytes, owed }
 }
 
-async fn jobs(process: &Process, hands: &Hands<'_>, to: Option<&Peer>, taken: Vec<Taken>, began: Mono) -> Vec<Owed> {
+async fn jobs(gateway: &Gateway, hands: &Hands<'_>, to: Option<&Peer>, taken: Vec<Taken>, began: Mono) -> Vec<Owed> {
+    let process = gateway.process();
     let decisions = match to {
         Some(peer) => hands.hand_in(peer, taken.iter().map(handed).collect()).await,
         None => vec![Decision::Unknown; taken.len()],
@@ -187,19 +190,15 @@ async fn jobs(process: &Process, hands: &Hands<'_>, to: Option<&Peer>, taken: Ve
     if others.is_empty() {
         return owed;
     }
-    let mut by_shard: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
-    for (Taken { job, .. }, _) in &others {
-        by_shard.entry(job.id.shard(process.count)).or_default().push(JobItem::Job(Arc::clone(job)).encode());
-    }
-    let queued = by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items)).collect();
-    match process.bus.publish_all(queued).await {
-        Ok(_) => owed.extend(acknowledge(process, others, began).await),
+    let queued: Vec<_> = others.iter().map(|(taken, _)| Arc::clone(&taken.job)).collect();
+    match gateway.put_on_queues(&queued).await {
+        Ok(()) => owed.extend(acknowledge(process, others, began).await),
         Err(error) => {
-            for (Taken { job, .. }, _) in &others {
+            for job in &queued {
                 span(process, job, began, Some(error.to_string()));
             }
             // Not acknowledged, they come again.
-            tracing::warn!(%error, messages = others.len(), "messages from ingress were not taken");
+            tracing::warn!(%error, messages = queued.len(), "messages from ingress were not taken");
         }
     }
     owed

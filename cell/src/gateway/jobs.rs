@@ -39,13 +39,7 @@ impl Gateway {
         let process = &self.inner.process;
         process.bus.accepting()?;
         let began = process.env.mono();
-        let mut by_shard: BTreeMap<ShardId, Vec<bytes::Bytes>> = BTreeMap::new();
-        for job in &jobs {
-            by_shard.entry(job.id.shard(process.count)).or_default().push(JobItem::Job(Arc::clone(job)).encode());
-        }
-        let items =
-            by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items)).collect();
-        process.bus.publish_all(items).await?;
+        self.put_on_queues(&jobs).await?;
         let decided = self.decisions(&jobs).await;
         for job in jobs.iter().filter(|job| process.spans.want(&job.id)) {
             process.spans.learn(&job.id, &job.extensions);
@@ -59,6 +53,20 @@ impl Gateway {
             });
         }
         Ok(decided)
+    }
+
+    /// Puts jobs on the queues of their homes, in one step.
+    ///
+    /// # Errors
+    /// The bus's: some may be there, unless it says that none is.
+    pub(crate) async fn put_on_queues(&self, jobs: &[Arc<Job>]) -> cellbus_bus::Result<()> {
+        let process = &self.inner.process;
+        let mut by_shard: BTreeMap<ShardId, Vec<bytes::Bytes>> = BTreeMap::new();
+        for job in jobs {
+            by_shard.entry(job.id.shard(process.count)).or_default().push(JobItem::Job(Arc::clone(job)).encode());
+        }
+        let items = by_shard.into_iter().map(|(shard, items)| (Queue { shard, kind: QueueKind::Jobs }, items));
+        process.bus.publish_all(items.collect()).await
     }
 
     /// What the home of a job that was handed to it, or is on its queue, makes of it, as [`Gateway::submit`]
