@@ -63,7 +63,10 @@ impl<'a> Hands<'a> {
         // One that is not the owner, or takes no jobs, says so at once: no reason to leave it alone.
         if answers.contains(&Decision::Unknown) {
             tracing::debug!(cell = %peer.cell, "jobs were handed in and not taken in time; they go by the queue");
-            self.shut().insert(peer.cell.clone(), self.env.mono().after(SHUT));
+            let (now, mut shut) = (self.env.mono(), self.shut());
+            // Cells that are gone for good are asked for no more.
+            shut.retain(|_, until| *until > now);
+            shut.insert(peer.cell.clone(), now.after(SHUT));
         }
         answers
     }
