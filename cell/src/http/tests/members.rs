@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use cellbus_bus::cloudevent;
 use cellbus_bus::ids::{CellId, Epoch, JobId, OpNumber, Seq, ShardCount, ShardId};
+use cellbus_directory::JobState;
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
@@ -14,8 +16,8 @@ use crate::driver::{Host, Inventory};
 use crate::metrics;
 use crate::peers::wire;
 use crate::peers::{
-    Answered, AskNumber, CallError, HttpPeers, JobAnswer, LocalPeers, Peer, Peers, Post, Request, Response, Serve,
-    Summary,
+    Answered, AskNumber, CallError, Decision, Handed, HttpPeers, JobAnswer, LocalPeers, Peer, Peers, Post, Request,
+    Response, Serve, Summary,
 };
 
 const CLUSTER: Uuid = Uuid::from_u128(7);
@@ -163,6 +165,30 @@ async fn a_question_gets_the_answer_of_the_cell_that_is_meant() {
         let answer = world.call(&one, wanted).await.unwrap();
         assert_eq!(answer, Response::Jobs(vec![JobAnswer::Unknown { read: Seq(9) }, JobAnswer::Unread]));
         assert_eq!(world.call(&two, Request::Summary).await.unwrap(), Response::Summary(summary));
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_handed_in_whole() {
+    let event = r#"{"specversion":"1.0","id":"1","source":"/s","type":"io.cellbus.job.provision.v1",
+        "data":{"name":"web","vcpus":1,"memory_mib":1024,"disk_gib":10,"image":"x"}}"#;
+    let rule =
+        cloudevent::TenantRule { from: cloudevent::TenantFrom::Sender("acme"), known: &cloudevent::Tenants::Any };
+    let job = cloudevent::parse_structured(event.as_bytes(), rule, &cloudevent::Limits::default());
+    let job = Arc::new(job.expect("a job"));
+    for world in World::both().await {
+        let jobs = vec![Handed { job: Arc::clone(&job), bytes: 7 }];
+        let wanted = Request::HandIn { jobs, limit: Duration::from_millis(5) };
+        let said = Response::Decided(vec![Decision::Known { state: JobState::Queued, digest: job.digest }]);
+        let (asked, answer) = (wanted.clone(), said.clone());
+        let one = world.join(
+            "one",
+            Cell::new(move |request| {
+                assert_eq!(request, asked);
+                answer.clone()
+            }),
+        );
+        assert_eq!(world.call(&one, wanted).await.unwrap(), said);
     }
 }
 
