@@ -87,7 +87,7 @@ fn main() {
         for shards in [256, 64, 16] {
             let count = ShardCount::new(shards).expect("a count");
             let (bus, publish) = filled(&server).await;
-            let name = format!("ingress, queue, read, two appends, event; {shards} shards");
+            let name = format!("ingress, two appends, event; {shards} shards");
             show(&name, whole_way(&bus, publish, count).await, yardstick);
         }
     });

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -76,20 +76,10 @@ impl Load {
 async fn produce(door: Door, number: usize, began: Instant) -> Result<Took> {
     let name = format!("vm-{number}");
     let data = json!({"name": name, "vcpus": 1, "memory_mib": 64, "disk_gib": 1, "image": "x", "power": "off"});
-    let job = event("provision", &name, None, &data).to_string();
+    let job = event("provision", &name, None, &data);
     let at = began.elapsed().as_secs_f64();
-    // The same job again, if the time ran out or it was not taken.
-    let ended = loop {
-        let answer = door.submit_and_wait(job.clone()).await?;
-        if answer.status == 200 {
-            break answer.body;
-        }
-        let so_far = began.elapsed().as_secs_f64() - at;
-        ensure!(so_far < WITHIN.as_secs_f64(), "after {so_far:.0} s the job of {at:.1} s is still: {answer:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let ended = door.succeed(&job, WITHIN).await.with_context(|| format!("the job of {at:.1} s"))?;
     let seconds = began.elapsed().as_secs_f64() - at;
-    ensure!(ended["state"] == "succeeded", "the job of {at:.1} s: {ended}");
     let job = ended["job_id"].as_str().context("a job has an id")?.to_owned();
     Ok(Took { job, at, seconds })
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -99,6 +99,14 @@ impl Server {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// CPU time that it has had.
+    ///
+    /// # Errors
+    /// When it has gone.
+    pub fn cpu(&self) -> Result<Duration> {
+        cpu_of(self.pid())
     }
 
     /// Where jobs go in.
@@ -306,6 +314,22 @@ impl Door {
     pub async fn submit_and_wait(&self, event: impl Into<reqwest::Body>) -> Result<Answer> {
         answer(self.request("?wait=50s").body(event)).await
     }
+    /// Submits a job, again if it was not taken or has not ended in time, until it has succeeded; gives it as it ended.
+    ///
+    /// # Errors
+    /// When it ends otherwise, has not ended `within`, or there is no answer.
+    pub async fn succeed(&self, event: &Value, within: Duration) -> Result<Value> {
+        let (began, event) = (Instant::now(), event.to_string());
+        loop {
+            let Answer { status, body } = self.submit_and_wait(event.clone()).await?;
+            if status == 200 {
+                ensure!(body["state"] == "succeeded", "{event}: {body}");
+                return Ok(body);
+            }
+            ensure!(began.elapsed() < within, "after {within:?} it is still: {status} {body}: {event}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 impl Drop for Server {
@@ -328,6 +352,23 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Answer> {
     let status = response.status().as_u16();
     let body = serde_json::from_slice(&response.bytes().await?).unwrap_or_default();
     Ok(Answer { status, body })
+}
+
+/// CPU time that a process has had.
+///
+/// # Errors
+/// When it has gone.
+pub fn cpu_of(pid: u32) -> Result<Duration> {
+    /// What Linux tells user space on every architecture of today.
+    const TICKS_A_SECOND: u64 = 100;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    // Behind the name, which may hold anything, utime and stime are the 12th and 13th.
+    let behind = stat.rsplit(')').next().unwrap_or_default();
+    let mut ticks = 0_u64;
+    for field in behind.split_ascii_whitespace().skip(11).take(2) {
+        ticks += field.parse::<u64>()?;
+    }
+    Ok(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
 }
 
 /// Ends whatever was started with this folder among its arguments: cells of a controller that was killed are

@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cellbus_bus::Bus;
-use cellbus_bus::contract::{Event, Position, Queue, QueueKind};
-use cellbus_bus::ids::{Seq, ShardCount, ShardId};
-use futures::StreamExt as _;
+use cellbus_bus::contract::{Delivery, Event, Position, Queue, QueueKind};
+use cellbus_bus::ids::{ShardCount, ShardId, TenantId};
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 pub(crate) const BODY: usize = 512;
 pub(crate) const ROUNDS: usize = 3;
 pub(crate) const MESSAGES: u64 = 40_000;
 pub(crate) const SHARDS: u16 = 256;
+/// After which a message that is not acked comes again.
+const REDELIVER_AFTER: Duration = Duration::from_secs(30);
+/// Messages of the ingress that go on together, as in a cell.
+const TOGETHER: u64 = 256;
 
 pub(crate) fn payload() -> Bytes {
     Bytes::from(vec![7; BODY])
@@ -104,7 +109,7 @@ async fn take_in(bus: &Arc<dyn Bus>, messages: u64, count: ShardCount) {
         while doing.len() >= bus.ingress_in_flight() {
             doing.next().await;
         }
-        let delivery = bus.ingress_next(Duration::from_secs(30)).await.expect("a delivery");
+        let delivery = bus.ingress_next(REDELIVER_AFTER).await.expect("a delivery");
         doing.push(async move {
             let queue = Queue { shard: shard_of(number, count), kind: QueueKind::Jobs };
             bus.publish(queue, vec![delivery.body().clone()]).await.expect("a publish");
@@ -167,45 +172,35 @@ pub(crate) async fn reads(bus: &Arc<dyn Bus>) -> (f64, f64) {
     (rate, opened)
 }
 
-/// The bus's part of the whole way: ingress, queue, read by position, two fenced appends for what was
-/// read together, an event each.
+/// Jobs that were taken from the ingress together, for one shard, and who waits until they are in its log.
+struct Handed {
+    jobs: usize,
+    logged: oneshot::Sender<()>,
+}
+
+/// The bus's part of the whole way, as a cell goes it whose jobs' homes it has itself: what is there in the ingress
+/// goes to the shards' owners, who append it, fenced, whereupon it is acked; nothing is done; a second fenced append
+/// says so, for what was read together; an event each.
 pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
     bus: &Arc<dyn Bus>,
     publish: impl Fn() -> F,
     count: ShardCount,
 ) -> f64 {
-    let tenant: cellbus_bus::ids::TenantId = "acme".parse().expect("a tenant");
-    let (done, mut outcomes) = tokio::sync::mpsc::channel::<u64>(1_000);
-    // Dropped with this, so that the next round has no readers beside it.
+    let (done, mut outcomes) = mpsc::channel::<u64>(1_000);
+    // Dropped with this, so that the next round has no owners beside it.
     let mut owners = JoinSet::new();
+    let mut hands = Vec::new();
     for index in 0..u64::from(count.get()) {
-        let (bus, tenant, done) = (Arc::clone(bus), tenant.clone(), done.clone());
-        let of = shard_of(index, count);
-        owners.spawn(async move {
-            let mut reader = bus
-                .read_queue(Queue { shard: of, kind: QueueKind::Jobs }, Position::default())
-                .await
-                .expect("a reader");
-            let mut end = Seq::ZERO;
-            loop {
-                let Ok(messages) = reader.next(256).await else { return };
-                for _ in 0..2 {
-                    let entry = Bytes::from(vec![7; BODY / 2 * messages.len()]);
-                    end = bus.append(of, end, entry).await.expect("an append");
-                }
-                let event = |number: usize| Event { id: format!("e{number}"), tenant: tenant.clone(), body: payload() };
-                bus.publish_events((0..messages.len()).map(event).collect()).await.expect("events");
-                if done.send(messages.len() as u64).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let (hand, handed) = mpsc::unbounded_channel();
+        owners.spawn(own(Arc::clone(bus), shard_of(index, count), handed, done.clone()));
+        hands.push(hand);
     }
+    let hands: Arc<[_]> = hands.into();
     measure(MESSAGES, async || {
         let publishing = tokio::spawn(publish());
         let taking = {
-            let bus = Arc::clone(bus);
-            tokio::spawn(async move { take_in(&bus, MESSAGES, count).await })
+            let (bus, hands) = (Arc::clone(bus), Arc::clone(&hands));
+            tokio::spawn(async move { hand_in(&bus, MESSAGES, &hands).await })
         };
         let mut ended = 0;
         while ended < MESSAGES {
@@ -215,4 +210,57 @@ pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
         taking.await.expect("the intake ends");
     })
     .await
+}
+
+/// Takes jobs in as a cell does: what is there together, to the owners of the shards, then acked.
+async fn hand_in(bus: &Arc<dyn Bus>, messages: u64, hands: &[mpsc::UnboundedSender<Handed>]) {
+    let mut doing = FuturesUnordered::new();
+    let (mut taken, mut in_flight) = (0, 0);
+    while taken < messages {
+        while in_flight >= bus.ingress_in_flight() {
+            in_flight -= doing.next().await.expect("those that are in flight");
+        }
+        let mut groups: Vec<Vec<Box<dyn Delivery>>> = hands.iter().map(|_| Vec::new()).collect();
+        let mut next = Some(bus.ingress_next(REDELIVER_AFTER).await);
+        let until = taken + TOGETHER;
+        while let Some(delivery) = next {
+            groups[taken as usize % hands.len()].push(delivery.expect("a delivery"));
+            taken += 1;
+            next = (taken < until).then(|| bus.ingress_next(REDELIVER_AFTER).now_or_never()).flatten();
+        }
+        for (hand, group) in hands.iter().zip(groups).filter(|(_, group)| !group.is_empty()) {
+            let (jobs, (logged, done)) = (group.len(), oneshot::channel());
+            hand.send(Handed { jobs, logged }).expect("the owner is there");
+            in_flight += jobs;
+            doing.push(async move {
+                done.await.expect("an append");
+                let acks = group.into_iter().map(|delivery| async { delivery.ack().await.expect("an ack") });
+                futures::future::join_all(acks).await;
+                jobs
+            });
+        }
+    }
+    while doing.next().await.is_some() {}
+}
+
+/// What the owner of a shard asks of the bus, until nobody hands it anything.
+async fn own(bus: Arc<dyn Bus>, shard: ShardId, mut handed: mpsc::UnboundedReceiver<Handed>, done: mpsc::Sender<u64>) {
+    let tenant: TenantId = "acme".parse().expect("a tenant");
+    let mut end = bus.log_end(shard).await.expect("an end");
+    let mut together = Vec::new();
+    while handed.recv_many(&mut together, 256).await > 0 {
+        let jobs = together.iter().map(|handed| handed.jobs).sum::<usize>();
+        let entry = || Bytes::from(vec![7; BODY / 2 * jobs]);
+        end = bus.append(shard, end, entry()).await.expect("an append");
+        for handed in together.drain(..) {
+            // Whoever does not wait any more has ended with an error of its own.
+            let _ = handed.logged.send(());
+        }
+        end = bus.append(shard, end, entry()).await.expect("an append");
+        let event = |number| Event { id: format!("e{number}"), tenant: tenant.clone(), body: payload() };
+        bus.publish_events((0..jobs).map(event).collect()).await.expect("events");
+        if done.send(jobs as u64).await.is_err() {
+            return;
+        }
+    }
 }

@@ -46,6 +46,22 @@ pub async fn publish(context: &jetstream::Context, subject: &str, body: &Bytes, 
     futures::join!(publishing, waiting);
 }
 
+/// How many streams and consumers the server has.
+///
+/// # Panics
+/// When it does not say.
+pub async fn streams_and_consumers(server: &NatsServer) -> (usize, usize) {
+    let account = context(server).await.query_account().await.expect("an account");
+    (account.streams, account.consumers)
+}
+
+async fn stream_of(context: &jetstream::Context, retention: stream::RetentionPolicy) -> (stream::Stream, String) {
+    let name = NatsServer::prefix();
+    let subjects = vec![format!("{name}.>")];
+    let config = stream::Config { name: name.clone(), subjects, retention, ..stream::Config::default() };
+    (context.create_stream(config).await.expect("a stream"), format!("{name}.acme"))
+}
+
 /// A work queue of its own.
 #[derive(Debug)]
 pub struct WorkQueue {
@@ -59,15 +75,8 @@ impl WorkQueue {
     /// When the server refuses it.
     pub async fn new(server: &NatsServer) -> Self {
         let producer = context(server).await;
-        let name = NatsServer::prefix();
-        let config = stream::Config {
-            name: name.clone(),
-            subjects: vec![format!("{name}.>")],
-            retention: stream::RetentionPolicy::WorkQueue,
-            ..stream::Config::default()
-        };
-        let stream = producer.create_stream(config).await.expect("a stream");
-        Self { producer, stream, subject: format!("{name}.acme") }
+        let (stream, subject) = stream_of(&producer, stream::RetentionPolicy::WorkQueue).await;
+        Self { producer, stream, subject }
     }
 
     /// Publishes so many, and no more.
@@ -106,5 +115,43 @@ impl WorkQueue {
             message.ack().await.expect("an ack");
         }
         publishing.await.expect("the producer ends");
+    }
+}
+
+/// A stream of its own that keeps what it holds.
+#[derive(Debug)]
+pub struct Log {
+    producer: jetstream::Context,
+    stream: stream::Stream,
+    subject: String,
+}
+
+impl Log {
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn new(server: &NatsServer) -> Self {
+        let producer = context(server).await;
+        let (stream, subject) = stream_of(&producer, stream::RetentionPolicy::Limits).await;
+        Self { producer, stream, subject }
+    }
+
+    /// Publishes so many.
+    ///
+    /// # Panics
+    /// When one is not acknowledged.
+    pub async fn publish(&self, body: &Bytes, messages: u64) {
+        publish(&self.producer, &self.subject, body, messages).await;
+    }
+
+    /// Reads so many from the first, in order, without acks.
+    ///
+    /// # Panics
+    /// When the server refuses anything.
+    pub async fn replay(&self, messages: u64) {
+        let consumer = self.stream.create_consumer(pull::OrderedConfig::default()).await.expect("a consumer");
+        let mut read = consumer.messages().await.expect("messages");
+        for _ in 0..messages {
+            read.next().await.expect("a message").expect("a message");
+        }
     }
 }
