@@ -222,6 +222,10 @@ pub trait Delivery: Send {
     async fn ack(self: Box<Self>) -> Result<()>;
     /// Where the producer waits for an answer (a NATS reply inbox), if it does: for [`Bus::reply`].
     fn reply_to(&self) -> Option<&str>;
+    /// How many messages waited for a cell when this one was given out, as far as the transport says so with it.
+    fn waiting(&self) -> u64 {
+        0
+    }
 }
 
 /// A producer's message that is not acked.

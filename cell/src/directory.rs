@@ -25,6 +25,7 @@ use crate::gateway::{Error, Page, Result};
 mod ask;
 mod elsewhere;
 mod here;
+mod round;
 mod served;
 mod summaries;
 

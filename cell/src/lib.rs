@@ -42,6 +42,7 @@ mod mailbox;
 pub mod metrics;
 pub mod node;
 pub mod ownership;
+mod pace;
 pub mod pauses;
 pub mod peers;
 pub mod presence;

@@ -20,6 +20,7 @@ use crate::board::Board;
 use crate::capacity;
 use crate::directory::{Directory, Elsewhere, Here};
 use crate::metrics::{self, work};
+use crate::pace::Pace;
 use crate::pauses;
 use crate::peers::{LocalPeers, Peer, Peers, Request, Response, Summary};
 use crate::roster::Roster;
@@ -49,6 +50,8 @@ pub struct Process {
     pub(crate) roster: Arc<Roster>,
     /// What operators have paused, as far as it is known here.
     pub(crate) pauses: Arc<pauses::Watch>,
+    /// How far apart appends begin.
+    pub(crate) pace: Arc<Pace>,
     /// Counts what its cells do.
     pub(crate) work: Arc<work::Metrics>,
     /// Where spans of jobs go.
@@ -120,6 +123,7 @@ impl Process {
             routes,
             roster: Arc::default(),
             pauses: Arc::default(),
+            pace: Arc::default(),
             work: Arc::new(work),
             spans: Spans::new(spans),
             registry,

@@ -20,6 +20,8 @@ pub(crate) const MESSAGES: u64 = 40_000;
 pub(crate) const SHARDS: u16 = 256;
 /// After which a message that is not acked comes again.
 const REDELIVER_AFTER: Duration = Duration::from_secs(30);
+/// Groups that wait for an owner; with more the intake waits.
+const HANDED_MAX: usize = 4_096;
 /// Messages of the ingress that go on together, as in a cell.
 const TOGETHER: u64 = 256;
 
@@ -191,7 +193,7 @@ pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
     let mut owners = JoinSet::new();
     let mut hands = Vec::new();
     for index in 0..u64::from(count.get()) {
-        let (hand, handed) = mpsc::unbounded_channel();
+        let (hand, handed) = mpsc::channel(HANDED_MAX);
         owners.spawn(own(Arc::clone(bus), shard_of(index, count), handed, done.clone()));
         hands.push(hand);
     }
@@ -213,7 +215,7 @@ pub(crate) async fn whole_way<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// Takes jobs in as a cell does: what is there together, to the owners of the shards, then acked.
-async fn hand_in(bus: &Arc<dyn Bus>, messages: u64, hands: &[mpsc::UnboundedSender<Handed>]) {
+async fn hand_in(bus: &Arc<dyn Bus>, messages: u64, hands: &[mpsc::Sender<Handed>]) {
     let mut doing = FuturesUnordered::new();
     let (mut taken, mut in_flight) = (0, 0);
     while taken < messages {
@@ -230,7 +232,7 @@ async fn hand_in(bus: &Arc<dyn Bus>, messages: u64, hands: &[mpsc::UnboundedSend
         }
         for (hand, group) in hands.iter().zip(groups).filter(|(_, group)| !group.is_empty()) {
             let (jobs, (logged, done)) = (group.len(), oneshot::channel());
-            hand.send(Handed { jobs, logged }).expect("the owner is there");
+            hand.send(Handed { jobs, logged }).await.expect("the owner is there");
             in_flight += jobs;
             doing.push(async move {
                 done.await.expect("an append");
@@ -244,7 +246,7 @@ async fn hand_in(bus: &Arc<dyn Bus>, messages: u64, hands: &[mpsc::UnboundedSend
 }
 
 /// What the owner of a shard asks of the bus, until nobody hands it anything.
-async fn own(bus: Arc<dyn Bus>, shard: ShardId, mut handed: mpsc::UnboundedReceiver<Handed>, done: mpsc::Sender<u64>) {
+async fn own(bus: Arc<dyn Bus>, shard: ShardId, mut handed: mpsc::Receiver<Handed>, done: mpsc::Sender<u64>) {
     let tenant: TenantId = "acme".parse().expect("a tenant");
     let mut end = bus.log_end(shard).await.expect("an end");
     let mut together = Vec::new();

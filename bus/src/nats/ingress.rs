@@ -84,6 +84,7 @@ struct Parts {
     body: Bytes,
     reply: Subject,
     answer_to: Option<String>,
+    waiting: u64,
 }
 
 impl Ingress {
@@ -248,11 +249,12 @@ async fn batch(shared: &Arc<Shared>, consumer: &Consumer<pull::Config>, room: us
     let mut messages = messages.map_err(|error| answer::unavailable("fetch", &error))?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| Error::Unavailable { reason: format!("NATS, fetch: {error}") })?;
+        let waiting = message.info().map_or(0, |info| info.pending);
         let message = message.message;
         let Some(reply) = message.reply else { continue };
         let tenant = message.subject.rsplit('.').next().unwrap_or_default().to_owned();
         let (headers, answer_to) = headers(message.headers.as_ref(), &tenant);
-        let parts = Parts { tenant, headers, body: message.payload, reply: reply.clone(), answer_to };
+        let parts = Parts { tenant, headers, body: message.payload, reply: reply.clone(), answer_to, waiting };
         // Given back before the server gives it to another by itself.
         let until = shared.env.mono().after(shared.config.redeliver_after / 2);
         let mut state = shared.ingress.state();
@@ -427,6 +429,9 @@ impl Delivery for Taken {
     }
     fn reply_to(&self) -> Option<&str> {
         self.parts.answer_to.as_deref()
+    }
+    fn waiting(&self) -> u64 {
+        self.parts.waiting
     }
 }
 

@@ -70,6 +70,8 @@ pub(super) async fn run(process: Process, tenants: &Tenants) {
             next = process.bus.ingress_next(REDELIVER_AFTER), if room => match next {
                 Ok(first) => {
                     let together = together(&process, first, TOGETHER_MAX.min(in_flight_max - in_flight));
+                    let waiting = together.last().map_or(0, |last| last.waiting());
+                    process.pace.took(process.env.mono(), together.len() as u64, waiting);
                     for group in groups(&process, tenants, &hands, together) {
                         in_flight += group.messages();
                         bytes_in_flight += group.bytes();

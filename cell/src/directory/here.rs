@@ -9,6 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::Fresh;
 use super::ask::{Answer, Ask, CATCH_UP_LIMIT};
+use super::round::Round;
 use super::summaries::Summaries;
 
 /// Logs whose ends are asked for at once: each is a request to the bus, of which there may be thousands.
@@ -21,11 +22,13 @@ pub(crate) struct Here {
     pub(crate) summaries: Summaries,
     bus: Arc<dyn Bus>,
     env: Env,
+    /// The ends of all logs.
+    ends: Round<Vec<(ShardId, Seq)>>,
 }
 
 impl Here {
     pub(crate) fn new(replica: Arc<Replica>, bus: Arc<dyn Bus>, env: Env) -> Self {
-        Self { replica, summaries: Summaries::new(env.random_u64()), bus, env }
+        Self { replica, summaries: Summaries::new(env.random_u64()), bus, env, ends: Round::default() }
     }
 
     pub(super) async fn answer(&self, ask: Ask) -> Answer {
@@ -92,11 +95,13 @@ impl Here {
 
     /// Waits until every log has been read to its present end. Give it a time limit.
     async fn catch_up(&self) -> cellbus_bus::Result<()> {
-        let ends: Vec<_> = self.replica.shards().shards().map(|shard| self.end_of(shard)).collect();
-        let mut ends = futures::stream::iter(ends).buffered(ENDS_AT_ONCE);
-        while let Some((shard, end)) = ends.try_next().await? {
-            if self.replica.applied(shard) < end {
-                self.replica.wait_for(shard, end).await;
+        let ends = self.ends.look(async || {
+            let ends: Vec<_> = self.replica.shards().shards().map(|shard| self.end_of(shard)).collect();
+            futures::stream::iter(ends).buffered(ENDS_AT_ONCE).try_collect().await
+        });
+        for (shard, end) in ends.await?.iter() {
+            if self.replica.applied(*shard) < *end {
+                self.replica.wait_for(*shard, *end).await;
             }
         }
         Ok(())

@@ -5,11 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cellbus_bus::WallMs;
 use cellbus_bus::contract::{Error as BusError, Message as BusMessage, Position, QueueKind, SnapshotId};
 use cellbus_bus::env::{BoxFuture, panic_text};
 use cellbus_bus::ids::{Epoch, OpNumber, Seq, VmId};
 use cellbus_bus::job::Digest;
+use cellbus_bus::{Mono, WallMs};
 use cellbus_directory::record::IntentKey;
 use cellbus_directory::replica::Stamp;
 use cellbus_workflows::{Answer, Call, Effect, EffectAnswer, EffectKind, Input, Kept, Later, LaterReason};
@@ -53,6 +53,8 @@ struct Serving {
     began: [Option<(QueueKind, Seq)>; 2],
     timer: Option<(WallMs, BoxFuture<()>)>,
     sweep: BoxFuture<()>,
+    /// When the last append began.
+    appended: Mono,
     /// The version of the routes when calls were last looked at.
     routes_seen: u64,
 }
@@ -87,6 +89,7 @@ impl Runner {
             began: [Some((QueueKind::Jobs, jobs.seq)), Some((QueueKind::Control, control.seq))],
             timer: None,
             sweep: self.process.env.sleep(SWEEP),
+            appended: Mono::default(),
             routes_seen: 0,
         };
         let next = loop {
@@ -195,6 +198,7 @@ impl Runner {
                 () = &mut *sweep => Woken::Sweep,
             }
         };
+        self.gather(serving.appended).await;
         let mut control = None;
         let mut jobs = None;
         match woken {
@@ -240,6 +244,15 @@ impl Runner {
             }
         }
         None
+    }
+
+    /// Lets more come together for the next append, while jobs wait for cells anyhow.
+    async fn gather(&self, appended: Mono) {
+        let now = self.process.env.mono();
+        let left = self.process.pace.apart(now).saturating_sub(now.since(appended));
+        if !left.is_zero() && self.releasing.is_empty() {
+            self.process.env.sleep(left).await;
+        }
     }
 
     fn mail(&mut self, serving: &mut Serving) {
@@ -459,6 +472,7 @@ impl Runner {
         let figures = Arc::clone(&self.process.work);
         let seq = loop {
             let began = self.process.env.mono();
+            serving.appended = began;
             match self.process.bus.append(self.shard, serving.open.end, body.clone()).await {
                 Ok(seq) => {
                     figures.appended(count, bytes, self.process.env.mono().since(began));

@@ -1,13 +1,16 @@
 //! What takes longer the more VMs there are: takeover, planned moves, a new directory.
 
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use cellbus_bus::env;
 use cellbus_tests::cluster::Cluster;
-use cellbus_tests::load::{Load, longest};
 use cellbus_tests::process::{Door, event};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::{bare, shape};
 
@@ -17,9 +20,9 @@ const OF_A_JOB: u64 = 10_000;
 const JOBS_AT_ONCE: usize = 8;
 /// How long anything here may take.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Jobs a second while shards move, so that each shard has some; and seconds of them before.
-const JOBS: f64 = 200.0;
-const CALM: f64 = 3.0;
+/// Jobs a second while shards move, so that each shard has some; and how long before.
+const JOBS: u32 = 200;
+const CALM: Duration = Duration::from_secs(5);
 
 /// Makes VMs over HTTP, from the one so many to the other, by jobs for as many as one may make.
 pub(crate) async fn make(door: &Door, from: u64, to: u64) -> Result<()> {
@@ -51,7 +54,7 @@ pub(crate) async fn run() -> Result<()> {
         let [calm, moved] = planned(&mut cluster).await?;
         println!(
             "  {vms:>9} VMs (made at {second:.0} /s over HTTP): all shards open {takeover:.1} s after kill -9; a new directory ready \
-             after {replica:.1} s; the longest job while a cell leaves and one comes {moved:.0} ms, before that {calm:.0} ms",
+             after {replica:.1} s; the longest job to be accepted while a cell leaves and one comes {moved:.0} ms, before that {calm:.0} ms",
         );
     }
     let replay = bare::replay(&cluster.broker, vms).await;
@@ -71,43 +74,83 @@ async fn takeover(cluster: &mut Cluster) -> Result<f64> {
     Ok(took)
 }
 
-/// Milliseconds that the longest job took, of those that come while nothing moves, and of those that come while a cell is
-/// stopped, hands its shards over, and another joins. No shard pauses for longer than that.
+/// Milliseconds that the longest job waited until its shard had accepted it: of those that came while nothing moved, and of
+/// those that came while a cell was stopped and handed its shards over, and another joined. No shard pauses for longer.
 async fn planned(cluster: &mut Cluster) -> Result<[f64; 2]> {
+    // What a takeover leaves to be done is over.
+    tokio::time::sleep(CALM).await;
     let leaves = cluster.cells.remove(0);
-    let mut load = Load::new(&cluster.directories[0], |_| JOBS);
-    let moves = async {
-        while load.at() < CALM {
-            tick(&mut load).await;
-        }
-        let began = load.at();
-        let mut leaving = tokio::spawn(leaves.terminate(LIMIT));
-        let status = loop {
-            tokio::select! {
-                status = &mut leaving => break status??,
-                () = tick(&mut load) => {}
-            }
-        };
-        ensure!(status.success(), "the cell that was stopped ended with {status}");
-        cluster.add_cell()?;
-        let mut settled = std::pin::pin!(cluster.settled());
-        loop {
-            tokio::select! {
-                done = &mut settled => break done?,
-                () = tick(&mut load) => {}
-            }
-        }
-        Ok(began)
-    };
-    let began = moves.await?;
-    let jobs = load.all().await?;
-    let (calm, moving): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.at + job.seconds < began);
-    Ok([longest(calm.into_iter()) * 1e3, longest(moving.into_iter()) * 1e3])
+    let mut asking = Asking::new(cluster.directories[0].door());
+    asking.until(pin!(tokio::time::sleep(CALM))).await;
+    let calm = asking.longest().await?;
+    let status = asking.until(pin!(leaves.terminate(LIMIT))).await?;
+    ensure!(status.success(), "the cell that was stopped ended with {status}");
+    cluster.add_cell()?;
+    asking.until(pin!(cluster.settled())).await?;
+    Ok([calm, asking.longest().await?])
 }
 
-async fn tick(load: &mut Load) {
-    load.send();
-    tokio::time::sleep(Duration::from_millis(5)).await;
+/// Jobs that come so many a second, each followed until it is accepted.
+struct Asking {
+    door: Door,
+    asked: JoinSet<Result<Duration>>,
+}
+
+impl Asking {
+    fn new(door: Door) -> Self {
+        Self { door, asked: JoinSet::new() }
+    }
+
+    /// Asks until this is done.
+    async fn until<T>(&mut self, mut done: Pin<&mut impl Future<Output = T>>) -> T {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / JOBS);
+        loop {
+            tokio::select! {
+                done = &mut done => return done,
+                _ = ticks.tick() => {
+                    self.asked.spawn(accepted(self.door.clone()));
+                }
+            }
+        }
+    }
+
+    /// Milliseconds that the longest of them took since this was asked last.
+    async fn longest(&mut self) -> Result<f64> {
+        let mut longest = Duration::ZERO;
+        while let Some(asked) = self.asked.join_next().await {
+            longest = longest.max(asked??);
+        }
+        Ok(longest.as_secs_f64() * 1e3)
+    }
+}
+
+/// How long it is, for a job that no manager has to do with, from when its producer first sends it until its home accepts
+/// it, as the home has it on record: what the producer hears of it is later, as it must find out who owns the home now.
+async fn accepted(door: Door) -> Result<Duration> {
+    let (began, sent) = (Instant::now(), env::real(Handle::current()).wall());
+    let (id, vm) = (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string());
+    let job = event("start", &id, Some(&vm), &json!({})).to_string();
+    let body = loop {
+        let answer = door.submit_and_wait(job.clone()).await?;
+        if answer.status == 200 {
+            break answer.body;
+        }
+        ensure!(began.elapsed() < LIMIT, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let accepted = body["accepted_at"].as_str().and_then(of_day).with_context(|| body.to_string())?;
+    let sent = of_day(&sent.rfc3339()).context("a time")?;
+    // Midnight may lie between them.
+    let day = Duration::from_secs(86_400);
+    Ok(if accepted + day / 2 < sent { accepted + day - sent } else { accepted.saturating_sub(sent) })
+}
+
+/// The time of day of a date as all of ours are: `2026-11-28T09:01:23.880Z`.
+fn of_day(date: &str) -> Option<Duration> {
+    let mut parts = date.split_once('T')?.1.trim_end_matches('Z').split(':');
+    let mut part = || parts.next()?.parse::<f64>().ok();
+    let (hours, minutes, seconds) = (part()?, part()?, part()?);
+    Some(Duration::from_secs_f64((hours * 60.0 + minutes) * 60.0 + seconds))
 }
 
 /// Seconds until a directory that begins with nothing has all of them.

@@ -32,7 +32,9 @@ pub(crate) async fn run() -> Result<()> {
             of(2),
         );
     }
-    println!("  500 cells and 2,048 shards, in virtual time: CELLBUS_LONG=1 cargo test -p cellbus-simulator --test simulate an_idle -- --nocapture");
+    println!(
+        "  500 cells and 2,048 shards, in virtual time: CELLBUS_LONG=1 cargo test -p cellbus-simulator --test simulate an_idle -- --nocapture"
+    );
     Ok(())
 }
 

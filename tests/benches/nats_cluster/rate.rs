@@ -72,8 +72,7 @@ async fn over_nats(Run { name, rate, mix }: &Run, cluster: &Cluster) -> Result<(
     let server = &cluster.directories[0].url;
     let what = ["load", "--server", server, "--over", "nats", "--no-answers", "--set", &urls, "--rate", &offered];
     let how = ["--duration", SECONDS, "--no-audit", "--output", "json"];
-    let done =
-        tokio::task::block_in_place(|| command().args(what).args(how).args(*mix).stdin(Stdio::null()).output())?;
+    let done = tokio::task::block_in_place(|| command().args(what).args(how).args(*mix).stdin(Stdio::null()).output())?;
     let report: Value = serde_json::from_slice(&done.stdout)
         .with_context(|| format!("{}: {}", done.status, String::from_utf8_lossy(&done.stderr)))?;
     ensure!(done.status.success() && report["lost"] == 0, "{report}");
