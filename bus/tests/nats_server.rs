@@ -279,6 +279,24 @@ async fn producers_and_readers_of_other_kinds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_says_how_many_wait_behind_it() {
+    const MESSAGES: u64 = 9;
+    if left_out() {
+        return;
+    }
+    let server = NatsServer::start();
+    let bus = open(&fresh(&server)).await;
+    for number in 0..MESSAGES {
+        bus.ingress_publish("acme", Vec::new(), body(number)).await.unwrap();
+    }
+    for behind in (0..MESSAGES).rev() {
+        let delivery = soon(bus.ingress_next(PATIENCE)).await.unwrap();
+        assert_eq!(delivery.waiting(), behind);
+        delivery.ack().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_visitor_makes_nothing_and_takes_the_lanes_as_they_are() {
     if left_out() {
         return;

@@ -10,7 +10,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use cellbus_bus::Mono;
+use cellbus_bus::{Env, Mono};
 
 /// The part of the wait in the ingress that appends are apart.
 const PART: u32 = 10;
@@ -68,8 +68,17 @@ impl Pace {
         };
     }
 
+    /// Lets more come together for a shard's next append, where the last one began then. Cancel safe.
+    pub(crate) async fn gather(&self, env: &Env, appended: Mono) {
+        let now = env.mono();
+        let left = self.apart(now).saturating_sub(now.since(appended));
+        if !left.is_zero() {
+            env.sleep(left).await;
+        }
+    }
+
     /// How long after the beginning of an append the shard's next may begin.
-    pub(crate) fn apart(&self, now: Mono) -> Duration {
+    fn apart(&self, now: Mono) -> Duration {
         let state = self.state();
         if now.since(state.last) < FORGOTTEN_AFTER { state.apart } else { Duration::ZERO }
     }
@@ -77,6 +86,10 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use cellbus_bus::env::real;
+    use futures::FutureExt as _;
+    use tokio::runtime::Handle;
+
     use super::*;
 
     fn at(ms: u64) -> Mono {
@@ -122,5 +135,22 @@ mod tests {
         take(&pace, 5_000, 7_000, 100, 1_000_000);
         assert!(pace.apart(at(7_000)) > Duration::ZERO);
         assert_eq!(pace.apart(at(7_600)), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn an_append_waits_for_what_is_left_since_the_last_one_began() {
+        let (env, pace) = (real(Handle::current()), Pace::default());
+        let began = env.mono();
+        // As if for two seconds, of which this is the end.
+        for back in (0..2_000).rev().step_by(10) {
+            pace.took(Mono(began.0 + Duration::from_secs(2) - Duration::from_millis(back)), 1, 1_000_000);
+        }
+        let now = env.mono();
+        pace.gather(&env, now).await;
+        let waited = env.mono().since(now);
+        assert!(waited >= MOST.mul_f64(0.95), "{waited:?}");
+        // Long after the last one, and where nothing waits, it begins at once.
+        assert!(pace.gather(&env, began).now_or_never().is_some());
+        assert!(Pace::default().gather(&env, env.mono()).now_or_never().is_some());
     }
 }

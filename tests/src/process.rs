@@ -314,21 +314,29 @@ impl Door {
     pub async fn submit_and_wait(&self, event: impl Into<reqwest::Body>) -> Result<Answer> {
         answer(self.request("?wait=50s").body(event)).await
     }
-    /// Submits a job, again if it was not taken or has not ended in time, until it has succeeded; gives it as it ended.
+    /// Submits a job, again if it was not taken or has not ended in time, until it has ended; gives it as it ended.
     ///
     /// # Errors
-    /// When it ends otherwise, has not ended `within`, or there is no answer.
-    pub async fn succeed(&self, event: &Value, within: Duration) -> Result<Value> {
+    /// When it has not ended `within`, or there is no answer.
+    pub async fn end(&self, event: &Value, within: Duration) -> Result<Value> {
         let (began, event) = (Instant::now(), event.to_string());
         loop {
             let Answer { status, body } = self.submit_and_wait(event.clone()).await?;
             if status == 200 {
-                ensure!(body["state"] == "succeeded", "{event}: {body}");
                 return Ok(body);
             }
             ensure!(began.elapsed() < within, "after {within:?} it is still: {status} {body}: {event}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+    /// As [`Door::end`], of one that must succeed.
+    ///
+    /// # Errors
+    /// When it ends otherwise, too.
+    pub async fn succeed(&self, event: &Value, within: Duration) -> Result<Value> {
+        let ended = self.end(event, within).await?;
+        ensure!(ended["state"] == "succeeded", "{event}: {ended}");
+        Ok(ended)
     }
 }
 

@@ -198,7 +198,7 @@ impl Runner {
                 () = &mut *sweep => Woken::Sweep,
             }
         };
-        self.gather(serving.appended).await;
+        self.process.pace.gather(env, serving.appended).await;
         let mut control = None;
         let mut jobs = None;
         match woken {
@@ -244,15 +244,6 @@ impl Runner {
             }
         }
         None
-    }
-
-    /// Lets more come together for the next append, while jobs wait for cells anyhow.
-    async fn gather(&self, appended: Mono) {
-        let now = self.process.env.mono();
-        let left = self.process.pace.apart(now).saturating_sub(now.since(appended));
-        if !left.is_zero() && self.releasing.is_empty() {
-            self.process.env.sleep(left).await;
-        }
     }
 
     fn mail(&mut self, serving: &mut Serving) {

@@ -127,17 +127,9 @@ impl Asking {
 /// How long it is, for a job that no manager has to do with, from when its producer first sends it until its home accepts
 /// it, as the home has it on record: what the producer hears of it is later, as it must find out who owns the home now.
 async fn accepted(door: Door) -> Result<Duration> {
-    let (began, sent) = (Instant::now(), env::real(Handle::current()).wall());
+    let sent = env::real(Handle::current()).wall();
     let (id, vm) = (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string());
-    let job = event("start", &id, Some(&vm), &json!({})).to_string();
-    let body = loop {
-        let answer = door.submit_and_wait(job.clone()).await?;
-        if answer.status == 200 {
-            break answer.body;
-        }
-        ensure!(began.elapsed() < LIMIT, "{answer:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let body = door.end(&event("start", &id, Some(&vm), &json!({})), LIMIT).await?;
     let accepted = body["accepted_at"].as_str().and_then(of_day).with_context(|| body.to_string())?;
     let sent = of_day(&sent.rfc3339()).context("a time")?;
     // Midnight may lie between them.
