@@ -35,7 +35,7 @@ async fn bus(server: &NatsServer) -> Arc<dyn Bus> {
 }
 
 async fn bare_publishes(server: &NatsServer) -> f64 {
-    let (queue, body) = (WorkQueue::new(server).await, payload());
+    let (queue, body) = (WorkQueue::new(server, 1).await, payload());
     let rate = measure(MESSAGES, async || queue.publish(&body, MESSAGES).await).await;
     queue.purge().await;
     rate
@@ -43,7 +43,7 @@ async fn bare_publishes(server: &NatsServer) -> f64 {
 
 /// The yardstick: publish, one shared pull consumer, ack; from the first publish to the last ack.
 async fn bare_loop(server: &NatsServer) -> f64 {
-    let (queue, body) = (WorkQueue::new(server).await, payload());
+    let (queue, body) = (WorkQueue::new(server, 1).await, payload());
     measure(MESSAGES, async || queue.round(&body, MESSAGES).await).await
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One task a cell takes what all its shards want published and puts it on the bus in one step, so
 //! that batches grow by themselves when there is much to do. Items go out in the order in which
-//! they were asked for, one step at a time; events likewise, beside them.
+//! they were asked for, one step at a time, and those of one queue share messages; events go likewise,
+//! beside them.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use cellbus_bus::contract::{Event, Queue, QueueKind};
 use cellbus_bus::ids::{ManagerId, ShardId, TenantId, VmId, VmName};
 use cellbus_directory::record::IntentKey;
+use cellbus_workflows::pack::pack;
 use cellbus_workflows::{ControlItem, EffectAnswer};
 
 use crate::directory::Fresh;
@@ -149,7 +151,8 @@ impl Effects {
                 let items = by_queue
                     .into_iter()
                     .map(|((shard, control), items)| {
-                        (Queue { shard, kind: if control { QueueKind::Control } else { QueueKind::Jobs } }, items)
+                        let kind = if control { QueueKind::Control } else { QueueKind::Jobs };
+                        (Queue { shard, kind }, pack(kind, items))
                     })
                     .collect();
                 answer(whose, process.bus.publish_all(items).await);

@@ -1,10 +1,15 @@
-//! How far apart the appends of a shard begin while jobs wait longer for a cell than they take.
+//! How far apart the appends of a shard begin: while jobs wait longer for a cell than they take, and while
+//! many calls of the shard are under way.
 //!
 //! An append costs the bus and the processors about the same for one job as for fifty. A shard that appends what it
 //! has as soon as it can makes many small ones, and with many shards these are what a cluster spends most on. While more
 //! jobs wait in the ingress than the cells get done that wait is most of what a job takes; appends that begin some time
 //! apart carry more of them, so more get done, and less wait. So they are a small part of that wait apart, and not at all while
-//! nothing waits: a job that comes then is slowed by nothing. (PostgreSQL's `commit_delay` is the same for one
+//! nothing waits: a job that comes then is slowed by nothing.
+//!
+//! The answers to many calls come from many managers, one after the other. So while many are under way appends are
+//! apart, too, by a small time for each: long enough that some come together, and so short that a shard can take
+//! in thousands of answers a second. What few calls it has under way wait for nothing. (PostgreSQL's `commit_delay` is the same for one
 //! log; the embedded bus has its own, `bus/src/embedded/gather.rs`.)
 
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +21,12 @@ use cellbus_bus::{Env, Mono};
 const PART: u32 = 10;
 /// The most: a shard's share of a cluster's work in this time is an append's worth.
 const MOST: Duration = Duration::from_millis(100);
+/// From so many calls under way on their answers come together.
+const CALLS_MIN: usize = 16;
+/// For each of them appends are so far apart: 4,000 answers a second.
+const EACH_CALL: Duration = Duration::from_micros(250);
+/// The most for calls: little beside what any hypervisor takes for one.
+const CALLS_MOST: Duration = Duration::from_millis(20);
 /// How often it is looked at.
 const WINDOW: Duration = Duration::from_millis(100);
 /// What was found is forgotten after so long without a job.
@@ -68,10 +79,11 @@ impl Pace {
         };
     }
 
-    /// Lets more come together for a shard's next append, where the last one began then. Cancel safe.
-    pub(crate) async fn gather(&self, env: &Env, appended: Mono) {
+    /// Lets more come together for a shard's next append, where the last one began then and so many of its calls
+    /// are under way. Cancel safe.
+    pub(crate) async fn gather(&self, env: &Env, appended: Mono, calls: usize) {
         let now = env.mono();
-        let left = self.apart(now).saturating_sub(now.since(appended));
+        let left = self.apart(now).max(for_calls(calls)).saturating_sub(now.since(appended));
         if !left.is_zero() {
             env.sleep(left).await;
         }
@@ -81,6 +93,14 @@ impl Pace {
     fn apart(&self, now: Mono) -> Duration {
         let state = self.state();
         if now.since(state.last) < FORGOTTEN_AFTER { state.apart } else { Duration::ZERO }
+    }
+}
+
+fn for_calls(calls: usize) -> Duration {
+    match u32::try_from(calls) {
+        Ok(some) if calls >= CALLS_MIN => EACH_CALL.saturating_mul(some).min(CALLS_MOST),
+        Ok(_) => Duration::ZERO,
+        Err(_) => CALLS_MOST,
     }
 }
 
@@ -146,11 +166,29 @@ mod tests {
             pace.took(Mono(began.0 + Duration::from_secs(2) - Duration::from_millis(back)), 1, 1_000_000);
         }
         let now = env.mono();
-        pace.gather(&env, now).await;
+        pace.gather(&env, now, 0).await;
         let waited = env.mono().since(now);
         assert!(waited >= MOST.mul_f64(0.95), "{waited:?}");
         // Long after the last one, and where nothing waits, it begins at once.
-        assert!(pace.gather(&env, began).now_or_never().is_some());
-        assert!(Pace::default().gather(&env, env.mono()).now_or_never().is_some());
+        assert!(pace.gather(&env, began, 1_000).now_or_never().is_some());
+        assert!(Pace::default().gather(&env, env.mono(), CALLS_MIN - 1).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn answers_of_many_calls_come_together_where_nothing_waits() {
+        let (env, pace) = (real(Handle::current()), Pace::default());
+        let now = env.mono();
+        pace.gather(&env, now, 40).await;
+        let waited = env.mono().since(now);
+        assert!(waited >= Duration::from_millis(10), "{waited:?}");
+    }
+
+    #[test]
+    fn a_shard_takes_in_thousands_of_answers_a_second_however_many_calls_it_has() {
+        assert_eq!(for_calls(CALLS_MIN - 1), Duration::ZERO);
+        assert_eq!(for_calls(CALLS_MIN), Duration::from_millis(4));
+        for calls in [CALLS_MIN, 40, 640, 100_000] {
+            assert!(calls as f64 / for_calls(calls).as_secs_f64() >= 4_000.0, "{calls}");
+        }
     }
 }

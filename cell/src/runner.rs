@@ -24,6 +24,7 @@ mod company;
 mod lost;
 mod open;
 mod permits;
+mod poison;
 mod serve;
 mod snapshot;
 mod spans;
@@ -33,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cellbus_bus::contract::QueueKind;
 use cellbus_bus::ids::{Epoch, OpNumber, Seq, ShardId, VmId};
 use cellbus_directory::record::IntentKey;
 use cellbus_workflows::{Context, EffectAnswer, Kept, Limits};
@@ -51,6 +51,7 @@ pub(crate) use ask::{Ask, Once};
 use lost::Acknowledged;
 pub(crate) use open::{Elsewhere, LetGo};
 pub(crate) use permits::Permits;
+use poison::Poison;
 
 /// Messages that wait for a runner. Answers come in batches, one of each front that has any;
 /// questions one by one. Some thousands is more than a runner leaves lying about in a second.
@@ -162,14 +163,6 @@ impl From<String> for Failure {
     fn from(reason: String) -> Self {
         Self { reason, unreadable: false }
     }
-}
-
-/// A message that made the state machine panic.
-#[derive(Clone, Debug)]
-struct Poison {
-    queue: QueueKind,
-    seq: Seq,
-    reason: String,
 }
 
 /// A runner, to be run.

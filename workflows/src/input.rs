@@ -29,6 +29,14 @@ pub struct Context<'a> {
     pub pauses: &'a Pauses,
 }
 
+impl Context<'_> {
+    /// The same, with random bits of this VM's own: one message may bring work for many, which are not to
+    /// look for a place at the same managers.
+    pub(crate) fn of(self, vm: VmId) -> Self {
+        Self { random: self.random ^ vm.uuid().as_u64_pair().1, ..self }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Input {

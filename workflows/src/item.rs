@@ -22,6 +22,8 @@ pub enum JobItem {
     Job(Arc<Job>),
     /// Work for `shard(vm id)`, from the job's home. Sent again, it is admitted once.
     Work(Arc<Work>),
+    /// Several of these, each as it would be alone: see [`crate::pack`]. None of them is a pack.
+    Pack(Vec<Bytes>),
 }
 
 /// A message on a shard's `control` queue.
@@ -255,6 +257,8 @@ pub enum ControlItem {
         /// Who.
         by: Operator,
     },
+    /// Several of these, each as it would be alone: see [`crate::pack`]. None of them is a pack.
+    Pack(Vec<Bytes>),
 }
 
 impl JobItem {

@@ -26,6 +26,7 @@ mod event;
 pub mod forecast;
 pub mod input;
 pub mod item;
+pub mod pack;
 pub mod placement;
 mod sagas;
 pub mod shard;

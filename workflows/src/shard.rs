@@ -254,14 +254,14 @@ impl Shard {
                 self.soft.positions_moved.0 = true;
                 self.soft.pending_at.get_or_insert(ctx.now);
                 self.soft.pending_bytes += body.len();
-                self.job_item(ctx, body);
+                self.job_message(ctx, &body);
             }
             Input::Control { at, body } => {
                 self.state.control_read = at;
                 self.soft.positions_moved.1 = true;
                 self.soft.pending_at.get_or_insert(ctx.now);
                 self.soft.pending_bytes += body.len();
-                self.control_item(ctx, body);
+                self.control_message(ctx, &body);
             }
             Input::Handed { job, bytes } => self.handed(ctx, job, bytes),
             Input::Answered { intent, answer } => self.answered(ctx, intent, answer),

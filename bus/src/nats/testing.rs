@@ -121,13 +121,22 @@ impl NatsServer {
     /// When one does not start.
     #[must_use]
     pub fn cluster(servers: usize) -> Vec<Self> {
+        Self::cluster_with(servers, "")
+    }
+
+    /// The same with these options of JetStream.
+    ///
+    /// # Panics
+    /// When one does not start.
+    #[must_use]
+    pub fn cluster_with(servers: usize, jetstream: &str) -> Vec<Self> {
         // Each must know where the others will be.
         let ports = Port::several(servers);
         let route = |port: &Port| format!("nats-route://127.0.0.1:{}", port.number());
         let routes = ports.iter().map(route).collect::<Vec<_>>().join(", ");
         let configuration = |number: usize, port: u16| {
             format!(
-                "server_name: n{number}\nmax_payload: 8MB\njetstream {{ store_dir: \"$STORE\" }}\n\
+                "server_name: n{number}\nmax_payload: 8MB\njetstream {{ store_dir: \"$STORE\"; {jetstream} }}\n\
                  cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n"
             )
         };

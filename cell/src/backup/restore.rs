@@ -23,6 +23,7 @@ use cellbus_bus::env::WallMs;
 use cellbus_bus::ids::{Epoch, Seq, ShardCount, ShardId};
 use cellbus_directory::record::Operator;
 use cellbus_directory::{Entry, Record};
+use cellbus_workflows::pack::pack;
 use cellbus_workflows::{Carried, KnownJobs, Limits, Way, generation};
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -184,10 +185,9 @@ async fn gather(
             }
         }
         for (kind, body) in kept.items {
-            let (homes, body) = way.item(kind, &body);
-            for to in homes {
+            for (to, item) in way.message(kind, &body) {
                 if let Some(part) = parts.get_mut(&to) {
-                    part.items.push((kind, body.clone()));
+                    part.items.push((kind, item));
                 }
             }
         }
@@ -214,11 +214,12 @@ async fn write(
     bus.write_snapshot(snapshot, shard.snapshot(first).encode()).await?;
     bus.append(id, first, entry(first, vec![Record::Snapshot { id: snapshot }])).await?;
     for kind in [QueueKind::Jobs, QueueKind::Control] {
-        let mut items = part.items.iter().filter(|(of, _)| *of == kind).map(|(_, body)| body.clone()).peekable();
-        while items.peek().is_some() {
+        let items = part.items.iter().filter(|(of, _)| *of == kind).map(|(_, body)| body.clone()).collect();
+        let mut messages = pack(kind, items).into_iter().peekable();
+        while messages.peek().is_some() {
             let (mut some, mut bytes) = (Vec::new(), 0);
             while some.len() < PUBLISH_MAX
-                && let Some(body) = items.next_if(|body| bytes == 0 || bytes + body.len() <= PUBLISH_BYTES)
+                && let Some(body) = messages.next_if(|body| bytes == 0 || bytes + body.len() <= PUBLISH_BYTES)
             {
                 bytes += body.len();
                 some.push(body);

@@ -302,6 +302,7 @@ impl Inner {
             (row.jobs_unread, row.control_unread) =
                 (jobs.unwrap_or_default().messages, control.unwrap_or_default().messages);
             if let Some(stats) = stats.get(&row.shard) {
+                row.jobs_unread = stats.jobs_per_message.items(row.jobs_unread);
                 row.vms = stats.vms as u64;
                 row.jobs_open = stats.jobs_open as u64;
                 row.waiting = stats.waiting as u64;
@@ -343,7 +344,7 @@ impl Inner {
             Some(ShardReading {
                 shard,
                 epoch: row.epoch,
-                unread: unread.messages,
+                unread: stats.jobs_per_message.items(unread.messages),
                 full: stats.full,
                 waiting: stats.waiting as u64,
                 waiting_for_managers: stats.waiting_for_managers as u64,

@@ -1,8 +1,9 @@
 //! How much work one cell has under way at once, over all its shards: `cell.in_flight_max`.
 //!
 //! A shard starts work only with a permit for each call. Permits that are given back go to the shard
-//! that has waited longest, so that a shard with much to do does not starve the others. What is under
-//! way already is never held up: a shard that reopens with more calls than there are permits overdraws.
+//! that has waited longest, so that a shard with much to do does not starve the others; not one by one, but
+//! some at a time, since what a shard begins together it appends together. What is under way already is never
+//! held up: a shard that reopens with more calls than there are permits overdraws.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,10 @@ use cellbus_bus::ids::ShardId;
 use super::{Handle, Message};
 
 /// Permits that one shard is given at a time while others wait.
-const SHARE_MAX: i64 = 8;
+const SHARE_MAX: i64 = 16;
+/// A shard that wants more waits until a share of so many is free, but no more than this part of all permits:
+/// what lies idle meanwhile is not missed.
+const IDLE_PART: i64 = 64;
 
 /// The permits of one cell.
 pub(crate) struct Permits {
@@ -22,6 +26,8 @@ pub(crate) struct Permits {
 struct State {
     /// Below zero while overdrawn.
     free: i64,
+    /// How many one waits for that wants as many.
+    share: i64,
     /// Shards that wait, in order, and how many permits each could use.
     line: VecDeque<ShardId>,
     waiting: BTreeMap<ShardId, (Handle, i64)>,
@@ -31,7 +37,8 @@ impl Permits {
     /// So many.
     #[must_use]
     pub(crate) fn new(max: u32) -> Arc<Self> {
-        let state = State { free: i64::from(max), line: VecDeque::new(), waiting: BTreeMap::new() };
+        let (free, share) = (i64::from(max), (i64::from(max) / IDLE_PART).clamp(1, SHARE_MAX));
+        let state = State { free, share, line: VecDeque::new(), waiting: BTreeMap::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -49,8 +56,13 @@ impl State {
     /// Gives what is free to those who wait, in turn.
     fn hand_out(&mut self) {
         while self.free > 0
-            && let Some(shard) = self.line.pop_front()
+            && let Some(shard) = self.line.front().copied()
         {
+            let wants = self.waiting.get(&shard).map_or(0, |(_, wants)| *wants);
+            if self.free < wants.min(self.share) {
+                return;
+            }
+            self.line.pop_front();
             let Some((handle, wants)) = self.waiting.remove(&shard) else { continue };
             let given = wants.min(self.free).min(SHARE_MAX);
             // A shard that is closing, or has too much to do, does without.
@@ -177,6 +189,24 @@ mod tests {
         assert_eq!(permits.lock().free, 3);
         drop(second);
         assert_eq!(permits.lock().free, 4);
+    }
+
+    #[test]
+    fn a_shard_with_much_to_do_is_given_some_at_a_time_and_one_with_little_what_there_is() {
+        let permits = Permits::new(256);
+        let ((one, a), (two, b), (three, c)) = (shard(1), shard(2), shard(3));
+        let hold = |shard| Held::none(Arc::clone(&permits), shard);
+        let (mut first, mut second, mut third) = (hold(one), hold(two), hold(three));
+        assert_eq!(first.settle(&a, 0, 256), 256);
+        assert_eq!((second.settle(&b, 0, 100), third.settle(&c, 0, 2)), (0, 0));
+        for under_way in [255, 254, 253] {
+            first.settle(&a, under_way, 0);
+            assert_eq!(given(&b), 0, "{under_way} are under way");
+        }
+        first.settle(&a, 252, 0);
+        assert_eq!((given(&b), given(&c)), (4, 0), "a 64th of all, to whoever has waited longest");
+        first.settle(&a, 250, 0);
+        assert_eq!(given(&c), 2, "all that it wants");
     }
 
     #[test]

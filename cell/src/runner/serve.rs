@@ -20,7 +20,8 @@ use super::company::Company;
 use super::lost::Acknowledged;
 use super::open::Open;
 use super::permits::Held;
-use super::{Ended, Handle, Message, Next, Poison, Runner};
+use super::poison::Poison;
+use super::{Ended, Handle, Message, Next, Runner};
 use crate::effects::Whose;
 use crate::gateway::{ShardRow, ShardState};
 use crate::gather::Gather;
@@ -180,6 +181,8 @@ impl Runner {
             Some(at) => serving.timer = Some((at, env.sleep(at.since(env.wall())))),
         }
         let wants_jobs = serving.open.shard.wants_jobs() && self.has_room();
+        // The bound of what is accepted is one of items.
+        let jobs_max = serving.open.shard.jobs_per_message().messages(read_max);
         let woken = {
             let Serving { open, timer, company, sweep, .. } = serving;
             let timed = async {
@@ -192,13 +195,13 @@ impl Runner {
                 biased;
                 () = self.mailbox.ready() => Woken::Mail,
                 messages = open.control.next(read_max) => Woken::Control(messages),
-                messages = open.jobs.next(read_max), if wants_jobs => Woken::Jobs(messages),
+                messages = open.jobs.next(jobs_max), if wants_jobs => Woken::Jobs(messages),
                 () = timed => Woken::Timer,
                 () = company.due() => Woken::Company,
                 () = &mut *sweep => Woken::Sweep,
             }
         };
-        self.process.pace.gather(env, serving.appended).await;
+        self.process.pace.gather(env, serving.appended, serving.open.shard.in_flight()).await;
         let mut control = None;
         let mut jobs = None;
         match woken {
@@ -221,7 +224,7 @@ impl Runner {
         }
         if jobs.is_none()
             && wants_jobs
-            && let std::task::Poll::Ready(messages) = futures::poll!(serving.open.jobs.next(read_max))
+            && let std::task::Poll::Ready(messages) = futures::poll!(serving.open.jobs.next(jobs_max))
         {
             jobs = Some(messages);
         }
@@ -403,23 +406,23 @@ impl Runner {
                 }
                 Input::Handed { .. } | Input::Answered { .. } | Input::Tick => None,
             };
-            if let Some(poison) = &self.poison
-                && let Some((kind, at, body)) = &place
-                && poison.queue == *kind
-                && poison.seq == at.seq
+            let shard = &mut serving.open.shard;
+            if let Some((kind, at, message)) = &place
+                && let Some(mut poison) = self.poison.take_if(|poison| poison.is_at(*kind, at.seq))
             {
-                tracing::error!(shard = %self.shard, queue = ?kind, seq = %at.seq, reason = poison.reason, "message put aside");
-                serving.open.shard.dead_letter(
-                    &context,
-                    *at,
-                    *kind == QueueKind::Control,
-                    body.clone(),
-                    &poison.reason,
-                );
-                self.poison = None;
+                let each = |item, aside: Option<&str>| match aside {
+                    Some(reason) => {
+                        tracing::error!(shard = %self.shard, queue = ?kind, seq = %at.seq, reason, "message put aside");
+                        shard.dead_letter(&context, *at, *kind == QueueKind::Control, item, reason);
+                    }
+                    None => shard.handle(&context, from_queue(*kind, *at, item)),
+                };
+                if let Err(panic) = poison.hand_in(message, each) {
+                    self.poison = Some(poison);
+                    return Some(self.panicked(None, panic.as_ref()));
+                }
                 continue;
             }
-            let shard = &mut serving.open.shard;
             // The shard is thrown away and read again if this panics.
             let handled = catch_unwind(AssertUnwindSafe(|| shard.handle(&context, input)));
             if let Err(panic) = handled {
@@ -439,8 +442,8 @@ impl Runner {
         tracing::error!(shard = %self.shard, reason, "fault in the state machine");
         self.process.env.panicked("shard", why);
         // Without a message to blame it may not come again; if it does, the pauses between the tries grow.
-        if let Some((queue, at, _)) = place {
-            self.poison = Some(Poison { queue, seq: at.seq, reason: reason.clone() });
+        if let Some((queue, at, message)) = place {
+            self.poison = Some(Poison::new(queue, at.seq, &message, reason.clone()));
         }
         Next::Reopen(reason.into())
     }
@@ -607,11 +610,15 @@ impl Serving {
     fn read(&mut self, kind: QueueKind, messages: Vec<BusMessage>) {
         self.backlog.extend(messages.into_iter().map(|message| {
             let at = Position { seq: message.seq, digest: Digest::of(&message.body) };
-            match kind {
-                QueueKind::Jobs => Input::Jobs { at, body: message.body },
-                QueueKind::Control => Input::Control { at, body: message.body },
-            }
+            from_queue(kind, at, message.body)
         }));
+    }
+}
+
+fn from_queue(kind: QueueKind, at: Position, body: bytes::Bytes) -> Input {
+    match kind {
+        QueueKind::Jobs => Input::Jobs { at, body },
+        QueueKind::Control => Input::Control { at, body },
     }
 }
 

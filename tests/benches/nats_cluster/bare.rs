@@ -12,7 +12,7 @@ const BODY: usize = 512;
 
 /// Publish, one shared pull consumer, ack: messages a second, from the first publish to the last ack.
 pub(crate) async fn turn(server: &NatsServer) -> f64 {
-    let (queue, body) = (WorkQueue::new(server).await, Bytes::from(vec![7; BODY]));
+    let (queue, body) = (WorkQueue::new(server, 1).await, Bytes::from(vec![7; BODY]));
     // One that warms up.
     queue.round(&body, MESSAGES / 4).await;
     let began = Instant::now();
@@ -22,7 +22,7 @@ pub(crate) async fn turn(server: &NatsServer) -> f64 {
 
 /// Seconds that a reader takes for so many messages, in order, without acks.
 pub(crate) async fn replay(server: &NatsServer, messages: u64) -> f64 {
-    let log = Log::new(server).await;
+    let log = Log::new(server, 1).await;
     log.publish(&Bytes::from(vec![7; BODY]), messages).await;
     let began = Instant::now();
     log.replay(messages).await;

@@ -21,7 +21,7 @@ const SECONDS: &str = "10s";
 const PROVISIONS: &[&str] = &["--mix", "provision=1"];
 const LIVELY: &[&str] = &[];
 /// VMs that jobs over HTTP make.
-const VMS: u64 = 200_000;
+const VMS: u64 = 400_000;
 
 struct Run {
     name: &'static str,

@@ -20,6 +20,7 @@ use super::hold::Hold;
 use super::state::{Durable, Set};
 use super::{CHANGES_MAX, Change, Limits, Shard};
 use crate::item::{ControlItem, JobItem};
+use crate::pack;
 
 /// The first entry of every restored log. What a restored state names in place of a sequence of the
 /// old bus: whoever has loaded the state has read so far.
@@ -360,9 +361,15 @@ impl Way<'_> {
         shards.first().copied().unwrap_or_else(|| self.unkeyed())
     }
 
-    /// On whose queues an unread item goes, and the item as it goes there.
-    #[must_use]
-    pub fn item(self, kind: QueueKind, body: &Bytes) -> (Vec<ShardId>, Bytes) {
+    /// On whose queues the items of an unread message go, and each as it goes there.
+    pub fn message(self, kind: QueueKind, body: &Bytes) -> impl Iterator<Item = (ShardId, Bytes)> {
+        pack::unpack(kind, body).into_iter().flat_map(move |item| {
+            let (shards, item) = self.item(kind, &item);
+            shards.into_iter().map(move |shard| (shard, item.clone()))
+        })
+    }
+
+    fn item(self, kind: QueueKind, body: &Bytes) -> (Vec<ShardId>, Bytes) {
         let to = self.to;
         match kind {
             QueueKind::Jobs => match JobItem::decode(body) {
@@ -373,7 +380,7 @@ impl Way<'_> {
                 }
                 Ok(JobItem::Work(work)) => (vec![work.vm.shard(to)], body.clone()),
                 // It will be put aside there.
-                Err(_) => (vec![self.unkeyed()], body.clone()),
+                Ok(JobItem::Pack(_)) | Err(_) => (vec![self.unkeyed()], body.clone()),
             },
             QueueKind::Control => match ControlItem::decode(body) {
                 Ok(item) => self.control(item, body),
@@ -385,6 +392,8 @@ impl Way<'_> {
     fn control(self, item: ControlItem, body: &Bytes) -> (Vec<ShardId>, Bytes) {
         let to = self.to;
         let shard = match item {
+            // It will be put aside there.
+            ControlItem::Pack(_) => self.unkeyed(),
             ControlItem::Report { job, index, outcome, vm } => {
                 let item = ControlItem::Report { job, index, outcome, vm: vm.map(loaded) };
                 return (vec![job.shard(to)], item.encode());

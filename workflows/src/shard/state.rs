@@ -20,6 +20,7 @@ use super::hold::Hold;
 use super::limit;
 use super::run::Run;
 use super::scale::Scale;
+use crate::pack::PerMessage;
 
 /// Hash maps are for look-up only; what is iterated is ordered.
 pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
@@ -230,6 +231,8 @@ pub(crate) struct Soft {
     pub(crate) pending_at: Option<WallMs>,
     pub(crate) pending_bytes: usize,
     pub(crate) positions_moved: (bool, bool),
+    /// Of the `jobs` queue, as it is read.
+    pub(crate) jobs_per_message: PerMessage,
     /// Intents opened by pending records, and by those in flight.
     pub(crate) opened: Vec<IntentKey>,
     pub(crate) in_flight_opened: Vec<IntentKey>,

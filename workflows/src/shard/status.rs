@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{Happened, VmEntry};
 use super::{Change, Scale, Shard};
+use crate::pack::PerMessage;
 
 /// Jobs behind a VM's own that an explanation names.
 const BEHIND_MAX: usize = 100;
@@ -188,6 +189,12 @@ impl Shard {
         })
     }
 
+    /// How many items a message of the `jobs` queue has, about.
+    #[must_use]
+    pub fn jobs_per_message(&self) -> PerMessage {
+        self.soft.jobs_per_message
+    }
+
     /// Counts for metrics, `queue` and autoscaling.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -217,6 +224,7 @@ impl Shard {
             ended: soft.ended_counts.clone(),
             work_ended: soft.work_ended,
             full: !self.wants_jobs(),
+            jobs_per_message: self.jobs_per_message(),
             waiting_by_tenant: by_tenant,
         }
     }
@@ -359,4 +367,6 @@ pub struct Stats {
     pub work_ended: u64,
     /// Whether the `jobs` queue is not read on, as too much waits.
     pub full: bool,
+    /// What a message of the `jobs` queue holds.
+    pub jobs_per_message: PerMessage,
 }

@@ -246,6 +246,7 @@ impl Shard {
     }
 
     fn place(&mut self, ctx: &Context<'_>, vm: VmId, work: &Arc<Work>, step: Step, only: Option<ManagerId>) -> Placed {
+        let ctx = &ctx.of(vm);
         let Some(entry) = self.state.vms.get(&vm) else { return Placed::Done };
         if let Some(found) = self.state.hold.found.get(&vm).copied().filter(|_| step == Step::Create) {
             // It is there: nothing is to be chosen, and no room to be looked for.

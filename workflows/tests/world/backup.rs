@@ -66,9 +66,8 @@ impl World {
             for (kind, read) in [(QueueKind::Jobs, jobs), (QueueKind::Control, control)] {
                 let all = backup.queues.get(&(way.from.index(), kind == QueueKind::Jobs));
                 for body in all.into_iter().flatten().skip(read.seq.0 as usize) {
-                    let (homes, body) = way.item(kind, body);
-                    for home in homes {
-                        queues.entry((home.index(), kind == QueueKind::Jobs)).or_default().push(body.clone());
+                    for (home, item) in way.message(kind, body) {
+                        queues.entry((home.index(), kind == QueueKind::Jobs)).or_default().push(item);
                     }
                 }
             }

@@ -20,6 +20,7 @@ use cellbus_directory::vm::PowerState;
 use cellbus_directory::{
     Failure, FailureCode, JobState, Pauses, Refusal, RefusalReason, ShardSnapshot, Step, StepKind, VmFacts,
 };
+use cellbus_workflows::pack::pack;
 use cellbus_workflows::{
     Action, Answer, Call, CapacityView, ClassSummary, Context, ControlItem, Effect, EffectAnswer, EffectKind, Health,
     Input, JobItem, Later, LaterReason, Limits, ManagerNames, ManagerSummary, Shard,
@@ -386,7 +387,7 @@ impl World {
             EffectKind::Publish(items) => {
                 let twice = self.chance() || repeated;
                 for (queue, bodies) in items {
-                    for body in bodies {
+                    for body in pack(queue.kind, bodies) {
                         if twice {
                             self.publish(queue, body.clone());
                         }

@@ -55,10 +55,14 @@ pub async fn streams_and_consumers(server: &NatsServer) -> (usize, usize) {
     (account.streams, account.consumers)
 }
 
-async fn stream_of(context: &jetstream::Context, retention: stream::RetentionPolicy) -> (stream::Stream, String) {
+async fn stream_of(
+    context: &jetstream::Context,
+    retention: stream::RetentionPolicy,
+    num_replicas: usize,
+) -> (stream::Stream, String) {
     let name = NatsServer::prefix();
     let subjects = vec![format!("{name}.>")];
-    let config = stream::Config { name: name.clone(), subjects, retention, ..stream::Config::default() };
+    let config = stream::Config { name: name.clone(), subjects, retention, num_replicas, ..stream::Config::default() };
     (context.create_stream(config).await.expect("a stream"), format!("{name}.acme"))
 }
 
@@ -71,11 +75,13 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
+    /// With so many copies.
+    ///
     /// # Panics
     /// When the server refuses it.
-    pub async fn new(server: &NatsServer) -> Self {
+    pub async fn new(server: &NatsServer, replicas: usize) -> Self {
         let producer = context(server).await;
-        let (stream, subject) = stream_of(&producer, stream::RetentionPolicy::WorkQueue).await;
+        let (stream, subject) = stream_of(&producer, stream::RetentionPolicy::WorkQueue, replicas).await;
         Self { producer, stream, subject }
     }
 
@@ -127,11 +133,13 @@ pub struct Log {
 }
 
 impl Log {
+    /// With so many copies.
+    ///
     /// # Panics
     /// When the server refuses it.
-    pub async fn new(server: &NatsServer) -> Self {
+    pub async fn new(server: &NatsServer, replicas: usize) -> Self {
         let producer = context(server).await;
-        let (stream, subject) = stream_of(&producer, stream::RetentionPolicy::Limits).await;
+        let (stream, subject) = stream_of(&producer, stream::RetentionPolicy::Limits, replicas).await;
         Self { producer, stream, subject }
     }
 
@@ -153,5 +161,47 @@ impl Log {
         for _ in 0..messages {
             read.next().await.expect("a message").expect("a message");
         }
+    }
+
+    /// Publishes so many on each of so many subjects, by turns.
+    ///
+    /// # Panics
+    /// When one is not acknowledged.
+    pub async fn publish_over(&self, subjects: u64, body: &Bytes, each: u64) {
+        let publishing = (0..subjects).map(|number| async move {
+            publish(&self.producer, &self.one_of(number), body, each).await;
+        });
+        futures::future::join_all(publishing).await;
+    }
+
+    /// The number of the last message.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub async fn end(&self) -> u64 {
+        self.stream.get_info().await.expect("what the server says of the stream").state.last_sequence
+    }
+
+    /// Drops all messages below this number at once.
+    ///
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn drop_below(&self, number: u64) {
+        self.stream.purge().sequence(number).await.expect("a purge");
+    }
+
+    /// Drops them from one of the subjects after the other.
+    ///
+    /// # Panics
+    /// When the server refuses one.
+    pub async fn drop_each_below(&self, subjects: u64, number: u64) {
+        for subject in 0..subjects {
+            let purge = self.stream.purge().filter(self.one_of(subject)).sequence(number);
+            purge.await.expect("a purge");
+        }
+    }
+
+    fn one_of(&self, number: u64) -> String {
+        format!("{}.{number}", self.subject)
     }
 }
