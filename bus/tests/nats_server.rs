@@ -365,3 +365,70 @@ async fn two_processes_share_the_ingress_and_one_dies() {
     assert!(again.is_none(), "somebody is at work on it");
     held.ack().await.unwrap();
 }
+
+/// How many readers each stream of logs or queues may have.
+async fn readers_allowed(config: &Config) -> Vec<i32> {
+    let jetstream = jetstream::new(client(config).await);
+    let lanes = ["queue_jobs", "queue_control", "log"].map(|family| format!("{}_{family}_0", config.prefix));
+    let mut allowed = Vec::new();
+    for lane in lanes {
+        allowed.push(jetstream.get_stream(lane).await.expect("the stream").cached_info().config.max_consumers);
+    }
+    allowed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_has_more_readers_than_a_server_gives_by_itself() {
+    if left_out() {
+        return;
+    }
+    let config = Config { lanes: 1, ..fresh(NatsServer::shared()) };
+    let bus = open(&config).await;
+    assert_eq!(readers_allowed(&config).await, [100_000; 3]);
+    // From 2.15 on: 1,000.
+    let readers = (0..1_100).map(|index| bus.read_queue(jobs(index % 256), Position::default()));
+    let mut readers = futures::stream::iter(readers).buffered(64);
+    let mut opened = 0;
+    while let Some(reader) = readers.next().await {
+        reader.expect("a reader");
+        opened += 1;
+    }
+    assert_eq!(opened, 1_100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_an_older_build_get_more_readers() {
+    if left_out() {
+        return;
+    }
+    let config = Config { lanes: 1, ..fresh(NatsServer::shared()) };
+    drop(open(&config).await);
+    // As they were made before.
+    let jetstream = jetstream::new(client(&config).await);
+    let name = format!("{}_log_0", config.prefix);
+    let mut found = jetstream.get_stream(&name).await.expect("the stream").cached_info().config.clone();
+    found.max_consumers = -1;
+    jetstream.delete_stream(&name).await.expect("it goes");
+    jetstream.create_stream(found).await.expect("it is made again");
+    drop(open(&config).await);
+    assert_eq!(readers_allowed(&config).await, [100_000; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_with_few_readers_is_no_obstacle() {
+    if left_out() {
+        return;
+    }
+    let server = NatsServer::start_with(
+        "max_payload: 8MB\njetstream { store_dir: \"$STORE\" }\nno_auth_user: cell\n\
+         accounts { A { jetstream { max_mem: 1G, max_file: 10G, max_streams: 100, max_consumers: 50 }\n\
+         users: [{ user: cell, password: x }] } }\n",
+    );
+    let config = Config { lanes: 1, ..fresh(&server) };
+    let bus = open(&config).await;
+    assert_eq!(readers_allowed(&config).await, [-1; 3]);
+    bus.read_queue(jobs(1), Position::default()).await.expect("a reader");
+    drop(bus);
+    // And so at every start.
+    drop(open(&config).await);
+}

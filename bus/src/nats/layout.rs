@@ -24,6 +24,11 @@ use super::config::Config;
 /// The layout that this build makes.
 pub(super) const LAYOUT: u32 = 1;
 
+/// Readers that one stream may have. A lane has one for each of its shards in each process that follows them. A
+/// stream that names no number has 1,000 from nats-server 2.15 on, and any number before: two directories that follow
+/// 2,048 shards are more.
+pub(super) const CONSUMERS_MAX: i32 = 100_000;
+
 /// Names of streams and subjects.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -177,7 +182,7 @@ impl Layout {
             discard: DiscardPolicy::New,
             max_messages: -1,
             max_messages_per_subject: -1,
-            max_consumers: -1,
+            max_consumers: CONSUMERS_MAX,
             ..StreamConfig::default()
         };
         let mut streams = vec![

@@ -1,8 +1,9 @@
 //! What is checked and made at start: the server, the streams, the record of the layout.
 
 use async_nats::Client;
-use async_nats::jetstream::context::{AccountErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config as StreamConfig, LastRawMessageErrorKind};
+use async_nats::error::Error;
+use async_nats::jetstream::context::{AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config as StreamConfig, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use serde::{Deserialize, Serialize};
 
@@ -43,11 +44,11 @@ pub(super) async fn prepare(
     let (mut others, mut buckets) = (layout.streams(config), layout.buckets(config));
     let state = buckets.pop().expect("the bucket of state is the last");
     others.append(&mut buckets);
-    stream(jetstream, state, &[]).await?;
+    stream(client, jetstream, state, &[]).await?;
     record(config, layout, jetstream).await?;
     let made = others.into_iter().map(|wanted| {
         let adjustable: &[Field] = if wanted.name == layout.events() { &[Field::Messages, Field::Age] } else { &[] };
-        stream(jetstream, wanted, adjustable)
+        stream(client, jetstream, wanted, adjustable)
     });
     futures::future::try_join_all(made).await.map(drop)
 }
@@ -208,11 +209,47 @@ fn unlimited(limit: i64) -> String {
     if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() }
 }
 
+/// Whether a stream has fewer readers than wanted because nobody has said how many, as servers have it from 2.15 on.
+/// Before, none is any number, and cannot be changed.
+fn has_few_readers(client: &Client, found: &StreamConfig, wanted: &StreamConfig) -> bool {
+    found.max_consumers < 1 && wanted.max_consumers > 0 && client.is_server_compatible(2, 15, 0)
+}
+
+/// Makes it. An account may have its own limit of readers, which then holds.
+async fn make(jetstream: &Context, wanted: &StreamConfig) -> Result<Stream, CreateStreamError> {
+    let made = jetstream.create_stream(wanted.clone()).await;
+    match made.as_ref().map_err(Error::kind) {
+        Err(CreateStreamErrorKind::JetStream(said)) if said.error_code() == ErrorCode::MAXIMUM_CONSUMERS_LIMIT => {
+            tracing::warn!(stream = wanted.name, wanted = wanted.max_consumers, "the account allows fewer readers");
+            jetstream.create_stream(StreamConfig { max_consumers: -1, ..wanted.clone() }).await
+        }
+        Ok(_) | Err(_) => made,
+    }
+}
+
+/// Lets a stream have so many readers that an older build has made. It goes without: a small cluster needs no more
+/// than a server's default, and an account's own limit holds.
+async fn allow_readers(jetstream: &Context, found: StreamConfig, readers: i32) -> StreamConfig {
+    let changed = StreamConfig { max_consumers: readers, ..found.clone() };
+    match jetstream.update_stream(changed.clone()).await {
+        Ok(_) => changed,
+        Err(error) => {
+            tracing::warn!(stream = found.name, %error, readers, "the stream does not get more readers");
+            found
+        }
+    }
+}
+
 /// Makes the stream, or checks the one that is there. What is a matter of size is set as configured.
-async fn stream(jetstream: &Context, wanted: StreamConfig, adjustable: &[Field]) -> Result<(), OpenError> {
+async fn stream(
+    client: &Client,
+    jetstream: &Context,
+    wanted: StreamConfig,
+    adjustable: &[Field],
+) -> Result<(), OpenError> {
     let found = match find(jetstream, &wanted.name).await? {
         Some(found) => found,
-        None => match jetstream.create_stream(wanted.clone()).await {
+        None => match make(jetstream, &wanted).await {
             Ok(made) => made.cached_info().config.clone(),
             Err(error) => match error.kind() {
                 // Another process was faster, with another configuration.
@@ -254,6 +291,11 @@ async fn stream(jetstream: &Context, wanted: StreamConfig, adjustable: &[Field])
         }
     }
     let same_size = unlimited(found.max_bytes) == unlimited(wanted.max_bytes);
+    let found = if has_few_readers(client, &found, &wanted) {
+        allow_readers(jetstream, found, wanted.max_consumers).await
+    } else {
+        found
+    };
     if same_size && adjustable.iter().all(|field| field.of(&found) == field.of(&wanted)) {
         return Ok(());
     }
