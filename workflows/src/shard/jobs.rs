@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cellbus_bus::contract::QueueKind;
+use cellbus_bus::codec;
 use cellbus_bus::ids::{JobId, TenantId, VmId};
 use cellbus_bus::job::{Job, Operation, Request, Target};
 use cellbus_directory::record::{CancelledBy, IntentKey};
@@ -15,27 +15,34 @@ use super::apply::{VMS_LISTED_MAX, children_share_a_manager};
 use super::state::Timer;
 use crate::input::Context;
 use crate::item::{ControlItem, JobItem};
-use crate::{pack, placement};
+use crate::placement;
 
 /// What no build writes.
 const PACK_IN_PACK: &str = "the item is a pack of items within another";
 
 impl Shard {
     pub(super) fn job_message(&mut self, ctx: &Context<'_>, message: &Bytes) {
-        let items = pack::unpack(QueueKind::Jobs, message);
-        self.soft.jobs_per_message.read(items.len());
-        items.into_iter().for_each(|item| self.job_item(ctx, item));
+        match JobItem::decode(message) {
+            Ok(JobItem::Pack(items)) => {
+                self.soft.jobs_per_message.read(items.len());
+                items.iter().for_each(|item| self.job_item(ctx, JobItem::decode(item), item));
+            }
+            alone => {
+                self.soft.jobs_per_message.read(1);
+                self.job_item(ctx, alone, message);
+            }
+        }
     }
 
-    fn job_item(&mut self, ctx: &Context<'_>, body: Bytes) {
-        match JobItem::decode(&body) {
+    fn job_item(&mut self, ctx: &Context<'_>, item: Result<JobItem, codec::Error>, body: &Bytes) {
+        match item {
             Ok(JobItem::Job(job)) if job.id.shard(self.count) == self.id => self.intake(ctx, job),
             Ok(JobItem::Work(work)) if work.vm.shard(self.count) == self.id => self.work(ctx, work),
             Ok(JobItem::Job(_) | JobItem::Work(_)) => {
-                self.put_aside(ctx, "jobs", "wrong_shard", "the item belongs on another shard's queue", &body);
+                self.put_aside(ctx, "jobs", "wrong_shard", "the item belongs on another shard's queue", body);
             }
-            Ok(JobItem::Pack(_)) => self.put_aside(ctx, "jobs", "unreadable", PACK_IN_PACK, &body),
-            Err(error) => self.put_aside(ctx, "jobs", "unreadable", &error.to_string(), &body),
+            Ok(JobItem::Pack(_)) => self.put_aside(ctx, "jobs", "unreadable", PACK_IN_PACK, body),
+            Err(error) => self.put_aside(ctx, "jobs", "unreadable", &error.to_string(), body),
         }
     }
 
@@ -52,13 +59,18 @@ impl Shard {
     }
 
     pub(super) fn control_message(&mut self, ctx: &Context<'_>, message: &Bytes) {
-        pack::unpack(QueueKind::Control, message).into_iter().for_each(|item| self.control_item(ctx, item));
+        match ControlItem::decode(message) {
+            Ok(ControlItem::Pack(items)) => {
+                items.iter().for_each(|item| self.control_item(ctx, ControlItem::decode(item), item));
+            }
+            alone => self.control_item(ctx, alone, message),
+        }
     }
 
-    fn control_item(&mut self, ctx: &Context<'_>, body: Bytes) {
-        match ControlItem::decode(&body) {
-            Ok(item) => self.control(ctx, item, &body),
-            Err(error) => self.put_aside(ctx, "control", "unreadable", &error.to_string(), &body),
+    fn control_item(&mut self, ctx: &Context<'_>, item: Result<ControlItem, codec::Error>, body: &Bytes) {
+        match item {
+            Ok(item) => self.control(ctx, item, body),
+            Err(error) => self.put_aside(ctx, "control", "unreadable", &error.to_string(), body),
         }
     }
 
