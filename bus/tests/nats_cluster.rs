@@ -174,3 +174,39 @@ async fn the_fence_holds_while_leaders_die() {
     let texts: Vec<Bytes> = read(&mut *queue_reader, 2).await.into_iter().map(|message| message.body).collect();
     assert!(texts.contains(&Bytes::from("0")), "{texts:?}");
 }
+
+/// An owner whose log nobody else writes to is not told of others: an append that comes right behind the one before
+/// may reach a leader that has acknowledged that one and not yet put it out of its hands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_alone_appends_as_fast_as_it_can() {
+    const SHARDS: u16 = 128;
+    const APPENDS: usize = 200;
+    if left_out() {
+        return;
+    }
+    let servers = NatsServer::cluster_with(3, "sync_interval: always");
+    let mut config =
+        Config { servers: servers.iter().map(NatsServer::url).collect(), replicas: 3, lanes: 1, ..servers[0].config() };
+    config.limits.events_bytes_max = 1 << 20;
+    let bus = open(&config).await;
+    let owners = (0..SHARDS).map(|index| {
+        let (bus, shard) = (Arc::clone(&bus), ShardId::new(index, ShardCount::DEFAULT).expect("below the default"));
+        let (send, receive) = tokio::sync::oneshot::channel();
+        env().spawn("owner", async move {
+            let mut end = Seq::ZERO;
+            let mut refused = Vec::new();
+            for _ in 0..APPENDS {
+                match bus.append(shard, end, Bytes::from_static(&[7; 4_096])).await {
+                    Ok(seq) => end = seq,
+                    Err(error) => refused.push(error.to_string()),
+                }
+            }
+            let _ = send.send(refused);
+        });
+        receive
+    });
+    for owner in futures::future::join_all(owners).await {
+        let refused = owner.expect("it ends");
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+}

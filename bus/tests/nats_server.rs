@@ -426,7 +426,7 @@ async fn an_account_with_few_readers_is_no_obstacle() {
     );
     let config = Config { lanes: 1, ..fresh(&server) };
     let bus = open(&config).await;
-    assert_eq!(readers_allowed(&config).await, [-1; 3]);
+    assert_eq!(readers_allowed(&config).await, [50; 3]);
     bus.read_queue(jobs(1), Position::default()).await.expect("a reader");
     drop(bus);
     // And so at every start.

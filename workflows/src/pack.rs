@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::item::{ControlItem, JobItem};
 
 /// The most items of one message. What it costs to publish, keep and deliver a message is a tenth of the
-/// items' own cost by then, and a shard that stops reading has taken few more than it wanted.
+/// items' own cost by then, and a shard that stops reading has taken little more than it wanted.
 pub const ITEMS_MAX: usize = 64;
 /// The most bytes of items in one message that has more than one.
 pub const BYTES_MAX: usize = 64 << 10;
@@ -63,15 +63,15 @@ pub fn unpack(kind: QueueKind, message: &Bytes) -> Vec<Bytes> {
     if items.is_empty() { vec![message.clone()] } else { items }
 }
 
-/// How many items a message of a queue has, going by the last few hundred that were read: a bus counts messages.
+/// How many items a message of a queue has, going by the last few that were read: a bus counts messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerMessage {
     messages: u64,
     items: u64,
 }
 
-/// So many messages are gone by; at twice as many, the older ones count half.
-const REMEMBERED: u64 = 256;
+/// So many messages are gone by; at twice as many, the older ones count half. Few, so that it follows what comes.
+const REMEMBERED: u64 = 32;
 
 impl PerMessage {
     /// One more was read.
@@ -92,11 +92,11 @@ impl PerMessage {
         }
     }
 
-    /// How many messages have so many items, about; one at the least.
+    /// How many messages have so many items, about; one at the least. While none was read, as if all were full.
     #[must_use]
     pub fn messages(self, items: usize) -> usize {
         if self.messages == 0 {
-            return items;
+            return items.div_ceil(ITEMS_MAX);
         }
         let messages = u128::from(items as u64) * u128::from(self.messages) / u128::from(self.items.max(1));
         usize::try_from(messages).map_or(items, |messages| messages.min(items)).max(1)
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn messages_are_counted_in_items_by_what_was_read_lately() {
         let mut read = PerMessage::default();
-        assert_eq!((read.items(10), read.messages(512)), (10, 512), "nothing is known yet");
+        assert_eq!((read.items(10), read.messages(512)), (10, 8), "nothing is known yet");
         (0..4 * REMEMBERED).for_each(|_| read.read(1));
         assert_eq!((read.items(10), read.messages(512)), (10, 512));
         (0..20 * REMEMBERED).for_each(|_| read.read(64));

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 
 use crate::contract::{Error, Result, check_size};
@@ -25,8 +26,20 @@ pub(super) const MARK: &str = "Cellbus-Append";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// How long an append of another that is on its way may take to be seen.
 const IN_FLIGHT: Duration = Duration::from_secs(2);
-/// Between two looks for it.
-const LOOK: Duration = Duration::from_millis(20);
+/// Between the first two looks for it; doubled each time.
+const LOOK: Duration = Duration::from_millis(1);
+/// The longest time between two looks.
+const LOOK_MAX: Duration = Duration::from_millis(20);
+
+/// One append, as it is sent and looked for.
+struct Append {
+    shard: ShardId,
+    /// Where the log is to end.
+    expected: Seq,
+    /// See [`MARK`].
+    mark: String,
+    message: PublishMessage,
+}
 
 /// The sequence of the entry that this one follows.
 pub(super) fn predecessor(headers: Option<&HeaderMap>) -> Option<u64> {
@@ -40,40 +53,55 @@ impl Shared {
         let mark = format!("{:016x}-{number:x}", self.nonce);
         let bytes = entry.len();
         let message = publish::message(entry).header(MARK, mark.as_str());
-        let subject = self.layout.subject(Track::log(shard));
-        match self.publish_if(subject, message, expected.0).await {
-            Ok(Conditional::Written(seq)) => {
-                self.rooms.appended(Family::Log, self.layout.lane(shard), bytes);
-                Ok(Seq(seq))
-            }
-            Ok(Conditional::Refused) => self.refused(shard, expected, &mark).await,
-            Err(Error::Unknown { reason }) => self.unanswered(shard, expected, &mark, reason).await,
-            Err(error) => Err(error),
-        }
+        let append = Append { shard, expected, mark, message };
+        let seq = match self.send(&append).await {
+            Ok(Conditional::Written(seq)) => Seq(seq),
+            Ok(Conditional::Refused) => self.refused(&append).await?,
+            Err(Error::Unknown { reason }) => self.unanswered(&append, reason).await?,
+            Err(error) => return Err(error),
+        };
+        self.rooms.appended(Family::Log, self.layout.lane(shard), bytes);
+        Ok(seq)
+    }
+
+    async fn send(&self, append: &Append) -> Result<Conditional> {
+        let subject = self.layout.subject(Track::log(append.shard));
+        self.publish_if(subject, append.message.clone(), append.expected.0).await
     }
 
     /// The server did not take it. It may have taken it before, and this be the answer to a second
     /// sending of the same after a reconnect.
-    async fn refused(&self, shard: ShardId, expected: Seq, mark: &str) -> Result<Seq> {
-        let began = self.env.mono();
+    ///
+    /// With replicas a leader refuses what comes while an entry is on its way to the others: that of another
+    /// owner, or the one before this, which it acknowledges a moment before it puts it out of its hands. Once that
+    /// is over and the log ends where it was said to, it is sent again: what was refused is never written later.
+    async fn refused(&self, append: &Append) -> Result<Seq> {
+        let Append { shard, expected, ref mark, .. } = *append;
+        let (began, mut pause) = (self.env.mono(), LOOK);
         loop {
             let reason = match self.found(shard, expected, mark).await {
                 Ok(Found::Own(seq)) => return Ok(seq),
                 Ok(Found::Other(found) | Found::Untold(found)) => {
                     return Err(Error::Fenced { shard, expected, found });
                 }
-                // The append of another is decided and not yet to be seen.
-                Ok(Found::Nothing) => "another append is on its way".to_owned(),
+                Ok(Found::Nothing) => match self.send(append).await {
+                    Ok(Conditional::Written(seq)) => return Ok(Seq(seq)),
+                    Ok(Conditional::Refused) => "another append is on its way".to_owned(),
+                    Err(Error::Unknown { reason }) => return self.unanswered(append, reason).await,
+                    Err(error) => return Err(error),
+                },
                 Err(error) => error.to_string(),
             };
             if self.env.mono().since(began) >= IN_FLIGHT {
                 return Err(Error::Unavailable { reason });
             }
-            self.env.sleep(LOOK).await;
+            self.env.sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MAX);
         }
     }
 
-    async fn unanswered(&self, shard: ShardId, expected: Seq, mark: &str, reason: String) -> Result<Seq> {
+    async fn unanswered(&self, append: &Append, reason: String) -> Result<Seq> {
+        let Append { shard, expected, ref mark, .. } = *append;
         match self.found(shard, expected, mark).await {
             Ok(Found::Own(seq)) => Ok(seq),
             Ok(Found::Other(found)) => Err(Error::Fenced { shard, expected, found }),

@@ -40,8 +40,11 @@ pub(super) async fn prepare(
     client: &Client,
     jetstream: &Context,
 ) -> Result<(), OpenError> {
-    server(client, jetstream).await?;
+    let allowed = server(client, jetstream).await?;
     let (mut others, mut buckets) = (layout.streams(config), layout.buckets(config));
+    for stream in &mut others {
+        stream.max_consumers = stream.max_consumers.min(allowed);
+    }
     let state = buckets.pop().expect("the bucket of state is the last");
     others.append(&mut buckets);
     stream(client, jetstream, state, &[]).await?;
@@ -55,7 +58,7 @@ pub(super) async fn prepare(
 
 /// Checks that everything is there, and gives the number of lanes.
 pub(super) async fn found(layout: &Layout, client: &Client, jetstream: &Context) -> Result<u16, OpenError> {
-    server(client, jetstream).await?;
+    server(client, jetstream).await.map(drop)?;
     let none = || OpenError::NoCluster { stream: layout.ingress() };
     if find(jetstream, &layout.ingress()).await?.is_none() {
         return Err(none());
@@ -63,7 +66,8 @@ pub(super) async fn found(layout: &Layout, client: &Client, jetstream: &Context)
     stored(layout, jetstream).await.map(|stored| stored.lanes)
 }
 
-async fn server(client: &Client, jetstream: &Context) -> Result<(), OpenError> {
+/// Gives how many readers of one stream its account allows.
+async fn server(client: &Client, jetstream: &Context) -> Result<i32, OpenError> {
     let info = client.server_info();
     if !client.is_server_compatible(2, 11, 0) {
         return Err(OpenError::TooOld { found: info.version });
@@ -72,7 +76,10 @@ async fn server(client: &Client, jetstream: &Context) -> Result<(), OpenError> {
         return Err(OpenError::MaxPayload { found: info.max_payload });
     }
     match jetstream.query_account().await {
-        Ok(_) => Ok(()),
+        Ok(account) => Ok(match account.limits.max_consumers {
+            Some(limit @ 1..) => i32::try_from(limit).unwrap_or(i32::MAX),
+            Some(_) | None => i32::MAX,
+        }),
         Err(error) => {
             let off = match error.kind() {
                 AccountErrorKind::JetStream(said) => NOT_ENABLED.contains(&said.error_code()),
@@ -215,7 +222,7 @@ fn has_few_readers(client: &Client, found: &StreamConfig, wanted: &StreamConfig)
     found.max_consumers < 1 && wanted.max_consumers > 0 && client.is_server_compatible(2, 15, 0)
 }
 
-/// Makes it. An account may have its own limit of readers, which then holds.
+/// Makes it. An account may have limits of readers that it does not say (tiers), which then hold.
 async fn make(jetstream: &Context, wanted: &StreamConfig) -> Result<Stream, CreateStreamError> {
     let made = jetstream.create_stream(wanted.clone()).await;
     match made.as_ref().map_err(Error::kind) {

@@ -13,7 +13,7 @@ const QUEUE_JOBS: Described = Described::gauge(
     "cellbus_queue_jobs",
     "jobs and pieces of work",
     &["stage"],
-    "Jobs and work over all shards, by where they are: unread and control_unread in queues, waiting (accepted, not started; waiting_for_managers is a part of it), running (a call is under way), parked, open (jobs that have not ended)",
+    "Jobs and work over all shards, by where they are: unread in queues (about, where large jobs put many in one message), control_unread (messages), waiting (accepted, not started; waiting_for_managers is a part of it), running (a call is under way), parked, open (jobs that have not ended)",
     "unread + waiting is the backlog. It is a reason to act when it will not drain in time: `cellbus queue`, `cellbus scale explain`",
 )
 .of_cluster();

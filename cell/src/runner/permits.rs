@@ -15,7 +15,8 @@ use super::{Handle, Message};
 /// Permits that one shard is given at a time while others wait.
 const SHARE_MAX: i64 = 16;
 /// A shard that wants more waits until a share of so many is free, but no more than this part of all permits:
-/// what lies idle meanwhile is not missed.
+/// what lies idle meanwhile is not missed. Nor does it wait long, as the others may all be under way at a
+/// manager that hangs: [`Held::sweep`].
 const IDLE_PART: i64 = 64;
 
 /// The permits of one cell.
@@ -48,18 +49,18 @@ impl Permits {
     pub(super) fn give_back(&self, permits: i64) {
         let mut state = self.lock();
         state.free += permits;
-        state.hand_out();
+        state.hand_out(state.share);
     }
 }
 
 impl State {
-    /// Gives what is free to those who wait, in turn.
-    fn hand_out(&mut self) {
+    /// Gives what is free to those who wait, in turn; to each so many at the least, if it wants as many.
+    fn hand_out(&mut self, share: i64) {
         while self.free > 0
             && let Some(shard) = self.line.front().copied()
         {
             let wants = self.waiting.get(&shard).map_or(0, |(_, wants)| *wants);
-            if self.free < wants.min(self.share) {
+            if self.free < wants.min(share) {
                 return;
             }
             self.line.pop_front();
@@ -108,7 +109,6 @@ impl Held {
             // Others are waiting: what was given back here is theirs first.
             self.held = used + kept;
             state.free += spare - kept;
-            state.hand_out();
         }
         let wants = ready - (self.held - used);
         if wants > 0 && state.line.is_empty() && state.free > 0 {
@@ -124,8 +124,15 @@ impl Held {
         } else if state.waiting.remove(&self.shard).is_some() {
             state.line.retain(|shard| *shard != self.shard);
         }
+        let share = state.share;
+        state.hand_out(share);
         drop(state);
         usize::try_from(self.held).unwrap_or(0)
+    }
+
+    /// Now and then: what is free is of use to whoever waits, however little it is.
+    pub(super) fn sweep(&self) {
+        self.of.lock().hand_out(1);
     }
 }
 
@@ -207,6 +214,36 @@ mod tests {
         assert_eq!((given(&b), given(&c)), (4, 0), "a 64th of all, to whoever has waited longest");
         first.settle(&a, 250, 0);
         assert_eq!(given(&c), 2, "all that it wants");
+    }
+
+    #[test]
+    fn what_is_free_does_not_lie_idle_for_long() {
+        let permits = Permits::new(1024);
+        let ((one, a), (two, b), (three, c)) = (shard(1), shard(2), shard(3));
+        let hold = |shard| Held::none(Arc::clone(&permits), shard);
+        let (mut first, mut second, mut third) = (hold(one), hold(two), hold(three));
+        assert_eq!(first.settle(&a, 0, 1024), 1024);
+        assert_eq!((second.settle(&b, 0, 100), third.settle(&c, 0, 1)), (0, 0));
+        first.settle(&a, 1014, 0);
+        assert_eq!((given(&b), given(&c)), (0, 0));
+        // All others are under way at a manager that hangs.
+        third.sweep();
+        assert_eq!((given(&b), given(&c)), (10, 0));
+        second.given(10);
+        assert_eq!(second.settle(&b, 10, 90), 10);
+        first.settle(&a, 1013, 0);
+        assert_eq!(given(&c), 1, "its turn");
+        third.given(1);
+        third.settle(&c, 1, 0);
+        // Whoever is first in line wants nothing any more.
+        let ((four, d), (five, e)) = (shard(4), shard(5));
+        let (mut fourth, mut fifth) = (hold(four), hold(five));
+        assert_eq!((fourth.settle(&d, 0, 100), fifth.settle(&e, 0, 2)), (0, 0));
+        first.settle(&a, 1005, 0);
+        assert_eq!((given(&b), given(&d), given(&e)), (0, 0, 0));
+        second.settle(&b, 10, 0);
+        fourth.settle(&d, 0, 0);
+        assert_eq!(given(&e), 2);
     }
 
     #[test]

@@ -322,6 +322,9 @@ impl Runner {
     fn sweep(&self, serving: &mut Serving) {
         serving.sweep = self.process.env.sleep(SWEEP);
         serving.waiters.sweep();
+        if let Some(permits) = &serving.permits {
+            permits.sweep();
+        }
         let again = |detail: String| {
             move |(vm, op)| {
                 let after = Some(Duration::ZERO);
@@ -421,7 +424,8 @@ impl Runner {
                     self.poison = Some(poison);
                     return Some(self.panicked(None, panic.as_ref()));
                 }
-                continue;
+                // Into the log with it before another message panics: only one is known at a time.
+                break;
             }
             // The shard is thrown away and read again if this panics.
             let handled = catch_unwind(AssertUnwindSafe(|| shard.handle(&context, input)));

@@ -44,7 +44,7 @@ impl Command {
             took.as_secs_f64()
         ))?;
         output::line(&format!(
-            "{} shards, {} entries behind their snapshots, {} unread items, {} messages in the ingress",
+            "{} shards, {} entries behind their snapshots, {} unread messages of queues, {} messages in the ingress",
             summary.shards, summary.entries, summary.items, summary.ingress
         ))
     }

@@ -38,7 +38,7 @@ impl Command {
         opened.close().await;
         let restored = restored?;
         output::line(&format!(
-            "restored as cluster {} with {} shards in {:.1} s: {} VMs, {} open jobs, {} unread items, {} messages in the ingress",
+            "restored as cluster {} with {} shards in {:.1} s: {} VMs, {} open jobs, {} unread messages of queues, {} messages in the ingress",
             restored.record.cluster_id,
             restored.record.shards.get(),
             restored.took.as_secs_f64(),
