@@ -49,7 +49,8 @@ impl Permits {
     pub(super) fn give_back(&self, permits: i64) {
         let mut state = self.lock();
         state.free += permits;
-        state.hand_out(state.share);
+        let share = state.share;
+        state.hand_out(share);
     }
 }
 
