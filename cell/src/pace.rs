@@ -9,8 +9,10 @@
 //!
 //! The answers to many calls come from many managers, one after the other. So while many are under way appends are
 //! apart, too, by a small time for each: long enough that some come together, and so short that a shard can take
-//! in thousands of answers a second. What few calls it has under way wait for nothing. (PostgreSQL's `commit_delay` is the same for one
-//! log; the embedded bus has its own, `bus/src/embedded/gather.rs`.)
+//! in thousands of answers a second. Where few are under way none waits.
+//!
+//! (PostgreSQL's `commit_delay` is the same for one log; the embedded bus has its own,
+//! `bus/src/embedded/gather.rs`.)
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
